@@ -1,0 +1,1 @@
+//! The CUPTI ABI and nothing else.

@@ -1,0 +1,3 @@
+//! The memvelope command.
+
+fn main() {}

@@ -1,0 +1,186 @@
+//! Admission: does this sequence still fit? The hot path of somebody else's server.
+//!
+//! The gate is told its capacity and a cost curve; it reads no clock and asks nobody.
+
+use crate::error::Result;
+use crate::units::{Blocks, CostCurve, Nanos, Tokens};
+use serde::Serialize;
+
+/// Hands out leases on blocks. Clone it freely: clones share one budget.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    _todo: (),
+}
+
+/// How a gate is set up.
+#[derive(Clone, Debug)]
+pub struct GateConfig {
+    /// Blocks to hand out.
+    pub capacity: Blocks,
+    /// Tokens to blocks.
+    pub curve: CostCurve,
+    /// `max_new_tokens` for requests that declare none; without it such requests are rejected.
+    pub max_new_tokens_default: Option<Tokens>,
+    /// Longest sequence (prompt + output) ever admitted; `None`: only capacity bounds it.
+    pub max_tokens: Option<Tokens>,
+    /// Named sub-budgets and their shares of capacity; empty: one pool, named `default`.
+    pub pools: Vec<PoolConfig>,
+}
+
+/// A named sub-budget.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// Its name.
+    pub name: String,
+    /// Its share of capacity; shares are relative to their sum.
+    pub share: u32,
+}
+
+impl GateConfig {
+    /// One pool, no cap on length, no default for `max_new_tokens`.
+    #[must_use]
+    pub const fn new(capacity: Blocks, curve: CostCurve) -> Self {
+        Self { capacity, curve, max_new_tokens_default: None, max_tokens: None, pools: Vec::new() }
+    }
+}
+
+/// Why a request was not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// It fits an empty gate, but not now: come back after `retry_after`.
+    NoCapacity,
+    /// Prompt + maximum is longer than the gate ever admits, or than its pool could ever hold.
+    TooLong,
+    /// The prompt has no tokens, or a count is absurd (does not fit 63 bits, or negative).
+    BadTokenCount,
+    /// No maximum was declared and the gate has no default.
+    NoMaximum,
+    /// There is no pool of that name.
+    UnknownPool,
+    /// The budget shrank below what is claimed; nothing is admitted until leases end.
+    Overcommitted,
+}
+
+/// A refused request: a value, not a failure of the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("rejected ({reason:?}): short by {short_by_tokens}, retry after {retry_after:?}")]
+pub struct Rejection {
+    /// Why.
+    pub reason: Reason,
+    /// How many tokens too many the request asks for; zero where that is not the reason.
+    pub short_by_tokens: Tokens,
+    /// When to come back, from the recent rate of release; `None`: never, as it stands.
+    pub retry_after: Option<Nanos>,
+}
+
+/// A lease could not grow: the sequence reached the maximum it declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the lease is at its declared maximum of {max_tokens} (asked for {past_by_tokens} more)")]
+pub struct PastMaximum {
+    /// Prompt + declared maximum of new tokens.
+    pub max_tokens: Tokens,
+    /// How many tokens past it.
+    pub past_by_tokens: Tokens,
+}
+
+/// What a gate has handed out, one consistent reading per pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Capacity in force.
+    pub capacity_blocks: Blocks,
+    /// Sum of claims.
+    pub claimed_blocks: Blocks,
+    /// Highest sum of claims so far.
+    pub claimed_peak_blocks: Blocks,
+    /// Blocks granted to leases.
+    pub held_blocks: Blocks,
+    /// Highest sum of held so far.
+    pub held_peak_blocks: Blocks,
+    /// Live leases.
+    pub leases: u64,
+    /// Requests admitted so far.
+    pub admitted: u64,
+    /// Requests rejected so far, by reason in the order of [`Reason`].
+    pub rejected: [u64; 6],
+    /// Epoch of the capacity in force.
+    pub epoch: u64,
+}
+
+impl Gate {
+    /// A gate with policy `Guaranteed`: the claims of all live leases fit the capacity.
+    ///
+    /// # Errors
+    /// [`crate::Error::ConfigureGate`].
+    pub fn new(_config: GateConfig) -> Result<Self> {
+        todo!()
+    }
+
+    /// Admits a sequence of `prompt_tokens` that will produce at most `max_new_tokens`, in pool
+    /// `pool` (default: the first). The lease holds the prompt's blocks at once and claims the
+    /// rest. Lock-free.
+    ///
+    /// # Errors
+    /// A [`Rejection`].
+    pub fn try_admit(
+        &self,
+        _prompt_tokens: Tokens,
+        _max_new_tokens: Option<Tokens>,
+        _pool: Option<&str>,
+    ) -> Result<Lease, Rejection> {
+        todo!()
+    }
+
+    /// Sets the capacity in blocks. Epochs order concurrent writers: a stale epoch changes nothing
+    /// and returns false. No lease is revoked; below the sum of claims the gate is overcommitted
+    /// and admits nothing until leases end.
+    pub fn set_capacity(&self, _blocks: Blocks, _epoch: u64) -> bool {
+        todo!()
+    }
+
+    /// Tells the gate the time (any steady clock), once per step or so: `retry_after` is made of it.
+    pub fn tick(&self, _now: Nanos) {
+        todo!()
+    }
+
+    /// What is handed out, over all pools.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        todo!()
+    }
+}
+
+/// The right to use blocks, released exactly once: when dropped.
+#[derive(Debug)]
+pub struct Lease {
+    _todo: (),
+}
+
+impl Lease {
+    /// The sequence grew by `tokens`: blocks are drawn from the claim as needed. Under `Guaranteed`
+    /// this cannot fail before the declared maximum. Returns how many blocks are newly held.
+    ///
+    /// # Errors
+    /// [`PastMaximum`]; nothing changed.
+    pub fn grow(&mut self, _tokens: Tokens) -> Result<Blocks, PastMaximum> {
+        todo!()
+    }
+
+    /// Tokens of the sequence so far.
+    #[must_use]
+    pub fn tokens(&self) -> Tokens {
+        todo!()
+    }
+
+    /// Blocks granted.
+    #[must_use]
+    pub fn held(&self) -> Blocks {
+        todo!()
+    }
+
+    /// Blocks it may come to hold.
+    #[must_use]
+    pub fn claim(&self) -> Blocks {
+        todo!()
+    }
+}

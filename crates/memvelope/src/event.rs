@@ -1,0 +1,639 @@
+//! The closed event enum: all that sources can say, and all that ledger and timeline hear.
+//!
+//! An event is a small `Copy` value with a time and an origin. Adding a variant to [`Body`] makes
+//! the compiler list everyone who must care, because nobody matches it with a wildcard.
+//!
+//! **The recorder's clock.** Times are nanoseconds on the clock CUPTI stamps its records with:
+//! `CLOCK_REALTIME` since the Unix epoch on a real driver, the virtual clock (since its own start)
+//! on the simulated one. Sources that stamp events themselves read the same clock.
+
+use crate::units::{Bytes, Nanos};
+use serde::Serialize;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+/// One thing that happened.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Event {
+    /// When, on the recorder's clock. For bodies with a start and an end: the end.
+    pub time: Nanos,
+    /// Who saw it.
+    pub seen_by: SeenBy,
+    /// What it was.
+    pub body: Body,
+}
+
+/// Which source saw an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeenBy {
+    /// A CUPTI activity record, decoded some time after the fact.
+    Activity,
+    /// A CUPTI driver-API callback, on the calling thread while the call was made.
+    Callback,
+    /// A periodic question to the driver, NVML or the cgroup.
+    Poll,
+    /// The host program itself, through our API.
+    Host,
+}
+
+/// A device as this process sees it: its CUDA ordinal. The UUID is in the snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(transparent)]
+pub struct DeviceIndex(pub u32);
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Body {
+    /// Physical bytes (or, for [`AllocKind::PoolUsed`], bytes inside a pool) were handed out.
+    Allocated(Allocation),
+    /// An allocation call returned an error.
+    AllocationFailed(AllocationFailure),
+    /// A free call was entered: the entry leaves the ledger now, before the address can be reused.
+    FreeEntered {
+        /// What is being freed: the address (for VMM the handle).
+        address: u64,
+        /// Which family the freeing call belongs to.
+        kind: FreeKind,
+        /// Unique per call within the process; repeated by the matching [`Body::FreeReturned`].
+        token: u64,
+    },
+    /// That free call returned; on failure the entry is put back.
+    FreeReturned {
+        /// Token of the matching [`Body::FreeEntered`].
+        token: u64,
+        /// Whether the driver said success.
+        succeeded: bool,
+    },
+    /// A VMM handle was mapped at an address range: a view, no new bytes.
+    Mapped {
+        /// The VMM allocation handle.
+        handle: u64,
+        /// First address of the mapping.
+        address: u64,
+        /// Length of the mapping.
+        bytes: Bytes,
+    },
+    /// A range was unmapped.
+    Unmapped {
+        /// First address of the range.
+        address: u64,
+        /// Length of the range.
+        bytes: Bytes,
+    },
+    /// A context is gone with everything allocated in it.
+    ContextDestroyed {
+        /// Its device.
+        device: DeviceIndex,
+        /// CUPTI's context id, unique within the process.
+        context: u32,
+    },
+    /// A kernel ran.
+    Kernel(Kernel),
+    /// A copy ran.
+    Copy(Copied),
+    /// A memset ran.
+    Memset(Memset),
+    /// The host waited in a synchronising call.
+    Sync(Sync),
+    /// CUPTI's own record of an allocation or free (MEMORY2): a cross-check, never a second entry.
+    MemoryRecord(MemoryRecord),
+    /// A span of host time that the program named itself.
+    Span(Span),
+    /// What a stream-ordered pool holds.
+    Pool {
+        /// Device of the pool.
+        device: DeviceIndex,
+        /// The driver's pool handle.
+        pool: u64,
+        /// Physical bytes the pool took from the device.
+        reserved: Bytes,
+        /// Bytes of it handed out.
+        used: Bytes,
+    },
+    /// What the device plane says, as `cuMemGetInfo` tells this process.
+    DeviceMemory {
+        /// The device.
+        device: DeviceIndex,
+        /// Usable total.
+        total: Bytes,
+        /// Free, for all processes together; not guaranteed allocatable.
+        free: Bytes,
+    },
+    /// What NVML says about a device and about this process on it.
+    DeviceUse {
+        /// The device.
+        device: DeviceIndex,
+        /// Used by all processes, driver reserve apart.
+        used: Bytes,
+        /// Reserved by driver and firmware; `None` if the driver does not tell it apart.
+        reserved: Option<Bytes>,
+        /// Used by this process; `None` if NVML does not list it (containers, WSL, MIG).
+        process_used: Option<Bytes>,
+    },
+    /// What the cgroup says about host RAM.
+    HostMemory {
+        /// The limit; `None` without one.
+        limit: Option<Bytes>,
+        /// Current use.
+        current: Bytes,
+        /// Highest use so far, where the kernel keeps it.
+        peak: Option<Bytes>,
+        /// OOM kills counted by the cgroup.
+        oom_kills: u64,
+    },
+    /// Something was lost.
+    Dropped {
+        /// Why.
+        reason: DropReason,
+        /// How many.
+        count: u64,
+    },
+}
+
+/// Bytes handed out by the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allocation {
+    /// Device that holds the bytes (also for pinned memory: the current device of the call).
+    pub device: DeviceIndex,
+    /// CUPTI's context id of the call, 0 if unknown.
+    pub context: u32,
+    /// Which family.
+    pub kind: AllocKind,
+    /// Address; for [`AllocKind::Vmm`] the handle.
+    pub address: u64,
+    /// Requested size. Rounding by the driver is a term of its own.
+    pub bytes: Bytes,
+    /// Stream or 0.
+    pub stream: u64,
+    /// Pool handle for [`AllocKind::PoolUsed`], else 0.
+    pub pool: u64,
+    /// What the allocating code said it was for.
+    pub tag: Tag,
+}
+
+/// An allocation call that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllocationFailure {
+    /// Device of the call.
+    pub device: DeviceIndex,
+    /// Which family.
+    pub kind: AllocKind,
+    /// Requested size.
+    pub bytes: Bytes,
+    /// The driver's result code (`CUresult`); 2 is out of memory.
+    pub result: u32,
+    /// What the allocating code said it was for.
+    pub tag: Tag,
+}
+
+/// Families of driver allocations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum AllocKind {
+    /// `cuMemAlloc`.
+    Device,
+    /// `cuMemAllocPitch`.
+    Pitch,
+    /// `cuMemAllocManaged`: may live on either side.
+    Managed,
+    /// `cuMemHostAlloc`, `cuMemAllocHost`: host plane.
+    PinnedHost,
+    /// `cuMemAllocAsync`, `cuMemAllocFromPoolAsync`: inside a pool's reserve, never added to it.
+    PoolUsed,
+    /// `cuMemCreate`: physical bytes behind a handle.
+    Vmm,
+}
+
+impl AllocKind {
+    /// Every kind, in the order of its discriminants.
+    pub const ALL: [Self; 6] =
+        [Self::Device, Self::Pitch, Self::Managed, Self::PinnedHost, Self::PoolUsed, Self::Vmm];
+
+    /// Whether live bytes of this kind are physical VRAM to be summed. Pool suballocations are
+    /// inside a reserve that is counted once by itself, pinned memory is host RAM.
+    #[must_use]
+    pub const fn counts_as_vram(self) -> bool {
+        match self {
+            Self::Device | Self::Pitch | Self::Managed | Self::Vmm => true,
+            Self::PinnedHost | Self::PoolUsed => false,
+        }
+    }
+}
+
+/// Families of free calls; an address and a VMM handle may be the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FreeKind {
+    /// `cuMemFree`.
+    Device,
+    /// `cuMemFreeHost`.
+    PinnedHost,
+    /// `cuMemFreeAsync`.
+    PoolUsed,
+    /// `cuMemRelease`: the handle is dropped; the bytes go with the last mapping.
+    Vmm,
+}
+
+/// What an allocation is for, as far as the allocating code said so with [`tagged`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Tag {
+    /// Nobody said.
+    #[default]
+    Untagged,
+    /// Model weights.
+    Weights,
+    /// KV cache.
+    KvCache,
+    /// Activations and workspaces of the running step.
+    Activations,
+    /// Captured graphs.
+    Graphs,
+    /// Kept away from us on purpose, so that only a part of the device is used.
+    Withheld,
+}
+
+impl Tag {
+    /// Every tag, in the order of its discriminants.
+    pub const ALL: [Self; 6] = [
+        Self::Untagged,
+        Self::Weights,
+        Self::KvCache,
+        Self::Activations,
+        Self::Graphs,
+        Self::Withheld,
+    ];
+}
+
+thread_local! {
+    // const-initialised and without a destructor: reading it in a driver callback neither
+    // allocates nor touches a lock, even while the thread is being torn down.
+    static CURRENT_TAG: Cell<Tag> = const { Cell::new(Tag::Untagged) };
+}
+
+/// Driver allocations made by this thread until the guard drops carry `tag`. Nests.
+///
+/// ```
+/// use memvelope::event::{Tag, current_tag, tagged};
+/// let outer = tagged(Tag::Weights);
+/// assert_eq!(current_tag(), Tag::Weights);
+/// drop(outer);
+/// assert_eq!(current_tag(), Tag::Untagged);
+/// ```
+#[must_use = "the tag ends when the guard drops"]
+pub fn tagged(tag: Tag) -> TagGuard {
+    let before = CURRENT_TAG.with(|cell| cell.replace(tag));
+    TagGuard { before, _not_send: std::marker::PhantomData }
+}
+
+/// The tag in force on this thread.
+#[must_use]
+pub fn current_tag() -> Tag {
+    CURRENT_TAG.with(Cell::get)
+}
+
+/// Restores the former tag when dropped. Belongs to its thread.
+#[derive(Debug)]
+pub struct TagGuard {
+    before: Tag,
+    _not_send: std::marker::PhantomData<*const ()>,
+}
+
+impl Drop for TagGuard {
+    fn drop(&mut self) {
+        CURRENT_TAG.with(|cell| cell.set(self.before));
+    }
+}
+
+/// A kernel execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Device.
+    pub device: DeviceIndex,
+    /// Context id.
+    pub context: u32,
+    /// Stream id.
+    pub stream: u32,
+    /// Its (mangled) name in [`Names`].
+    pub name: NameId,
+    /// Ties the execution to the API call that launched it; 0 if unknown.
+    pub correlation: u32,
+    /// Begin of execution.
+    pub start: Nanos,
+    /// End of execution.
+    pub end: Nanos,
+    /// Grid size in blocks: x, y, z.
+    pub grid: [u32; 3],
+    /// Block size in threads: x, y, z.
+    pub block: [u32; 3],
+}
+
+/// Direction of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Direction {
+    /// Host to device.
+    HostToDevice,
+    /// Device to host.
+    DeviceToHost,
+    /// Within a device.
+    DeviceToDevice,
+    /// Host to host.
+    HostToHost,
+    /// Between devices.
+    PeerToPeer,
+    /// Arrays, and kinds this version does not know.
+    Other,
+}
+
+impl Direction {
+    /// Every direction, in the order of its discriminants.
+    pub const ALL: [Self; 6] = [
+        Self::HostToDevice,
+        Self::DeviceToHost,
+        Self::DeviceToDevice,
+        Self::HostToHost,
+        Self::PeerToPeer,
+        Self::Other,
+    ];
+}
+
+/// A copy execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// Device.
+    pub device: DeviceIndex,
+    /// Stream id.
+    pub stream: u32,
+    /// From where to where.
+    pub direction: Direction,
+    /// Bytes moved.
+    pub bytes: Bytes,
+    /// Correlation id; 0 if unknown.
+    pub correlation: u32,
+    /// Begin.
+    pub start: Nanos,
+    /// End.
+    pub end: Nanos,
+}
+
+/// A memset execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memset {
+    /// Device.
+    pub device: DeviceIndex,
+    /// Stream id.
+    pub stream: u32,
+    /// Bytes written.
+    pub bytes: Bytes,
+    /// Correlation id; 0 if unknown.
+    pub correlation: u32,
+    /// Begin.
+    pub start: Nanos,
+    /// End.
+    pub end: Nanos,
+}
+
+/// What a host thread waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum SyncKind {
+    /// `cuEventSynchronize`.
+    Event,
+    /// `cuStreamWaitEvent` (no host wait; counted apart).
+    StreamWait,
+    /// `cuStreamSynchronize`.
+    Stream,
+    /// `cuCtxSynchronize`.
+    Context,
+    /// A kind this version does not know.
+    Other,
+}
+
+impl SyncKind {
+    /// Every kind, in the order of its discriminants.
+    pub const ALL: [Self; 5] =
+        [Self::Event, Self::StreamWait, Self::Stream, Self::Context, Self::Other];
+}
+
+/// A synchronising call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sync {
+    /// What was waited for.
+    pub kind: SyncKind,
+    /// Context id.
+    pub context: u32,
+    /// Stream id.
+    pub stream: u32,
+    /// Correlation id; 0 if unknown.
+    pub correlation: u32,
+    /// Begin of the wait.
+    pub start: Nanos,
+    /// End of the wait.
+    pub end: Nanos,
+}
+
+/// CUPTI's own record of a memory operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryRecord {
+    /// Device.
+    pub device: DeviceIndex,
+    /// Whether bytes were released rather than allocated.
+    pub is_free: bool,
+    /// `CUpti_ActivityMemoryKind`: 3 device, 4 array, 5 managed, 2 pinned.
+    pub memory_kind: u32,
+    /// Address.
+    pub address: u64,
+    /// Size.
+    pub bytes: Bytes,
+    /// Correlation id of the call.
+    pub correlation: u32,
+}
+
+/// A named span of host time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Its name in [`Names`].
+    pub name: NameId,
+    /// Thread, a small number of our own.
+    pub thread: u32,
+    /// Begin.
+    pub start: Nanos,
+    /// End.
+    pub end: Nanos,
+}
+
+/// Why something was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum DropReason {
+    /// CUPTI said so itself (`cuptiActivityGetNumDroppedRecords`).
+    CuptiDropped,
+    /// No buffer was free in the arena; the records of that period are lost.
+    ArenaExhausted,
+    /// The queue to the drain thread was full; a whole buffer went undecoded.
+    QueueFull,
+    /// A record could not be stepped over; the rest of its buffer is unread.
+    BadRecord,
+    /// A record came without valid timestamps.
+    BadTimestamp,
+    /// The table of live allocations is at its limit.
+    LedgerFull,
+    /// The table of names is at its limit; such kernels count under [`NameId::OTHER`].
+    NamesFull,
+    /// A trace event was left out by sampling.
+    TraceSampled,
+}
+
+impl DropReason {
+    /// Every reason, in the order of its discriminants.
+    pub const ALL: [Self; 8] = [
+        Self::CuptiDropped,
+        Self::ArenaExhausted,
+        Self::QueueFull,
+        Self::BadRecord,
+        Self::BadTimestamp,
+        Self::LedgerFull,
+        Self::NamesFull,
+        Self::TraceSampled,
+    ];
+}
+
+/// Where events go. Implemented by `runtime`, called by `source`.
+///
+/// `accept` runs inside CUDA calls of the host program: it must not call back into CUDA, CUPTI or
+/// Python, must not do I/O, and may hold no lock but the ledger's own leaf lock.
+pub trait Sink: Send + std::marker::Sync {
+    /// Takes one event.
+    fn accept(&self, event: &Event);
+}
+
+/// A name in [`Names`]: stable for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NameId(pub u32);
+
+impl NameId {
+    /// Stands for every name that came after the table was full.
+    pub const OTHER: Self = Self(0);
+}
+
+/// A bounded table of names. Interning locks; it is done on the drain thread and by `profile`,
+/// never in a driver callback.
+#[derive(Debug)]
+pub struct Names {
+    inner: Mutex<NamesInner>,
+    limit: usize,
+    name_bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct NamesInner {
+    ids: HashMap<Box<str>, NameId>,
+    texts: Vec<Box<str>>,
+    refused: u64,
+}
+
+impl Names {
+    /// A table of at most `limit` names of at most `name_bytes_max` bytes each; longer names are
+    /// cut at a character boundary.
+    #[must_use]
+    pub fn new(limit: usize, name_bytes_max: usize) -> Self {
+        let inner = NamesInner { texts: vec!["(other names)".into()], ..NamesInner::default() };
+        Self { inner: Mutex::new(inner), limit: limit.max(1), name_bytes_max }
+    }
+
+    /// The id of `name`, new or known; [`NameId::OTHER`] (and one more in [`Self::refused`]) when
+    /// the table is full.
+    pub fn intern(&self, name: &str) -> NameId {
+        let name = cut(name, self.name_bytes_max);
+        let mut inner = self.lock();
+        if let Some(id) = inner.ids.get(name) {
+            return *id;
+        }
+        if inner.texts.len() > self.limit {
+            inner.refused += 1;
+            return NameId::OTHER;
+        }
+        let id = NameId(u32::try_from(inner.texts.len()).unwrap_or(0));
+        inner.texts.push(name.into());
+        inner.ids.insert(name.into(), id);
+        id
+    }
+
+    /// The text of an id; `"(other names)"` for ids this table never gave out.
+    #[must_use]
+    pub fn text(&self, id: NameId) -> String {
+        let inner = self.lock();
+        let index = id.0 as usize;
+        inner.texts.get(index).unwrap_or(&inner.texts[0]).to_string()
+    }
+
+    /// How often a name was refused because the table was full.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.lock().refused
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, NamesInner> {
+        // A panic while holding it leaves the table consistent: text and id are pushed together.
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn cut(name: &str, bytes_max: usize) -> &str {
+    if name.len() <= bytes_max {
+        return name;
+    }
+    let mut end = bytes_max;
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    &name[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_bounded_and_stable() {
+        let names = Names::new(2, 4);
+        let a = names.intern("a");
+        assert_eq!(names.intern("a"), a);
+        assert_eq!(names.text(names.intern("abcdefg")), "abcd");
+        assert_eq!(names.intern("c"), NameId::OTHER);
+        assert_eq!(names.refused(), 1);
+        assert_eq!(names.text(NameId(99)), "(other names)");
+    }
+
+    #[test]
+    fn names_are_cut_at_a_character() {
+        assert_eq!(cut("ääää", 3), "ä");
+        assert_eq!(cut("abc", 0), "");
+    }
+
+    #[test]
+    fn tags_nest() {
+        let outer = tagged(Tag::Weights);
+        {
+            let _inner = tagged(Tag::KvCache);
+            assert_eq!(current_tag(), Tag::KvCache);
+        }
+        assert_eq!(current_tag(), Tag::Weights);
+        drop(outer);
+        assert_eq!(current_tag(), Tag::Untagged);
+    }
+
+    #[test]
+    fn events_stay_small() {
+        // They travel by value through queues; two cache lines is the limit.
+        assert!(std::mem::size_of::<Event>() <= 128, "{}", std::mem::size_of::<Event>());
+    }
+}

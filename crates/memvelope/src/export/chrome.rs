@@ -1,0 +1,1 @@
+//! Chrome trace JSON (opens in Perfetto), streamed event by event.

@@ -1,0 +1,7 @@
+//! Sources turn foreign APIs into events. Each owns all `unsafe` of its API and has no opinion.
+
+pub mod cgroup;
+pub mod cupti;
+pub mod driver;
+pub mod loader;
+pub mod nvml;

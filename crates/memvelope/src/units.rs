@@ -1,0 +1,275 @@
+//! Units as types: a number of bytes is not a number of blocks, and mixing them does not compile.
+//!
+//! Arithmetic is checked or saturating by name; there is no silent wrap. At the edges (JSON,
+//! Python, C) the unit is a suffix instead: `_bytes`, `_tokens`, `_blocks`, `_ns`.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! unit {
+    ($(#[$doc:meta])* $name:ident, $suffix:literal) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// Nothing of it.
+            pub const ZERO: Self = Self(0);
+            /// The largest representable amount.
+            pub const MAX: Self = Self(u64::MAX);
+
+            /// The plain number.
+            #[must_use]
+            pub const fn get(self) -> u64 {
+                self.0
+            }
+            /// Sum, or `None` past `u64::MAX`.
+            #[must_use]
+            pub const fn checked_add(self, other: Self) -> Option<Self> {
+                match self.0.checked_add(other.0) {
+                    Some(value) => Some(Self(value)),
+                    None => None,
+                }
+            }
+            /// Difference, or `None` below zero.
+            #[must_use]
+            pub const fn checked_sub(self, other: Self) -> Option<Self> {
+                match self.0.checked_sub(other.0) {
+                    Some(value) => Some(Self(value)),
+                    None => None,
+                }
+            }
+            /// Product with a plain factor, or `None` past `u64::MAX`.
+            #[must_use]
+            pub const fn checked_mul(self, factor: u64) -> Option<Self> {
+                match self.0.checked_mul(factor) {
+                    Some(value) => Some(Self(value)),
+                    None => None,
+                }
+            }
+            /// Sum, held at `u64::MAX`.
+            #[must_use]
+            pub const fn saturating_add(self, other: Self) -> Self {
+                Self(self.0.saturating_add(other.0))
+            }
+            /// Difference, held at zero.
+            #[must_use]
+            pub const fn saturating_sub(self, other: Self) -> Self {
+                Self(self.0.saturating_sub(other.0))
+            }
+            /// Product with a plain factor, held at `u64::MAX`.
+            #[must_use]
+            pub const fn saturating_mul(self, factor: u64) -> Self {
+                Self(self.0.saturating_mul(factor))
+            }
+        }
+
+        impl From<u64> for $name {
+            fn from(value: u64) -> Self {
+                Self(value)
+            }
+        }
+
+        impl From<$name> for u64 {
+            fn from(value: $name) -> Self {
+                value.0
+            }
+        }
+
+        impl std::iter::Sum for $name {
+            fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
+                iter.fold(Self::ZERO, Self::saturating_add)
+            }
+        }
+
+        unit!(@display $name, $suffix);
+    };
+    (@display Bytes, $suffix:literal) => {};
+    (@display Nanos, $suffix:literal) => {};
+    (@display $name:ident, $suffix:literal) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!("{} ", $suffix), self.0)
+            }
+        }
+    };
+}
+
+unit!(
+    /// An amount of memory in bytes. Displayed in binary units (1 KiB = 1024 B).
+    Bytes,
+    "bytes"
+);
+unit!(
+    /// A number of tokens.
+    Tokens,
+    "tokens"
+);
+unit!(
+    /// A number of KV-cache blocks, the engine's unit of KV allocation.
+    Blocks,
+    "blocks"
+);
+unit!(
+    /// Nanoseconds: a duration, or an instant on the recorder's clock (see [`crate::event`]).
+    Nanos,
+    "ns"
+);
+
+impl Bytes {
+    /// One KiB, 1024 bytes.
+    pub const KIB: u64 = 1 << 10;
+    /// One MiB, 1024 KiB.
+    pub const MIB: u64 = 1 << 20;
+    /// One GiB, 1024 MiB.
+    pub const GIB: u64 = 1 << 30;
+
+    /// Rounds up to a multiple of `granule` bytes; held at the largest multiple. A granule of zero
+    /// leaves the amount as it is.
+    #[must_use]
+    pub const fn rounded_up_to(self, granule: u64) -> Self {
+        if granule == 0 {
+            return self;
+        }
+        match self.0.checked_next_multiple_of(granule) {
+            Some(value) => Self(value),
+            None => Self(u64::MAX - u64::MAX % granule),
+        }
+    }
+
+    /// Share of `whole` in percent; `None` when `whole` is zero.
+    #[must_use]
+    pub fn percent_of(self, whole: Self) -> Option<f64> {
+        (whole.0 > 0).then(|| self.0 as f64 * 100.0 / whole.0 as f64)
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self.0 {
+            0..Self::KIB => format!("{} B", self.0),
+            Self::KIB..Self::MIB => format!("{:.1} KiB", self.0 as f64 / Self::KIB as f64),
+            Self::MIB..Self::GIB => format!("{:.1} MiB", self.0 as f64 / Self::MIB as f64),
+            _ => format!("{:.2} GiB", self.0 as f64 / Self::GIB as f64),
+        };
+        f.pad(&text)
+    }
+}
+
+impl Nanos {
+    /// One millisecond.
+    pub const MILLI: u64 = 1_000_000;
+    /// One second.
+    pub const SECOND: u64 = 1_000_000_000;
+
+    /// Nanoseconds of a std duration, held at `u64::MAX` (584 years).
+    #[must_use]
+    pub fn from_duration(duration: std::time::Duration) -> Self {
+        Self(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// As a std duration.
+    #[must_use]
+    pub const fn to_duration(self) -> std::time::Duration {
+        std::time::Duration::from_nanos(self.0)
+    }
+}
+
+impl fmt::Display for Nanos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self.0 {
+            0..1_000 => format!("{} ns", self.0),
+            1_000..1_000_000 => format!("{:.1} us", self.0 as f64 / 1e3),
+            1_000_000..1_000_000_000 => format!("{:.1} ms", self.0 as f64 / 1e6),
+            _ => format!("{:.2} s", self.0 as f64 / 1e9),
+        };
+        f.pad(&text)
+    }
+}
+
+/// Blocks needed by a sequence of so many tokens: the cost curve that `model` computes and
+/// `admission` applies, a base type so that neither imports the other.
+///
+/// `blocks(n) = ceil(n / block_tokens) + fixed_blocks` for `n > 0`, and 0 for an empty sequence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CostCurve {
+    block_tokens: u32,
+    fixed_blocks: u32,
+}
+
+impl CostCurve {
+    /// A curve with `block_tokens` tokens a block and `fixed_blocks` blocks of state a sequence
+    /// takes whatever its length. `None` if `block_tokens` is zero.
+    #[must_use]
+    pub const fn new(block_tokens: u32, fixed_blocks: u32) -> Option<Self> {
+        if block_tokens == 0 { None } else { Some(Self { block_tokens, fixed_blocks }) }
+    }
+
+    /// Tokens a block holds.
+    #[must_use]
+    pub const fn block_tokens(self) -> u32 {
+        self.block_tokens
+    }
+
+    /// Blocks that a sequence of `tokens` needs. Cannot overflow: at worst 2^64 / 1 saturates.
+    #[must_use]
+    pub const fn blocks(self, tokens: Tokens) -> Blocks {
+        if tokens.0 == 0 {
+            return Blocks::ZERO;
+        }
+        Blocks(tokens.0.div_ceil(self.block_tokens as u64).saturating_add(self.fixed_blocks as u64))
+    }
+
+    /// Tokens that so many blocks hold at most: the inverse of [`Self::blocks`].
+    #[must_use]
+    pub const fn tokens(self, blocks: Blocks) -> Tokens {
+        Tokens(
+            blocks
+                .0
+                .saturating_sub(self.fixed_blocks as u64)
+                .saturating_mul(self.block_tokens as u64),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_is_checked() {
+        assert_eq!(Bytes(1).checked_sub(Bytes(2)), None);
+        assert_eq!(Bytes(u64::MAX).checked_add(Bytes(1)), None);
+        assert_eq!(Bytes(u64::MAX).checked_mul(2), None);
+        assert_eq!(Bytes(3).saturating_sub(Bytes(5)), Bytes::ZERO);
+    }
+
+    #[test]
+    fn rounding_holds_at_the_end_of_the_range() {
+        assert_eq!(Bytes(1).rounded_up_to(2 << 20), Bytes(2 << 20));
+        assert_eq!(Bytes(2 << 20).rounded_up_to(2 << 20), Bytes(2 << 20));
+        assert_eq!(Bytes(u64::MAX).rounded_up_to(2 << 20).0 % (2 << 20), 0);
+        assert_eq!(Bytes(7).rounded_up_to(0), Bytes(7));
+    }
+
+    #[test]
+    fn display_is_binary() {
+        assert_eq!(Bytes(512).to_string(), "512 B");
+        assert_eq!(Bytes(3 << 29).to_string(), "1.50 GiB");
+        assert_eq!(format!("{:>10}", Bytes(1536)), "   1.5 KiB");
+    }
+
+    #[test]
+    fn cost_curve_and_its_inverse_agree() {
+        let curve = CostCurve::new(16, 1).unwrap();
+        assert_eq!(curve.blocks(Tokens(0)), Blocks(0));
+        assert_eq!(curve.blocks(Tokens(16)), Blocks(2));
+        assert_eq!(curve.blocks(Tokens(17)), Blocks(3));
+        assert_eq!(curve.blocks(curve.tokens(Blocks(9))), Blocks(9));
+        assert!(CostCurve::new(0, 0).is_none());
+        assert!(curve.blocks(Tokens::MAX).0 > 0);
+    }
+}
