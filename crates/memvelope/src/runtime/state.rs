@@ -141,6 +141,10 @@ impl Inner {
         lock(&self.links).recorder
     }
 
+    pub(super) fn is_simulated(&self) -> bool {
+        lock(&self.links).simulated
+    }
+
     pub(super) fn is_incomplete(&self) -> bool {
         lock(&self.links).is_incomplete
     }
@@ -283,11 +287,14 @@ impl Inner {
             let planes = self.planes();
             (planes.devices.clone(), planes.host)
         };
+        // Each lock is let go before the next is taken: a guard inside the literal below would
+        // live to its end.
+        let (simulated, unseen, time) = (self.is_simulated(), self.unseen(), self.now());
         let names_refused = self.names.refused().saturating_sub(self.names_refused_before);
         Snapshot::assemble(Parts {
             epoch: self.epoch.fetch_add(1, Ordering::AcqRel) + 1,
-            time: self.now(),
-            simulated: lock(&self.links).simulated,
+            time,
+            simulated,
             totals,
             findings,
             timeline,
@@ -302,7 +309,7 @@ impl Inner {
                 (DropReason::NamesFull, names_refused),
                 (DropReason::TraceSampled, sampled),
             ],
-            unseen: self.unseen(),
+            unseen,
         })
     }
 
