@@ -317,7 +317,7 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..70 {
             let (pointer, bytes) = arena.request(true);
-            assert!(!pointer.is_null() && pointer as usize % 8 == 0 && bytes >= 5000);
+            assert!(!pointer.is_null() && (pointer as usize).is_multiple_of(8) && bytes >= 5000);
             assert!(seen.insert(pointer));
         }
         assert_eq!(arena.request(true), (std::ptr::null_mut(), 0));

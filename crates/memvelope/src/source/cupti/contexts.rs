@@ -44,8 +44,9 @@ fn unpack(key: u64) -> Option<Known> {
 
 impl Contexts {
     pub(super) const fn new() -> Self {
-        const FREE: Entry = Entry { key: AtomicU64::new(0), context: AtomicUsize::new(0) };
-        Self { entries: [FREE; CONTEXTS_MAX], refused: AtomicU64::new(0) }
+        let entries = [const { Entry { key: AtomicU64::new(0), context: AtomicUsize::new(0) } };
+            CONTEXTS_MAX];
+        Self { entries, refused: AtomicU64::new(0) }
     }
 
     /// Device of the context with CUPTI's id `uid`.

@@ -246,7 +246,7 @@ fn what_cannot_be_read_is_counted() {
         kernel_record(248, 100, 99, 0x1000),
         record(52, 72, &[]),
         record(memory2::KIND, 128, &memory_fields(9, memory_kind::DEVICE, 0)),
-        kernel_record(100, 100, 150, 0x1000), // the last one: cut off by the end of the buffer
+        kernel_record(208, 100, 150, 0x1000)[..100].to_vec(), // cut off by the end of the buffer
     ];
     let tally = Tally { records: 0, bad_records: 1, bad_timestamps: 3, unknown_kinds: 2 };
     check(&records, &[], tally);

@@ -122,7 +122,7 @@ fn remembered(sink: &'static dyn Sink) -> &'static &'static dyn Sink {
     static KNOWN: std::sync::Mutex<Vec<&'static &'static dyn Sink>> =
         std::sync::Mutex::new(Vec::new());
     let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(slot) = known.iter().find(|slot| std::ptr::eq::<dyn Sink>(**slot, sink)) {
+    if let Some(slot) = known.iter().find(|slot| std::ptr::eq::<dyn Sink>(***slot, sink)) {
         return slot;
     }
     let slot: &'static &'static dyn Sink = Box::leak(Box::new(sink));
@@ -143,7 +143,8 @@ impl Inside {
     /// `None` if it already is.
     pub(super) fn enter() -> Option<Self> {
         let was = INSIDE.with(|inside| inside.replace(true));
-        (!was).then_some(Self(()))
+        // Not `then_some`: that would make the value, and drop it, in either case.
+        if was { None } else { Some(Self(())) }
     }
 
     /// Whether it is.
