@@ -15,6 +15,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("envelope", &["snapshot", "model"]),
     ("admission", &[]),
+    // Not built yet; their arrows are fixed all the same.
+    ("flight", &["snapshot"]),
+    ("triage", &["snapshot"]),
     ("export", &["snapshot"]),
     (
         "runtime",
