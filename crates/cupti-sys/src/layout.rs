@@ -264,7 +264,7 @@ macro_rules! blocks {
             use crate::bindings::*;
             vec![$((
                 stringify!($strukt),
-                ($bytes, size_of::<$strukt>()),
+                Some(($bytes, size_of::<$strukt>())),
                 vec![$((($offset, $size), crate::tests::field!($strukt, $($field).+))),*],
             )),*]
         }
@@ -285,12 +285,13 @@ blocks! {
         CORRELATION_ID: correlationId = 64, 4;
     }
 
+    // In C the id lies in an anonymous union, which bindgen has to name.
     /// What `cuMemCreate` is told about the memory to make, as far as we read it.
     allocation_prop: CUmemAllocationProp, size 32 {
         ALLOCATION_TYPE: type_ = 0, 4;
         REQUESTED_HANDLE_TYPES: requestedHandleTypes = 4, 4;
         LOCATION_TYPE: location.type_ = 8, 4;
-        LOCATION_ID: location.id = 12, 4;
+        LOCATION_ID: location.__bindgen_anon_1.id = 12, 4;
     }
 
     /// What `cuMemPoolCreate` is told about the pool to make, as far as we read it.
@@ -298,7 +299,7 @@ blocks! {
         ALLOCATION_TYPE: allocType = 0, 4;
         HANDLE_TYPES: handleTypes = 4, 4;
         LOCATION_TYPE: location.type_ = 8, 4;
-        LOCATION_ID: location.id = 12, 4;
+        LOCATION_ID: location.__bindgen_anon_1.id = 12, 4;
         MAX_SIZE: maxSize = 24, 8;
     }
 }
