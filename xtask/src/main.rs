@@ -1,6 +1,7 @@
 //! Builds, tests and packs memvelope.
 
 mod bindings;
+mod kernels;
 mod pip;
 
 use std::process::ExitCode;
@@ -11,7 +12,9 @@ fn main() -> ExitCode {
     let outcome = match args[..] {
         ["bindings"] => bindings::bindings(false),
         ["bindings", "--check"] => bindings::bindings(true),
-        _ => Err(anyhow::anyhow!("no such task: {args:?}; hint: bindings [--check]")),
+        ["kernels"] => kernels::kernels(false),
+        ["kernels", "--check"] => kernels::kernels(true),
+        _ => Err(anyhow::anyhow!("no such task: {args:?}; hint: bindings|kernels [--check]")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
