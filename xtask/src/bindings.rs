@@ -145,7 +145,7 @@ impl Wanted {
 fn bindgen(wanted: &Wanted) -> Result<String> {
     let program = pip::bindgen()?;
     let wheels = pip::wheels("headers", pip::HEADERS)?;
-    // The libclang wheel carries no compiler headers of its own (stddef.h …); the C compiler does.
+    // The libclang wheel carries no compiler headers (stddef.h …); the C compiler does.
     let compiler_headers = pip::run(Command::new("cc").arg("-print-file-name=include"))?;
     let mut command = Command::new(program);
     command.env("LIBCLANG_PATH", wheels.join("clang/native"));

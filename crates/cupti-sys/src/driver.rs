@@ -38,7 +38,9 @@ macro_rules! driver_functions {
                 #[doc = concat!("Arguments of `", stringify!($function), "`.")]
                 pub mod $module {
                     $(
-                        #[doc = concat!("Offset of `", stringify!($field), "`, ", $size, " bytes wide.")]
+                        #[doc = concat!(
+                            "Offset of `", stringify!($field), "`, ", $size, " bytes wide."
+                        )]
                         pub const $arg: usize = $offset;
                     )*
                 }
@@ -65,7 +67,10 @@ driver_functions! {
         BYTES: bytesize = 8, 8;
         FLAGS: Flags = 16, 4;
     };
-    MEM_ALLOC_V2 = 243, cuMemAlloc_v2, mem_alloc_v2: cuMemAlloc_v2_params { DPTR: dptr = 0, 8; BYTES: bytesize = 8, 8; };
+    MEM_ALLOC_V2 = 243, cuMemAlloc_v2, mem_alloc_v2: cuMemAlloc_v2_params {
+        DPTR: dptr = 0, 8;
+        BYTES: bytesize = 8, 8;
+    };
     MEM_ALLOC_PITCH_V2 = 244, cuMemAllocPitch_v2, mem_alloc_pitch_v2: cuMemAllocPitch_v2_params {
         DPTR: dptr = 0, 8;
         PITCH: pPitch = 8, 8;
@@ -85,39 +90,52 @@ driver_functions! {
         BYTES: bytesize = 8, 8;
         FLAGS: Flags = 16, 4;
     };
-    MEM_HOST_UNREGISTER = 302, cuMemHostUnregister, mem_host_unregister: cuMemHostUnregister_params { POINTER: p = 0, 8; };
+    MEM_HOST_UNREGISTER = 302, cuMemHostUnregister,
+        mem_host_unregister: cuMemHostUnregister_params {
+        POINTER: p = 0, 8;
+    };
     LAUNCH_KERNEL = 307, cuLaunchKernel;
-    CTX_DESTROY_V2 = 322, cuCtxDestroy_v2, ctx_destroy_v2: cuCtxDestroy_v2_params { CONTEXT: ctx = 0, 8; };
+    CTX_DESTROY_V2 = 322, cuCtxDestroy_v2, ctx_destroy_v2: cuCtxDestroy_v2_params {
+        CONTEXT: ctx = 0, 8;
+    };
     MEM_ALLOC_MANAGED = 371, cuMemAllocManaged, mem_alloc_managed: cuMemAllocManaged_params {
         DPTR: dptr = 0, 8;
         BYTES: bytesize = 8, 8;
         FLAGS: flags = 16, 4;
     };
-    MEM_HOST_REGISTER_V2 = 379, cuMemHostRegister_v2, mem_host_register_v2: cuMemHostRegister_v2_params {
+    MEM_HOST_REGISTER_V2 = 379, cuMemHostRegister_v2,
+        mem_host_register_v2: cuMemHostRegister_v2_params {
         POINTER: p = 0, 8;
         BYTES: bytesize = 8, 8;
         FLAGS: Flags = 16, 4;
     };
-    DEVICE_PRIMARY_CTX_RETAIN = 386, cuDevicePrimaryCtxRetain, device_primary_ctx_retain: cuDevicePrimaryCtxRetain_params {
+    DEVICE_PRIMARY_CTX_RETAIN = 386, cuDevicePrimaryCtxRetain,
+        device_primary_ctx_retain: cuDevicePrimaryCtxRetain_params {
         CONTEXT: pctx = 0, 8;
         DEVICE: dev = 8, 4;
     };
-    DEVICE_PRIMARY_CTX_RELEASE = 387, cuDevicePrimaryCtxRelease, device_primary_ctx_release: cuDevicePrimaryCtxRelease_params {
+    DEVICE_PRIMARY_CTX_RELEASE = 387, cuDevicePrimaryCtxRelease,
+        device_primary_ctx_release: cuDevicePrimaryCtxRelease_params {
         DEVICE: dev = 0, 4;
     };
-    DEVICE_PRIMARY_CTX_RESET = 389, cuDevicePrimaryCtxReset, device_primary_ctx_reset: cuDevicePrimaryCtxReset_params {
+    DEVICE_PRIMARY_CTX_RESET = 389, cuDevicePrimaryCtxReset,
+        device_primary_ctx_reset: cuDevicePrimaryCtxReset_params {
         DEVICE: dev = 0, 4;
     };
     LAUNCH_KERNEL_PTSZ = 442, cuLaunchKernel_ptsz;
     LAUNCH_COOPERATIVE_KERNEL = 477, cuLaunchCooperativeKernel;
     LAUNCH_COOPERATIVE_KERNEL_PTSZ = 478, cuLaunchCooperativeKernel_ptsz;
-    GRAPH_LAUNCH = 514, cuGraphLaunch, graph_launch: cuGraphLaunch_params { GRAPH: hGraph = 0, 8; STREAM: hStream = 8, 8; };
+    GRAPH_LAUNCH = 514, cuGraphLaunch, graph_launch: cuGraphLaunch_params {
+        GRAPH: hGraph = 0, 8;
+        STREAM: hStream = 8, 8;
+    };
     GRAPH_LAUNCH_PTSZ = 515, cuGraphLaunch_ptsz;
     DEVICE_PRIMARY_CTX_RELEASE_V2 = 544, cuDevicePrimaryCtxRelease_v2,
         device_primary_ctx_release_v2: cuDevicePrimaryCtxRelease_v2_params { DEVICE: dev = 0, 4; };
     DEVICE_PRIMARY_CTX_RESET_V2 = 545, cuDevicePrimaryCtxReset_v2,
         device_primary_ctx_reset_v2: cuDevicePrimaryCtxReset_v2_params { DEVICE: dev = 0, 4; };
-    MEM_ADDRESS_RESERVE = 547, cuMemAddressReserve, mem_address_reserve: cuMemAddressReserve_params {
+    MEM_ADDRESS_RESERVE = 547, cuMemAddressReserve,
+        mem_address_reserve: cuMemAddressReserve_params {
         DPTR: ptr = 0, 8;
         BYTES: size = 8, 8;
         ALIGNMENT: alignment = 16, 8;
@@ -142,7 +160,10 @@ driver_functions! {
         HANDLE: handle = 24, 8;
         FLAGS: flags = 32, 8;
     };
-    MEM_UNMAP = 552, cuMemUnmap, mem_unmap: cuMemUnmap_params { DPTR: ptr = 0, 8; BYTES: size = 8, 8; };
+    MEM_UNMAP = 552, cuMemUnmap, mem_unmap: cuMemUnmap_params {
+        DPTR: ptr = 0, 8;
+        BYTES: size = 8, 8;
+    };
     MEM_ALLOC_ASYNC = 598, cuMemAllocAsync, mem_alloc_async: cuMemAllocAsync_params {
         DPTR: dptr = 0, 8;
         BYTES: bytesize = 8, 8;
@@ -162,8 +183,11 @@ driver_functions! {
         POOL: pool = 0, 8;
         PROPS: poolProps = 8, 8;
     };
-    MEM_POOL_DESTROY = 608, cuMemPoolDestroy, mem_pool_destroy: cuMemPoolDestroy_params { POOL: pool = 0, 8; };
-    MEM_ALLOC_FROM_POOL_ASYNC = 611, cuMemAllocFromPoolAsync, mem_alloc_from_pool_async: cuMemAllocFromPoolAsync_params {
+    MEM_POOL_DESTROY = 608, cuMemPoolDestroy, mem_pool_destroy: cuMemPoolDestroy_params {
+        POOL: pool = 0, 8;
+    };
+    MEM_ALLOC_FROM_POOL_ASYNC = 611, cuMemAllocFromPoolAsync,
+        mem_alloc_from_pool_async: cuMemAllocFromPoolAsync_params {
         DPTR: dptr = 0, 8;
         BYTES: bytesize = 8, 8;
         POOL: pool = 16, 8;

@@ -103,10 +103,11 @@ macro_rules! functions {
             pub unsafe fn from_library(library: &libloading::Library) -> Self {
                 Self {
                     $($field: {
+                        type Function = unsafe extern "C" fn($($type),*) -> u32;
                         let name = concat!(stringify!($symbol), "\0").as_bytes();
                         // SAFETY: the caller says that the library speaks CUPTI's ABI, in which
                         // this name has this type. `Option` makes a null symbol a `None`.
-                        unsafe { library.get::<Option<unsafe extern "C" fn($($type),*) -> u32>>(name) }
+                        unsafe { library.get::<Option<Function>>(name) }
                             .ok()
                             .and_then(|symbol| *symbol)
                             .ok_or(MissingSymbol { name: stringify!($symbol) })

@@ -48,7 +48,9 @@ macro_rules! records {
                 /// Bytes that every version's record has at least.
                 pub const PREFIX: usize = $prefix;
                 $(
-                    #[doc = concat!("Offset of `", stringify!($($field).+), "`, ", $size, " bytes wide.")]
+                    #[doc = concat!(
+                        "Offset of `", stringify!($($field).+), "`, ", $size, " bytes wide."
+                    )]
                     pub const $konst: usize = $offset;
                 )*
                 /// The same facts as a value.
@@ -185,7 +187,8 @@ records! {
     }
 
     /// Joins an id of ours (pushed around a scope) to a correlation id.
-    external_correlation: EXTERNAL_CORRELATION = 39, CUpti_ActivityExternalCorrelation, prefix 24 {
+    external_correlation:
+        EXTERNAL_CORRELATION = 39, CUpti_ActivityExternalCorrelation, prefix 24 {
         EXTERNAL_KIND: externalKind = 4, 4;
         EXTERNAL_ID: externalId = 8, 8;
         CORRELATION_ID: correlationId = 16, 4;
@@ -252,7 +255,9 @@ macro_rules! blocks {
                 /// Size of the whole block, in bytes.
                 pub const SIZE: usize = $bytes;
                 $(
-                    #[doc = concat!("Offset of `", stringify!($($field).+), "`, ", $size, " bytes wide.")]
+                    #[doc = concat!(
+                        "Offset of `", stringify!($($field).+), "`, ", $size, " bytes wide."
+                    )]
                     pub const $konst: usize = $offset;
                 )*
             }

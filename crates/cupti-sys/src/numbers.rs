@@ -160,7 +160,8 @@ numbers! {
     }
 
     /// What a memory pool record reports.
-    pool_operation: CUpti_ActivityMemoryPoolOperationType, "CUPTI_ACTIVITY_MEMORY_POOL_OPERATION_TYPE_" {
+    pool_operation: CUpti_ActivityMemoryPoolOperationType,
+        "CUPTI_ACTIVITY_MEMORY_POOL_OPERATION_TYPE_" {
         INVALID = 0;
         CREATED = 1;
         DESTROYED = 2;

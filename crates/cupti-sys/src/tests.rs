@@ -108,7 +108,10 @@ fn twins_share_their_parameters() {
 fn subscriber_params_are_what_the_headers_declare() {
     macro_rules! check {
         ($($ours:ident = $theirs:ident),+) => {
-            $(assert_eq!(field!(SubscriberParams, $ours), field!(CUpti_SubscriberParams, $theirs));)+
+            $(
+                let theirs = field!(CUpti_SubscriberParams, $theirs);
+                assert_eq!(field!(SubscriberParams, $ours), theirs);
+            )+
         };
     }
     assert_eq!(size_of::<SubscriberParams>(), SubscriberParams::SIZE_13_2);
