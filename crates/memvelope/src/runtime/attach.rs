@@ -41,11 +41,6 @@ impl Links {
             is_incomplete: false,
         }
     }
-
-    /// Whether the ledger has to live on CUPTI's memory records for want of callbacks.
-    pub(super) fn ledger_lives_on_records(&self) -> bool {
-        matches!(&self.mode, Mode::Cupti(coverage) if !coverage.callbacks)
-    }
 }
 
 /// Loads, initialises the driver and attaches.

@@ -57,7 +57,6 @@ pub(super) fn sample(inner: &Inner, here: bool) {
         inner.planes().accept(&event);
     }
     let links = inner.links();
-    let has_records_only = links.ledger_lives_on_records();
     for device in links.devices.iter() {
         if let Some(nvml) = links.nvml.as_ref().filter(|_| inner.may_call()) {
             take(inner, nvml.use_of(device).map(Some));
@@ -66,8 +65,7 @@ pub(super) fn sample(inner: &Inner, here: bool) {
         if inner.may_call() {
             take(inner, driver.memory_of(device.index));
         }
-        // Records do not tell a pool's suballocations apart: its reserve would count them twice.
-        if inner.may_call() && !has_records_only {
+        if inner.may_call() {
             take(inner, driver.default_pool_of(device.index));
         }
     }
