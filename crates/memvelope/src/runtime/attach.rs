@@ -70,6 +70,7 @@ pub(super) fn attach_inside_init(
 ) -> Links {
     let mut links = load(config);
     let Some(driver) = links.driver else { return links };
+    driver.init_is_calling_us();
     attach_cupti(config, driver, sink, names, &mut links);
     links.is_incomplete = true;
     links

@@ -11,14 +11,17 @@ use crate::source::cgroup;
 use crate::source::driver::DeviceInfo;
 use std::time::Duration;
 
-/// How often a driver that is still inside `cuInit` is asked whether it is done.
-const INIT_PERIOD: Duration = Duration::from_millis(10);
+/// How soon a driver that is still inside `cuInit` is asked whether it is done; later questions
+/// come at twice the distance each, up to the poll period.
+const INIT_PERIOD_MIN: Duration = Duration::from_millis(5);
 
 /// Runs until told to end.
 pub(super) fn run(inner: &Inner) {
-    let period = Duration::from_millis(inner.config.poll_period_ms);
+    let poll_period = Duration::from_millis(inner.config.poll_period_ms);
+    let mut init_period = INIT_PERIOD_MIN;
     loop {
-        let period = if inner.is_incomplete() { INIT_PERIOD.min(period) } else { period };
+        let period = if inner.is_incomplete() { init_period.min(poll_period) } else { poll_period };
+        init_period = init_period.saturating_mul(2);
         if inner.control.sleep(period) {
             break;
         }
