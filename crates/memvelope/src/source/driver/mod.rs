@@ -27,7 +27,7 @@ pub struct Driver {
     table: Table,
     path: PathBuf,
     simulator_version: Option<&'static str>,
-    /// `cuInit` returned 0.
+    /// `cuInit` is known to have returned 0.
     initialized: AtomicBool,
     /// The driver said that it is being torn down: it is called no more (a call then crashes).
     gone: AtomicBool,
@@ -58,7 +58,7 @@ macro_rules! call {
                 symbol: $symbol,
                 hint: "the driver is too old for this; update it",
             }),
-            Some(_) if driver.gone.load(Ordering::Acquire) => {
+            Some(_) if driver.is_gone() => {
                 Err(driver_error($symbol, CuResult::DEINITIALIZED))
             }
             Some(function) => {
@@ -117,10 +117,17 @@ impl Driver {
         }
     }
 
-    /// Whether [`Self::init`] succeeded through this table and the driver is not being torn down.
+    /// Whether `cuInit` is known to have returned 0 (by [`Self::init`] or by a call that needs it)
+    /// and the driver is not being torn down.
     #[must_use]
     pub fn is_initialized(&self) -> bool {
-        self.initialized.load(Ordering::Acquire) && !self.gone.load(Ordering::Acquire)
+        self.initialized.load(Ordering::Acquire) && !self.is_gone()
+    }
+
+    /// Whether the driver said that it is being torn down. Nothing of CUDA is called any more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// The simulator's version, when this is the simulated driver.
@@ -151,6 +158,7 @@ impl Driver {
     pub fn devices(&self) -> Result<Vec<DeviceInfo>> {
         let mut count: c_int = 0;
         call!(self, device_get_count = "cuDeviceGetCount"(&raw mut count))?;
+        self.initialized.store(true, Ordering::Release);
         (0..count.max(0)).map(|ordinal| self.device(ordinal)).collect()
     }
 
