@@ -366,6 +366,9 @@ impl Run {
     /// Asking for the current context tells: the answer is remembered by the driver's table.
     fn driver_is_gone(&self) -> bool {
         let _ = self.driver.current_device();
+        if self.driver.is_gone() {
+            clock::use_system();
+        }
         self.driver.is_gone()
     }
 
