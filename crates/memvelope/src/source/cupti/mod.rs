@@ -72,8 +72,8 @@ static RECORDER: Recorder = Recorder {
 };
 
 impl Recorder {
-    /// Attaches. The driver must be initialised. `sink` gets callback events at once, on the
-    /// calling threads; activity events come out of [`Self::drain`].
+    /// Attaches. The driver must be initialised ([`Driver::is_initialized`]). `sink` gets callback
+    /// events at once, on the calling threads; activity events come out of [`Self::drain`].
     ///
     /// After [`Self::stop`] it may be started again, with another sink.
     pub fn start(
@@ -83,6 +83,11 @@ impl Recorder {
         names: &'static Names,
     ) -> (Result<&'static Self>, LoadReport) {
         let mut report = LoadReport::new("libcupti");
+        if !driver.is_initialized() {
+            report.hint =
+                "libcupti is not touched before cuInit returned 0: some versions crash".into();
+            return (Err(report.to_error()), report);
+        }
         if RECORDER.phase.compare_exchange(IDLE, BUSY, Ordering::AcqRel, Ordering::Acquire).is_err()
         {
             report.hint = "a recorder is already attached in this process".into();
