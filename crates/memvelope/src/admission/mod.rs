@@ -1,21 +1,31 @@
 //! Admission: does this sequence still fit? The hot path of somebody else's server.
 //!
 //! The gate is told its capacity and a cost curve; it reads no clock and asks nobody.
+//!
+//! [`Gate`] checks a request and finds its pool; a policy (today `Guaranteed`) decides over the
+//! blocks of that pool; [`Lease`] is what the caller keeps. The policy owns the atomics and never
+//! sees tokens, names or reasons; the gate owns those and never sees an atomic of the policy.
 
-use crate::error::Result;
+mod gate;
+mod guaranteed;
+mod lease;
+mod policy;
+mod pool;
+mod rate;
+#[cfg(test)]
+mod tests;
+
+pub use gate::Gate;
+pub use lease::Lease;
+
 use crate::units::{Blocks, CostCurve, Nanos, Tokens};
 use serde::Serialize;
-
-/// Hands out leases on blocks. Clone it freely: clones share one budget.
-#[derive(Clone, Debug)]
-pub struct Gate {
-    _todo: (),
-}
+use std::fmt;
 
 /// How a gate is set up.
 #[derive(Clone, Debug)]
 pub struct GateConfig {
-    /// Blocks to hand out.
+    /// Blocks to hand out, at most 2^31 - 1.
     pub capacity: Blocks,
     /// Tokens to blocks.
     pub curve: CostCurve,
@@ -50,21 +60,62 @@ impl GateConfig {
 pub enum Reason {
     /// It fits an empty gate, but not now: come back after `retry_after`.
     NoCapacity,
-    /// Prompt + maximum is longer than the gate ever admits, or than its pool could ever hold.
+    /// Prompt + maximum is longer than the gate ever admits, or than its pool could ever hold: more
+    /// than its highest capacity so far.
     TooLong,
-    /// The prompt has no tokens, or a count is absurd (does not fit 63 bits, or negative).
+    /// The prompt or the maximum has no tokens, or a count is absurd (does not fit 63 bits, or
+    /// negative).
     BadTokenCount,
     /// No maximum was declared and the gate has no default.
     NoMaximum,
     /// There is no pool of that name.
     UnknownPool,
-    /// The budget shrank below what is claimed; nothing is admitted until leases end.
+    /// The budget shrank: below what is claimed, and nothing is admitted until leases end; or below
+    /// what this request alone needs, which it once could have had.
     Overcommitted,
+}
+
+impl Reason {
+    /// Every reason, in the order of its discriminants.
+    pub const ALL: [Self; 6] = [
+        Self::NoCapacity,
+        Self::TooLong,
+        Self::BadTokenCount,
+        Self::NoMaximum,
+        Self::UnknownPool,
+        Self::Overcommitted,
+    ];
+
+    /// As serialised, e.g. `no_capacity`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NoCapacity => "no_capacity",
+            Self::TooLong => "too_long",
+            Self::BadTokenCount => "bad_token_count",
+            Self::NoMaximum => "no_maximum",
+            Self::UnknownPool => "unknown_pool",
+            Self::Overcommitted => "overcommitted",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoCapacity => "no capacity now",
+            Self::TooLong => "longer than can ever fit",
+            Self::BadTokenCount => "a token count is zero, negative or absurd",
+            Self::NoMaximum => "no max_new_tokens, and the gate has no default",
+            Self::UnknownPool => "no pool of that name",
+            Self::Overcommitted => "the budget shrank below what is in use or asked for",
+        })
+    }
 }
 
 /// A refused request: a value, not a failure of the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
-#[error("rejected ({reason:?}): short by {short_by_tokens}, retry after {retry_after:?}")]
+#[error("rejected: {reason}{}{}", short_text(*.short_by_tokens), retry_text(*.retry_after))]
 pub struct Rejection {
     /// Why.
     pub reason: Reason,
@@ -72,6 +123,20 @@ pub struct Rejection {
     pub short_by_tokens: Tokens,
     /// When to come back, from the recent rate of release; `None`: never, as it stands.
     pub retry_after: Option<Nanos>,
+}
+
+fn short_text(short_by_tokens: Tokens) -> String {
+    match short_by_tokens {
+        Tokens::ZERO => String::new(),
+        tokens => format!(", short by {tokens}"),
+    }
+}
+
+fn retry_text(retry_after: Option<Nanos>) -> String {
+    match retry_after {
+        Some(wait) => format!(", try again in {wait}"),
+        None => ", not as it stands".into(),
+    }
 }
 
 /// A lease could not grow: the sequence reached the maximum it declared.
@@ -105,82 +170,4 @@ pub struct Usage {
     pub rejected: [u64; 6],
     /// Epoch of the capacity in force.
     pub epoch: u64,
-}
-
-impl Gate {
-    /// A gate with policy `Guaranteed`: the claims of all live leases fit the capacity.
-    ///
-    /// # Errors
-    /// [`crate::Error::ConfigureGate`].
-    pub fn new(_config: GateConfig) -> Result<Self> {
-        todo!()
-    }
-
-    /// Admits a sequence of `prompt_tokens` that will produce at most `max_new_tokens`, in pool
-    /// `pool` (default: the first). The lease holds the prompt's blocks at once and claims the
-    /// rest. Lock-free.
-    ///
-    /// # Errors
-    /// A [`Rejection`].
-    pub fn try_admit(
-        &self,
-        _prompt_tokens: Tokens,
-        _max_new_tokens: Option<Tokens>,
-        _pool: Option<&str>,
-    ) -> Result<Lease, Rejection> {
-        todo!()
-    }
-
-    /// Sets the capacity in blocks. Epochs order concurrent writers: a stale epoch changes nothing
-    /// and returns false. No lease is revoked; below the sum of claims the gate is overcommitted
-    /// and admits nothing until leases end.
-    pub fn set_capacity(&self, _blocks: Blocks, _epoch: u64) -> bool {
-        todo!()
-    }
-
-    /// Tells the gate the time (any steady clock), once per step or so: `retry_after` is made of it.
-    pub fn tick(&self, _now: Nanos) {
-        todo!()
-    }
-
-    /// What is handed out, over all pools.
-    #[must_use]
-    pub fn usage(&self) -> Usage {
-        todo!()
-    }
-}
-
-/// The right to use blocks, released exactly once: when dropped.
-#[derive(Debug)]
-pub struct Lease {
-    _todo: (),
-}
-
-impl Lease {
-    /// The sequence grew by `tokens`: blocks are drawn from the claim as needed. Under `Guaranteed`
-    /// this cannot fail before the declared maximum. Returns how many blocks are newly held.
-    ///
-    /// # Errors
-    /// [`PastMaximum`]; nothing changed.
-    pub fn grow(&mut self, _tokens: Tokens) -> Result<Blocks, PastMaximum> {
-        todo!()
-    }
-
-    /// Tokens of the sequence so far.
-    #[must_use]
-    pub fn tokens(&self) -> Tokens {
-        todo!()
-    }
-
-    /// Blocks granted.
-    #[must_use]
-    pub fn held(&self) -> Blocks {
-        todo!()
-    }
-
-    /// Blocks it may come to hold.
-    #[must_use]
-    pub fn claim(&self) -> Blocks {
-        todo!()
-    }
 }
