@@ -1,8 +1,11 @@
 //! Builds, tests and packs memvelope. `cargo xtask` alone lists the tasks.
 
+mod bindings;
 mod bundle;
 mod demo;
+mod kernels;
 mod lane;
+mod pip;
 mod python;
 mod step;
 mod suite;
@@ -16,6 +19,8 @@ cargo xtask TASK
   test                   build everything, then every test lane that this machine has
   lane NAME [--install]  one lane: sim, python, corpus, gpu (or what is missing for it)
   gpu-bundle             pack what a GPU machine without a toolchain needs
+  bindings [--check]     regenerate the CUPTI bindings from NVIDIA's header wheels (or compare)
+  kernels [--check]      rebuild the PTX of cuda/ with pinned nvcc wheels (or compare)
 ";
 
 fn main() -> ExitCode {
@@ -27,6 +32,10 @@ fn main() -> ExitCode {
         ["lane", name] => lane::lane(name, false),
         ["lane", name, "--install"] => lane::lane(name, true),
         ["gpu-bundle"] => bundle::bundle(),
+        ["bindings"] => bindings::bindings(false).map(|()| ExitCode::SUCCESS),
+        ["bindings", "--check"] => bindings::bindings(true).map(|()| ExitCode::SUCCESS),
+        ["kernels"] => kernels::kernels(false).map(|()| ExitCode::SUCCESS),
+        ["kernels", "--check"] => kernels::kernels(true).map(|()| ExitCode::SUCCESS),
         [] | ["help" | "--help" | "-h"] => {
             print!("{TASKS}");
             return ExitCode::SUCCESS;

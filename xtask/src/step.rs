@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// What a command printed to stdout, and how long it took.
@@ -12,11 +12,7 @@ pub(crate) struct Ran {
     pub(crate) seconds: f64,
 }
 
-/// The root of the checkout.
-pub(crate) fn root() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own).to_owned()
-}
+pub(crate) use crate::pip::root;
 
 /// A command in the root of the checkout.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
