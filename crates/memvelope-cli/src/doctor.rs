@@ -9,6 +9,7 @@ use memvelope::snapshot::{DeviceSnapshot, HostSnapshot};
 use memvelope::source::driver::{DeviceInfo, Driver};
 use memvelope::source::loader::{LoadReport, Outcome as Loading};
 use memvelope::source::nvml::Nvml;
+use memvelope::source::privileges::{self, Privileges};
 use memvelope::units::Bytes;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -32,10 +33,10 @@ pub(crate) struct Args {
     scenario: Option<PathBuf>,
 }
 
-/// The verdict, and the exit code.
+/// What it comes to, and the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Usable {
+enum Health {
     /// Everything is recorded. Exit code 0.
     Usable,
     /// Something is missing. Exit code 1.
@@ -49,7 +50,7 @@ enum Usable {
 struct Findings {
     memvelope_version: &'static str,
     simulated: bool,
-    usable: Usable,
+    health: Health,
     /// Why it is not better, one sentence each.
     problems: Vec<String>,
     libraries: Vec<LoadReport>,
@@ -71,16 +72,6 @@ struct Device {
     nvml_used_bytes: Option<Bytes>,
     process_used_bytes: Option<Bytes>,
     utilization_percent: Option<u32>,
-}
-
-/// What this process may do.
-#[derive(Debug, Serialize)]
-struct Privileges {
-    uid: Option<u32>,
-    /// `CAP_SYS_ADMIN`: lets CUPTI profile where the administrator restricted it.
-    cap_sys_admin: Option<bool>,
-    /// `RmProfilingAdminOnly` of the NVIDIA kernel module.
-    profiling_admin_only: Option<bool>,
 }
 
 /// A resource limit of the process (`/proc/self/limits`).
@@ -117,10 +108,10 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     } else {
         print!("{}", text(&findings));
     }
-    Ok(match findings.usable {
-        Usable::Usable => ExitCode::SUCCESS,
-        Usable::Degraded => ExitCode::from(1),
-        Usable::Unusable => ExitCode::from(2),
+    Ok(match findings.health {
+        Health::Usable => ExitCode::SUCCESS,
+        Health::Degraded => ExitCode::from(1),
+        Health::Unusable => ExitCode::from(2),
     })
 }
 
@@ -150,12 +141,12 @@ fn examine() -> Outcome<Findings> {
         Mode::Cupti(coverage) => coverage.missing.is_empty(),
         Mode::Polling(_) | Mode::Blind(_) => false,
     };
-    let usable = if infos.is_empty() {
-        Usable::Unusable
+    let health = if infos.is_empty() {
+        Health::Unusable
     } else if is_complete && nvml.is_some() && !is_misconfigured {
-        Usable::Usable
+        Health::Usable
     } else {
-        Usable::Degraded
+        Health::Degraded
     };
     note_mode(&mode, &mut problems);
     let device = |info: DeviceInfo| {
@@ -172,7 +163,7 @@ fn examine() -> Outcome<Findings> {
     Ok(Findings {
         memvelope_version: env!("CARGO_PKG_VERSION"),
         simulated: snapshot.simulated,
-        usable,
+        health,
         problems,
         cuda_version: driver.and_then(|driver| driver.version().ok()),
         driver_version: nvml.as_ref().and_then(|nvml| nvml.driver_version().ok()),
@@ -180,7 +171,7 @@ fn examine() -> Outcome<Findings> {
         libraries,
         mode,
         host: snapshot.host,
-        privileges: privileges(),
+        privileges: privileges::report(),
         limits: limits(),
         keys: KEYS.iter().map(key_value).collect(),
     })
@@ -214,26 +205,6 @@ fn key_value(key: &Key) -> KeyValue {
     }
 }
 
-fn privileges() -> Privileges {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next().map(str::to_owned)
-    };
-    // Bit 21 of the effective set, by linux/capability.h.
-    let has_sys_admin =
-        |mask: String| u64::from_str_radix(&mask, 16).ok().map(|m| m >> 21 & 1 == 1);
-    let parameters = std::fs::read_to_string("/proc/driver/nvidia/params").ok();
-    Privileges {
-        uid: field("Uid:").and_then(|uid| uid.parse().ok()),
-        cap_sys_admin: field("CapEff:").and_then(has_sys_admin),
-        profiling_admin_only: parameters.and_then(|text| {
-            let line = text.lines().find_map(|l| l.strip_prefix("RmProfilingAdminOnly:"))?;
-            Some(line.trim() != "0")
-        }),
-    }
-}
-
 /// The limits that bear on a recorder: locked memory (pinned buffers), address space, open files.
 fn limits() -> Vec<Limit> {
     let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
@@ -259,14 +230,14 @@ fn write_text(out: &mut String, findings: &Findings) -> std::fmt::Result {
     if findings.simulated {
         writeln!(out, "SIMULATED: this is memvelope's simulated driver, not a GPU.\n")?;
     }
-    let verdict = match findings.usable {
-        Usable::Usable => "usable: allocations, kernels, copies and waits are recorded",
-        Usable::Degraded => "degraded: memvelope works, but does not see everything",
-        Usable::Unusable => {
+    let health = match findings.health {
+        Health::Usable => "usable: allocations, kernels, copies and waits are recorded",
+        Health::Degraded => "degraded: memvelope works, but does not see everything",
+        Health::Unusable => {
             "unusable: no driver with a device; planning and a gate on a declared budget still work"
         }
     };
-    writeln!(out, "memvelope {}: {verdict}", findings.memvelope_version)?;
+    writeln!(out, "memvelope {}: {health}", findings.memvelope_version)?;
     for problem in &findings.problems {
         writeln!(out, "  - {}", problem.replace('\n', "\n    "))?;
     }
@@ -375,11 +346,30 @@ fn write_host(out: &mut String, findings: &Findings) -> std::fmt::Result {
     let rights = &findings.privileges;
     writeln!(
         out,
-        "  uid {}, CAP_SYS_ADMIN {}, profiling for administrators only: {}",
-        rights.uid.map_or("absent".into(), |uid| uid.to_string()),
+        "  uid {}, CAP_SYS_ADMIN {}, CAP_PERFMON {}, counters for administrators only: {}",
+        rights.user_id.map_or("absent".into(), |uid| uid.to_string()),
         yes_no(rights.cap_sys_admin),
-        yes_no(rights.profiling_admin_only)
+        yes_no(rights.cap_perfmon),
+        yes_no(rights.counters_admin_only)
     )?;
+    writeln!(
+        out,
+        "  container {}, host process ids {}, WSL {}",
+        rights.container.unwrap_or("none seen"),
+        yes_no(rights.host_pids),
+        yes_no(Some(rights.wsl))
+    )?;
+    for (name, value) in [
+        ("CUDA_VISIBLE_DEVICES", &rights.visible_devices),
+        ("CUDA_INJECTION64_PATH", &rights.injection),
+    ] {
+        if let Some(value) = value {
+            writeln!(out, "  {name}={value}")?;
+        }
+    }
+    for tool in &rights.other_tools {
+        writeln!(out, "  also loaded: {tool}, which may hold CUPTI's only subscription")?;
+    }
     for limit in &findings.limits {
         writeln!(out, "  {}: {} {}", limit.name, limit.soft, limit.unit)?;
     }

@@ -245,7 +245,7 @@ impl Device {
     /// # Errors
     /// What the driver said.
     pub(crate) fn step(&mut self, kv: &mut KvCache, work: &Work) -> anyhow::Result<Nanos> {
-        let is_verified = self.steps % VERIFY_STEPS == 0;
+        let is_verified = self.steps.is_multiple_of(VERIFY_STEPS);
         self.steps += 1;
         let tables = self.tables.as_ref().context("the workspace was never taken")?;
         let sealed = kv.sealed();

@@ -225,7 +225,7 @@ impl KvCache {
     /// A part of a page, from token `first` of the page on. Cut to multiples of 16 bytes, which
     /// loses nothing: the next token's part begins where this one ends.
     pub(crate) fn span(&self, page: Page, key: u64, first: u32, tokens: u32) -> Span {
-        let at = |token: u32| u64::from(token) * self.geometry.token_bytes & !15;
+        let at = |token: u32| (u64::from(token) * self.geometry.token_bytes) & !15;
         let (begin, end) = (at(first), at(first + tokens));
         Span { page: self.address(page), key, begin, bytes: end - begin }
     }

@@ -37,7 +37,7 @@ impl Progress {
 
     /// Hears of a step.
     pub(crate) fn show(&mut self, counts: &Counts, gate: &Gate) {
-        if counts.steps % STEPS_PER_LOOK != 0 {
+        if !counts.steps.is_multiple_of(STEPS_PER_LOOK) {
             return;
         }
         let period = if self.bar.is_some() { REDRAW } else { LINE };

@@ -134,7 +134,7 @@ impl Report {
             (from.kv_pages_peak, from.counts.claimed_peak_blocks)
         };
         let seen = from.snapshot.devices.iter().map(|device| &device.totals);
-        let totals = seen.filter(|t| t.device == from.info.index).cloned().next();
+        let totals = seen.filter(|t| t.device == from.info.index).next().cloned();
         let totals = totals.unwrap_or_default();
         let mut counts = from.counts.clone();
         if gated {
