@@ -1,8 +1,6 @@
 //! `memvelope doctor` with no driver and on the simulated one.
 
-mod common;
-
-use common::{memvelope, run, stdout, without_driver};
+use crate::common::{memvelope, run, stdout, without_driver};
 use serde_json::Value;
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 /// The command, with an environment in which no `MEMVELOPE_*` key of the caller's is left.
-pub fn memvelope(args: &[&str]) -> Command {
+pub(crate) fn memvelope(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_memvelope"));
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("MEMVELOPE_") {
@@ -17,14 +17,14 @@ pub fn memvelope(args: &[&str]) -> Command {
 }
 
 /// The same where there is no driver, also on a machine that has one.
-pub fn without_driver(args: &[&str]) -> Command {
+pub(crate) fn without_driver(args: &[&str]) -> Command {
     let mut command = memvelope(args);
     command.env("MEMVELOPE_CUDA_PATH", "/nonexistent/libcuda.so.1");
     command
 }
 
 /// Runs it and holds it to an exit code.
-pub fn run(command: &mut Command, code: i32) -> Output {
+pub(crate) fn run(command: &mut Command, code: i32) -> Output {
     let output = command.output().unwrap();
     assert_eq!(
         output.status.code(),
@@ -36,21 +36,21 @@ pub fn run(command: &mut Command, code: i32) -> Output {
     output
 }
 
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-pub fn json(path: &Path) -> Value {
+pub(crate) fn json(path: &Path) -> Value {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// A number in a JSON document, by its path of keys.
-pub fn number(value: &Value, path: &[&str]) -> u64 {
+pub(crate) fn number(value: &Value, path: &[&str]) -> u64 {
     let found = path.iter().fold(value, |value, key| &value[*key]);
     found.as_u64().unwrap_or_else(|| panic!("{path:?} is {found}"))
 }

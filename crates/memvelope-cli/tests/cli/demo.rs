@@ -1,9 +1,7 @@
 //! `memvelope demo` on the simulated driver: its report against the simulator's own books, bad
 //! input, and what a kill leaves behind.
 
-mod common;
-
-use common::{json, memvelope, number, run, stderr, stdout};
+use crate::common::{json, memvelope, number, run, stderr, stdout};
 use serde_json::Value;
 use std::path::Path;
 use std::time::Instant;
@@ -199,6 +197,7 @@ fn a_kill_leaves_no_half_written_file() {
     for part in 1..=8_u32 {
         // Spread over the second half of a run, when files are written, and past its end.
         let mut child = memvelope(&args)
+            .env("TMPDIR", place.path())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .spawn()
