@@ -150,7 +150,7 @@ fn open(path: &OsStr, how: Open) -> Result<&'static Library, String> {
 }
 
 /// The dynamic loader's own text, without libloading's frame around it.
-fn loader_words(error: &libloading::Error) -> String {
+pub(crate) fn loader_words(error: &libloading::Error) -> String {
     match error {
         libloading::Error::DlOpen { desc } => format!("{desc:?}").trim_matches('"').to_owned(),
         other => other.to_string(),
