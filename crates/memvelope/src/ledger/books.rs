@@ -98,9 +98,8 @@ impl Books {
             | AllocKind::PinnedHost
             | AllocKind::PoolUsed => Space::Address,
         };
-        if let Some(former) = self.table.find(space, allocation.address) {
+        if let Some(former) = self.table.close_at(space, allocation.address) {
             self.findings.replaced += 1;
-            self.table.close(former);
             self.settle(time, former);
         }
         if !self.devices.add_allocated(allocation) {
@@ -126,11 +125,10 @@ impl Books {
             // One space: cuMemFree takes what cuMemAllocAsync gave and cuMemFreeAsync the reverse.
             FreeKind::Device | FreeKind::PinnedHost | FreeKind::PoolUsed => Space::Address,
         };
-        let Some(slot) = self.table.find(space, address) else {
+        let Some(slot) = self.table.close_at(space, address) else {
             self.findings.untracked_frees += 1;
             return;
         };
-        self.table.close(slot);
         if self.pending.len() >= PENDING_MAX {
             let (_, oldest) = self.pending.remove(0);
             self.findings.presumed_frees += 1;

@@ -25,7 +25,8 @@ pub struct HistoryPoint {
 pub(super) struct History {
     points: Vec<HistoryPoint>,
     limit: usize,
-    stride: u64,
+    /// Changes that share a point: 2^shift. A shift, because this runs at every allocation.
+    shift: u32,
     /// By device: its changes so far and the index of its last point.
     heads: Box<[(u64, u32)]>,
 }
@@ -37,7 +38,7 @@ impl History {
         Self {
             points: Vec::with_capacity(limit),
             limit,
-            stride: 1,
+            shift: 0,
             heads: vec![(0, u32::MAX); DEVICES_MAX].into(),
         }
     }
@@ -62,18 +63,18 @@ impl History {
         self.place(point);
     }
 
-    /// Merges with the device's last point if they share a stride, appends otherwise. Never grows
+    /// Merges with the device's last point if they are to share one, appends otherwise. Never grows
     /// past the limit: after `thin` there is room for two points a device.
     fn place(&mut self, point: HistoryPoint) {
-        let stride = self.stride;
+        let shift = self.shift;
         let Some((_, last)) = self.heads.get_mut(point.device.0 as usize) else { return };
-        if let Some(known) = self.points.get_mut(*last as usize) {
-            if known.ordinal / stride == point.ordinal / stride {
-                if point.vram_bytes >= known.vram_bytes {
-                    *known = point;
-                }
-                return;
+        if let Some(known) = self.points.get_mut(*last as usize)
+            && known.ordinal >> shift == point.ordinal >> shift
+        {
+            if point.vram_bytes >= known.vram_bytes {
+                *known = point;
             }
+            return;
         }
         if self.points.len() < self.limit {
             *last = self.points.len() as u32;
@@ -81,10 +82,10 @@ impl History {
         }
     }
 
-    /// Doubles the stride until half of the store is free.
+    /// Doubles how many changes share a point until half of the store is free.
     fn thin(&mut self) {
-        while self.points.len() > self.limit / 2 && self.stride < 1 << 62 {
-            self.stride *= 2;
+        while self.points.len() > self.limit / 2 && self.shift < u64::BITS - 1 {
+            self.shift += 1;
             for (_, last) in &mut self.heads {
                 *last = u32::MAX;
             }
@@ -97,7 +98,7 @@ impl History {
                 let same = self
                     .points
                     .get_mut(*last as usize)
-                    .filter(|known| known.ordinal / self.stride == point.ordinal / self.stride);
+                    .filter(|known| known.ordinal >> self.shift == point.ordinal >> self.shift);
                 match same {
                     Some(known) if point.vram_bytes >= known.vram_bytes => *known = point,
                     Some(_) => {}

@@ -130,6 +130,18 @@ impl Table {
         self.index.insert_unique(hash(entry.space, entry.address), slot, hasher);
     }
 
+    /// Finds an open entry and takes it out of the index, as [`Self::close`] does.
+    pub(super) fn close_at(&mut self, space: Space, address: u64) -> Option<Slot> {
+        let slab = &self.slab;
+        let (slot, _) = self
+            .index
+            .find_entry(hash(space, address), |slot| is_at(slab, *slot, space, address))
+            .ok()?
+            .remove();
+        self.get_mut(slot)?.is_open = false;
+        Some(slot)
+    }
+
     /// Takes the entry out of the index; its slot stays until [`Self::release`].
     pub(super) fn close(&mut self, slot: Slot) {
         let slab = &self.slab;
