@@ -3,6 +3,7 @@
 use super::attach;
 use super::session;
 use super::state::{self, Inner};
+use crate::config::Record;
 use crate::error::Error;
 use crate::event::{Body, DeviceIndex, Event};
 use crate::snapshot::{DevicePlane, HostSnapshot, opening_balance};
@@ -49,6 +50,9 @@ fn complete(inner: &Inner) {
 /// Asks every plane now; with `here`, also the driver in the calling thread's context. No lock is
 /// held while anything foreign is called.
 pub(super) fn sample(inner: &Inner, here: bool) {
+    if inner.config.record == Record::Off {
+        return;
+    }
     if let Some(event) = cgroup::memory() {
         inner.planes().accept(&event);
     }
