@@ -184,7 +184,7 @@ fn note_mode(mode: &Mode, problems: &mut Vec<String>) {
         Mode::Polling(why) | Mode::Blind(why) => std::slice::from_ref(why),
     };
     for reason in reasons {
-        if !problems.contains(reason) {
+        if !problems.iter().any(|problem| problem.contains(reason)) {
             problems.push(reason.clone());
         }
     }
@@ -297,8 +297,9 @@ fn write_mode(out: &mut String, mode: &Mode) -> std::fmt::Result {
             let callbacks = if coverage.callbacks { "yes" } else { "no" };
             writeln!(out, "  allocation callbacks: {callbacks}")
         }
-        Mode::Polling(why) => writeln!(out, "  polling only: {why}"),
-        Mode::Blind(why) => writeln!(out, "  nothing is recorded: {why}"),
+        // Why, the problems above say.
+        Mode::Polling(_) => writeln!(out, "  polling only"),
+        Mode::Blind(_) => writeln!(out, "  nothing is recorded"),
     }
 }
 

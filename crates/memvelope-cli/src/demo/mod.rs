@@ -232,10 +232,10 @@ fn prepare(
         left -= chunk;
     }
     let block_bytes = layout.block_bytes(args.block_tokens);
-    let row = u64::from(layout.heads) * u64::from(layout.head_dim) * ACTIVATION_ROW_BYTES;
-    device.take_workspace(Bytes(ACTIVATION_TOKENS * row), block_bytes, args.block_tokens).map_err(
-        |error| no_room(error, "the activations do not fit: allocating", ACTIVATION_TOKENS * row),
-    )?;
+    let activations = activations(layout);
+    device
+        .take_workspace(activations, block_bytes, args.block_tokens)
+        .map_err(|error| no_room(error, "the activations do not fit: allocating", activations.0))?;
     session.sample();
     let snapshot = session.snapshot();
     let envelope = measure(args, layout, info, &snapshot)?;
@@ -267,7 +267,15 @@ fn measure(
     })?;
     let mut declared = Declared::default();
     declared.block_tokens = args.block_tokens;
+    // We know our own workspace; the default is for engines that nobody could ask.
+    declared.activations = Some(activations(layout));
     Ok(Envelope::measured(seen, layout, &declared)?)
+}
+
+/// Bytes of activations that the demo takes, its tables apart.
+fn activations(layout: &Layout) -> Bytes {
+    let row = u64::from(layout.heads) * u64::from(layout.head_dim) * ACTIVATION_ROW_BYTES;
+    Bytes(ACTIVATION_TOKENS * row)
 }
 
 fn take(device: &mut Device, bytes: Bytes, tag: Tag, what: &str) -> Outcome<()> {
