@@ -97,7 +97,7 @@ struct KeyValue {
 pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     if let Some(choice) = &args.device {
         sim_exec::settle(choice, args.scenario.as_deref())?;
-    } else if args.scenario.is_some() && !sim_exec::is_simulated() {
+    } else if args.scenario.is_some() && !sim_exec::is_re_executed() {
         return Err(Failure::bad(
             "--scenario describes the simulated driver\nhint: use it with --device sim",
         ));

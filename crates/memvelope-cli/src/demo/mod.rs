@@ -155,7 +155,6 @@ fn record(
         progress.finish(&counts);
         counts
     };
-    let verified = (!sim_exec::is_simulated()).then(|| device.verified());
     session.sample();
     session.flush(FLUSH_TIMEOUT)?;
 
@@ -164,6 +163,7 @@ fn record(
     let trace_path = args.out.join("trace.json");
     let trace = session.write_trace(&trace_path, TRACE_BYTES_MAX)?;
     let usage = gate.usage();
+    let verified = device.verified();
     let kv_slabs = kv.slab_allocations();
     let kv_pages_peak = kv.pages_peak();
     kv.close(&device)?;
@@ -183,7 +183,8 @@ fn record(
         counts: &counts,
         kv_pages_peak,
         kv_slabs,
-        verified,
+        // Simulated kernels compute nothing: what they left behind says nothing.
+        verified: (!snapshot.simulated).then_some(verified),
         snapshot: &snapshot,
         mode,
         self_cost,
