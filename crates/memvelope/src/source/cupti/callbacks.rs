@@ -446,3 +446,7 @@ unsafe fn allocating(call: &Call, request: &Request) {
         tag,
     }));
 }
+
+#[cfg(test)]
+#[path = "callbacks_tests.rs"]
+mod tests;
