@@ -61,10 +61,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", requires = "requests")]
     limit: Option<usize>,
     /// How many requests the generator draws.
-    #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with = "requests")]
+    #[arg(long, value_name = "N", default_value_t = 2000, conflicts_with = "requests")]
     count: u64,
-    /// Requests per second of the generator.
-    #[arg(long, value_name = "RATE", default_value_t = 40.0, conflicts_with = "requests")]
+    /// Requests per second of the generator. The default is more than one GPU keeps up with.
+    #[arg(long, value_name = "RATE", default_value_t = 400.0, conflicts_with = "requests")]
     rate: f64,
     /// Seed of the generator, and of what is written into pages.
     #[arg(long, value_name = "SEED", default_value_t = 1)]

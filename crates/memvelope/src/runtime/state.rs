@@ -136,10 +136,6 @@ impl Inner {
         lock(&self.links).is_incomplete
     }
 
-    pub(super) fn ledger_lives_on_records(&self) -> bool {
-        lock(&self.links).ledger_lives_on_records()
-    }
-
     pub(super) fn recorded(&self) -> MutexGuard<'_, Recorded> {
         lock(&self.recorded)
     }
@@ -307,15 +303,17 @@ impl Inner {
             }
             Mode::Blind(why) => vec![format!("everything about the GPU: {why}")],
         };
-        let links = self.links();
-        if links.ledger_lives_on_records() {
-            unseen.push(
-                "VMM allocations, and which allocations are inside pools: without driver \
-                 callbacks the ledger lives on CUPTI's memory records"
-                    .into(),
-            );
+        unseen.extend(self.links().missed);
+        let counters = self.counters();
+        for (count, what) in [
+            (counters.unknown_device, "allocations whose device nobody could name (refused)"),
+            (counters.contexts_refused, "contexts whose end goes unseen"),
+            (counters.foreign_buffers, "buffers that another CUPTI user took in our place"),
+        ] {
+            if count > 0 {
+                unseen.push(format!("{count} {what}"));
+            }
         }
-        unseen.extend(links.missed);
         let problems = lock(&self.problems);
         let texts = [&problems.driver, &problems.cupti, &problems.nvml];
         unseen.extend(texts.into_iter().flatten().cloned());

@@ -124,6 +124,12 @@ impl Driver {
         }
     }
 
+    /// Takes the driver as initialised without asking: for code that `cuInit` itself is calling
+    /// (`InitializeInjection`), where another `cuInit` might wait for the first for ever.
+    pub(crate) fn init_is_calling_us(&self) {
+        self.initialized.store(true, Ordering::Release);
+    }
+
     /// What to do about an error of [`Self::init`]; `None` for errors of another kind.
     #[must_use]
     pub fn init_hint(error: &Error) -> Option<String> {
