@@ -48,7 +48,8 @@ pub fn measure(
     peer: (&'static str, &mut dyn FnMut(u64)),
     operations: u64,
 ) -> Pair {
-    let (rounds, operations) = if is_quick() { (3, operations / 100 + 1) } else { (31, operations) };
+    let (rounds, operations) =
+        if is_quick() { (3, operations / 100 + 1) } else { (31, operations) };
     let time = |run: &mut dyn FnMut(u64)| {
         let begin = Instant::now();
         run(operations);

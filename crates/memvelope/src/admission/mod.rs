@@ -1,21 +1,30 @@
 //! Admission: does this sequence still fit? The hot path of somebody else's server.
 //!
 //! The gate is told its capacity and a cost curve; it reads no clock and asks nobody.
+//!
+//! [`Gate`] checks a request and finds its pool; a policy (today `Guaranteed`) decides over the
+//! blocks of that pool; [`Lease`] is what the caller keeps. The policy owns the atomics and never
+//! sees tokens, names or reasons; the gate owns those and never sees an atomic of the policy.
 
-use crate::error::Result;
+mod gate;
+mod guaranteed;
+mod lease;
+mod policy;
+mod pool;
+mod rate;
+#[cfg(test)]
+mod tests;
+
+pub use gate::Gate;
+pub use lease::Lease;
+
 use crate::units::{Blocks, CostCurve, Nanos, Tokens};
 use serde::Serialize;
-
-/// Hands out leases on blocks. Clone it freely: clones share one budget.
-#[derive(Clone, Debug)]
-pub struct Gate {
-    _todo: (),
-}
 
 /// How a gate is set up.
 #[derive(Clone, Debug)]
 pub struct GateConfig {
-    /// Blocks to hand out.
+    /// Blocks to hand out, at most 2^31 - 1.
     pub capacity: Blocks,
     /// Tokens to blocks.
     pub curve: CostCurve,
@@ -50,15 +59,18 @@ impl GateConfig {
 pub enum Reason {
     /// It fits an empty gate, but not now: come back after `retry_after`.
     NoCapacity,
-    /// Prompt + maximum is longer than the gate ever admits, or than its pool could ever hold.
+    /// Prompt + maximum is longer than the gate ever admits, or than its pool could ever hold: more
+    /// than its highest capacity so far.
     TooLong,
-    /// The prompt has no tokens, or a count is absurd (does not fit 63 bits, or negative).
+    /// The prompt or the maximum has no tokens, or a count is absurd (does not fit 63 bits, or
+    /// negative).
     BadTokenCount,
     /// No maximum was declared and the gate has no default.
     NoMaximum,
     /// There is no pool of that name.
     UnknownPool,
-    /// The budget shrank below what is claimed; nothing is admitted until leases end.
+    /// The budget shrank: below what is claimed, and nothing is admitted until leases end; or below
+    /// what this request alone needs, which it once could have had.
     Overcommitted,
 }
 
@@ -105,82 +117,4 @@ pub struct Usage {
     pub rejected: [u64; 6],
     /// Epoch of the capacity in force.
     pub epoch: u64,
-}
-
-impl Gate {
-    /// A gate with policy `Guaranteed`: the claims of all live leases fit the capacity.
-    ///
-    /// # Errors
-    /// [`crate::Error::ConfigureGate`].
-    pub fn new(_config: GateConfig) -> Result<Self> {
-        todo!()
-    }
-
-    /// Admits a sequence of `prompt_tokens` that will produce at most `max_new_tokens`, in pool
-    /// `pool` (default: the first). The lease holds the prompt's blocks at once and claims the
-    /// rest. Lock-free.
-    ///
-    /// # Errors
-    /// A [`Rejection`].
-    pub fn try_admit(
-        &self,
-        _prompt_tokens: Tokens,
-        _max_new_tokens: Option<Tokens>,
-        _pool: Option<&str>,
-    ) -> Result<Lease, Rejection> {
-        todo!()
-    }
-
-    /// Sets the capacity in blocks. Epochs order concurrent writers: a stale epoch changes nothing
-    /// and returns false. No lease is revoked; below the sum of claims the gate is overcommitted
-    /// and admits nothing until leases end.
-    pub fn set_capacity(&self, _blocks: Blocks, _epoch: u64) -> bool {
-        todo!()
-    }
-
-    /// Tells the gate the time (any steady clock), once per step or so: `retry_after` is made of it.
-    pub fn tick(&self, _now: Nanos) {
-        todo!()
-    }
-
-    /// What is handed out, over all pools.
-    #[must_use]
-    pub fn usage(&self) -> Usage {
-        todo!()
-    }
-}
-
-/// The right to use blocks, released exactly once: when dropped.
-#[derive(Debug)]
-pub struct Lease {
-    _todo: (),
-}
-
-impl Lease {
-    /// The sequence grew by `tokens`: blocks are drawn from the claim as needed. Under `Guaranteed`
-    /// this cannot fail before the declared maximum. Returns how many blocks are newly held.
-    ///
-    /// # Errors
-    /// [`PastMaximum`]; nothing changed.
-    pub fn grow(&mut self, _tokens: Tokens) -> Result<Blocks, PastMaximum> {
-        todo!()
-    }
-
-    /// Tokens of the sequence so far.
-    #[must_use]
-    pub fn tokens(&self) -> Tokens {
-        todo!()
-    }
-
-    /// Blocks granted.
-    #[must_use]
-    pub fn held(&self) -> Blocks {
-        todo!()
-    }
-
-    /// Blocks it may come to hold.
-    #[must_use]
-    pub fn claim(&self) -> Blocks {
-        todo!()
-    }
 }

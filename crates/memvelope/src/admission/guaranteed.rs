@@ -1,0 +1,264 @@
+//! Policy `Guaranteed`: the claims of all live leases fit the capacity, so no lease ever waits.
+//!
+//! One word holds capacity and claims together, so that one compare-and-swap decides an admission
+//! and linearises it with every change of capacity. No lock, no allocation.
+
+use super::policy::{Policy, Reading, Shortage};
+use crate::units::Blocks;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+/// Largest capacity of a gate in blocks: what 31 bits of the word hold. With the smallest usual
+/// block (16 tokens) that is 34 billion tokens, far beyond any device.
+pub(crate) const CAPACITY_BLOCKS_MAX: u64 = (1 << 31) - 1;
+
+/// Set in the word once the gate is gone; the lease that then takes the claims to zero is the last
+/// user of the account.
+const CLOSED: u64 = 1 << 63;
+const CAPACITY_SHIFT: u32 = 32;
+const LOW: u64 = u32::MAX as u64;
+/// A lease, in the upper half of the book.
+const ONE_LEASE: u64 = 1 << 32;
+
+/// How often a reading is retried while others write, before it settles for the last one. A retry
+/// takes nanoseconds; a thousand in a row means that the caller outlives its usefulness.
+const READING_TRIES_MAX: u32 = 1000;
+
+/// Accounts that nobody uses any more, for the next gate. Leases point at their account for as long
+/// as they live, without counting references on the hot path (two atomic operations out of eight);
+/// accounts are therefore never freed but used again, and there are as many as the process ever had
+/// pools at the same time.
+static SPARE: Mutex<Vec<&'static Guaranteed>> = Mutex::new(Vec::new());
+
+/// The account of one pool. Everything that an admission writes is on one cache line; 128 bytes,
+/// because adjacent lines are fetched in pairs.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Guaranteed {
+    /// `{closed: 1, capacity: 31, claimed: 32}`. The sum of claims never exceeds 31 bits, so
+    /// adding to it never carries into the capacity.
+    word: AtomicU64,
+    /// `{leases: 32, held: 32}`. A lease claims at least one block, so leases fit as claims do.
+    book: AtomicU64,
+    admitted: AtomicU64,
+    released: AtomicU64,
+    claimed_peak: AtomicU64,
+    held_peak: AtomicU64,
+}
+
+impl Guaranteed {
+    /// An empty account, held at [`CAPACITY_BLOCKS_MAX`]. It belongs to the caller until
+    /// [`Self::close`].
+    pub(crate) fn open(capacity: Blocks) -> &'static Self {
+        // Never wait: a fork may have left the lock taken, and a fresh account is as good.
+        let spare = SPARE.try_lock().ok().and_then(|mut spare| spare.pop());
+        let account = spare.unwrap_or_else(|| Box::leak(Box::new(Self::zeroed())));
+        for counter in [
+            &account.book,
+            &account.admitted,
+            &account.released,
+            &account.claimed_peak,
+            &account.held_peak,
+        ] {
+            counter.store(0, Relaxed);
+        }
+        account.word.store(capacity.0.min(CAPACITY_BLOCKS_MAX) << CAPACITY_SHIFT, Release);
+        account
+    }
+
+    const fn zeroed() -> Self {
+        const ZERO: AtomicU64 = AtomicU64::new(0);
+        Self {
+            word: ZERO,
+            book: ZERO,
+            admitted: ZERO,
+            released: ZERO,
+            claimed_peak: ZERO,
+            held_peak: ZERO,
+        }
+    }
+
+    /// The gate is gone: nothing more will be admitted. Live leases keep the account until the last
+    /// of them ends.
+    pub(crate) fn close(&'static self) {
+        let before = self.word.fetch_or(CLOSED, AcqRel);
+        if claimed_of(before) == 0 {
+            self.retire();
+        }
+    }
+
+    #[cold]
+    fn retire(&'static self) {
+        if let Ok(mut spare) = SPARE.try_lock() {
+            spare.push(self);
+        }
+    }
+
+    #[cfg(test)]
+    fn is_spare(&'static self) -> bool {
+        SPARE.lock().unwrap().iter().any(|spare| std::ptr::eq(*spare, self))
+    }
+}
+
+const fn claimed_of(word: u64) -> u64 {
+    word & LOW
+}
+
+const fn capacity_of(word: u64) -> u64 {
+    (word & !CLOSED) >> CAPACITY_SHIFT
+}
+
+/// Raises a peak. The common case is a load.
+#[inline]
+fn raise(peak: &AtomicU64, value: u64) {
+    if value > peak.load(Relaxed) {
+        peak.fetch_max(value, Relaxed);
+    }
+}
+
+impl Policy for Guaranteed {
+    #[inline]
+    fn admit(&self, first: Blocks, claim: Blocks) -> Result<(), Shortage> {
+        debug_assert!(0 < claim.0 && first <= claim);
+        let mut seen = self.word.load(Relaxed);
+        let claimed = loop {
+            let (capacity, claimed) = (capacity_of(seen), claimed_of(seen));
+            // Subtract rather than add: a claim may be as large as 2^63 blocks.
+            if capacity.checked_sub(claimed).is_none_or(|free| claim.0 > free) {
+                return Err(Shortage { capacity, claimed });
+            }
+            match self.word.compare_exchange_weak(seen, seen + claim.0, AcqRel, Relaxed) {
+                Ok(_) => break claimed + claim.0,
+                Err(now) => seen = now,
+            }
+        };
+        raise(&self.claimed_peak, claimed);
+        // Claim first, then hold; a release goes the other way. So held <= claimed at any instant.
+        let book = self.book.fetch_add(ONE_LEASE + first.0, AcqRel) + first.0;
+        raise(&self.held_peak, book & LOW);
+        self.admitted.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    #[inline]
+    fn draw(&self, blocks: u32) {
+        let book = self.book.fetch_add(u64::from(blocks), AcqRel) + u64::from(blocks);
+        raise(&self.held_peak, book & LOW);
+    }
+
+    #[inline]
+    fn release(&'static self, held: u32, claim: u32) {
+        let claim = u64::from(claim);
+        self.book.fetch_sub(ONE_LEASE + u64::from(held), AcqRel);
+        self.released.fetch_add(claim, Relaxed);
+        // Last: from here on the account may serve another gate.
+        let before = self.word.fetch_sub(claim, AcqRel);
+        if before & CLOSED != 0 && claimed_of(before) == claim {
+            self.retire();
+        }
+    }
+
+    fn set_capacity(&self, capacity: Blocks) {
+        let field = capacity.0.min(CAPACITY_BLOCKS_MAX) << CAPACITY_SHIFT;
+        let mut seen = self.word.load(Relaxed);
+        while let Err(now) =
+            self.word.compare_exchange_weak(seen, (seen & (CLOSED | LOW)) | field, AcqRel, Relaxed)
+        {
+            seen = now;
+        }
+    }
+
+    fn reading(&self) -> Reading {
+        let mut word = self.word.load(Acquire);
+        let mut book = self.book.load(Acquire);
+        for _ in 0..READING_TRIES_MAX {
+            let again = self.word.load(Acquire);
+            if again == word && book & LOW <= claimed_of(word) {
+                break;
+            }
+            word = again;
+            book = self.book.load(Acquire);
+        }
+        let held = book & LOW;
+        Reading {
+            capacity: capacity_of(word),
+            // Only after a thousand retries can this still be below held.
+            claimed: claimed_of(word).max(held),
+            claimed_peak: self.claimed_peak.load(Acquire),
+            held,
+            held_peak: self.held_peak.load(Acquire),
+            leases: book >> 32,
+            admitted: self.admitted.load(Acquire),
+            released: self.released.load(Acquire),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admit(account: &Guaranteed, first: u64, claim: u64) -> Result<(), Shortage> {
+        account.admit(Blocks(first), Blocks(claim))
+    }
+
+    #[test]
+    fn the_last_block_is_granted_and_no_more() {
+        let account = Guaranteed::open(Blocks(10));
+        admit(account, 2, 7).unwrap();
+        assert_eq!(admit(account, 1, 4), Err(Shortage { capacity: 10, claimed: 7 }));
+        admit(account, 3, 3).unwrap();
+        assert_eq!(admit(account, 1, u64::MAX), Err(Shortage { capacity: 10, claimed: 10 }));
+        account.draw(5);
+        account.release(7, 7);
+        account.release(3, 3);
+        let reading = account.reading();
+        assert_eq!((reading.held, reading.held_peak), (0, 10));
+        assert_eq!((reading.claimed, reading.claimed_peak), (0, 10));
+        assert_eq!((reading.leases, reading.admitted, reading.released), (0, 2, 10));
+        account.close();
+    }
+
+    #[test]
+    fn capacity_moves_without_touching_claims() {
+        let account = Guaranteed::open(Blocks(10));
+        admit(account, 1, 8).unwrap();
+        for (capacity, expected) in [(3, 3), (0, 0), (u64::MAX, CAPACITY_BLOCKS_MAX), (12, 12)] {
+            account.set_capacity(Blocks(capacity));
+            assert_eq!((account.reading().capacity, account.reading().claimed), (expected, 8));
+        }
+        account.set_capacity(Blocks(3));
+        assert_eq!(admit(account, 1, 1), Err(Shortage { capacity: 3, claimed: 8 }));
+        account.release(1, 8);
+        assert!(admit(account, 1, 3).is_ok());
+        account.release(1, 3);
+        account.close();
+    }
+
+    #[test]
+    fn the_largest_capacity_can_be_claimed_whole() {
+        let account = Guaranteed::open(Blocks(CAPACITY_BLOCKS_MAX));
+        admit(account, CAPACITY_BLOCKS_MAX, CAPACITY_BLOCKS_MAX).unwrap();
+        assert!(admit(account, 1, 1).is_err());
+        assert_eq!(account.reading().held, CAPACITY_BLOCKS_MAX);
+        account.release(CAPACITY_BLOCKS_MAX as u32, CAPACITY_BLOCKS_MAX as u32);
+        assert_eq!(account.reading().claimed, 0);
+        account.close();
+    }
+
+    #[test]
+    fn an_account_is_used_again_only_after_its_last_lease() {
+        let account = Guaranteed::open(Blocks(10));
+        admit(account, 1, 2).unwrap();
+        admit(account, 1, 3).unwrap();
+        account.close();
+        assert!(!account.is_spare());
+        account.release(1, 2);
+        assert!(!account.is_spare());
+        let other = Guaranteed::open(Blocks(10));
+        assert!(!std::ptr::eq(account, other));
+        account.release(1, 3);
+        other.close();
+    }
+}
