@@ -11,6 +11,7 @@ use serde_json::Value;
 ///
 /// # Errors
 /// Whatever a foreign `__index__` raised, other than a `TypeError`.
+#[inline]
 pub(crate) fn count(object: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
     let mut overflow = 0;
     // SAFETY: `object` is a live reference, held by the caller for the call, and the thread is

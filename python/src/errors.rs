@@ -45,6 +45,7 @@ kinds! {
 ///
 /// # Errors
 /// Those of `entry`, and [`InternalError`].
+#[inline]
 pub(crate) fn guarded<T>(entry: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
     // Unwind safety: what an entry shares is the library's own state, whose invariants hold at
     // every point where its code can unwind; the arguments are dropped.
@@ -189,7 +190,18 @@ pub(crate) fn rejected(py: Python<'_>, rejection: &Rejection) -> PyErr {
         ("retry_after_ns", json!(rejection.retry_after)),
         ("retry_after_s", json!(after_s)),
     ];
-    make::<Rejected>(py, rejection.to_string(), &fields)
+    make::<Rejected>(py, rejection_text(rejection), &fields)
+}
+
+fn rejection_text(rejection: &Rejection) -> String {
+    let mut text = reason_name(rejection.reason).to_owned();
+    if rejection.short_by_tokens.0 > 0 {
+        text = format!("{text}: short by {}", rejection.short_by_tokens);
+    }
+    match rejection.retry_after {
+        Some(after) => format!("{text}, retry after {after}"),
+        None => text,
+    }
 }
 
 /// The exception of a lease at its maximum.

@@ -7,7 +7,7 @@ use memvelope::admission::{self, GateConfig, PoolConfig, Reason, Rejection};
 use memvelope::units::{Blocks, CostCurve, Nanos, Tokens};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::PyDict;
 
 /// Says whether a sequence still fits, and hands out leases on blocks.
 ///
@@ -83,8 +83,13 @@ impl Gate {
         prompt_tokens: &Bound<'_, PyAny>,
         max_new_tokens: Option<&Bound<'_, PyAny>>,
         pool: Option<&str>,
-    ) -> PyResult<Option<Lease>> {
-        guarded(|| Ok(self.ask(prompt_tokens, max_new_tokens, pool)?.ok().map(Lease::new)))
+    ) -> PyResult<Option<Py<Lease>>> {
+        // The object is made in here, so that a pointer comes back through `guarded` instead of a
+        // lease, which would be moved three times on its way.
+        guarded(|| match self.ask(prompt_tokens, max_new_tokens, pool)? {
+            Ok(lease) => Py::new(prompt_tokens.py(), Lease::new(lease)).map(Some),
+            Err(_) => Ok(None),
+        })
     }
 
     /// Admits like `try_admit`, and raises `Rejected` with the reason instead of returning `None`.
@@ -204,7 +209,7 @@ fn configure(
 ///
 /// Not frozen: its methods take it exclusively. They never release the interpreter lock, so no
 /// second thread can find it borrowed.
-#[pyclass(module = "memvelope", freelist = 256)]
+#[pyclass(module = "memvelope")]
 pub(crate) struct Lease {
     inner: Option<admission::Lease>,
     /// Length of the sequence when the lease was released.
@@ -280,8 +285,13 @@ impl Lease {
         slf
     }
 
-    #[pyo3(signature = (*_exception))]
-    fn __exit__(&mut self, _exception: &Bound<'_, PyTuple>) -> PyResult<bool> {
+    #[pyo3(signature = (_kind=None, _error=None, _traceback=None))]
+    fn __exit__(
+        &mut self,
+        _kind: Option<&Bound<'_, PyAny>>,
+        _error: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
         guarded(|| {
             self.end();
             Ok(false) // never hides the block's own exception
