@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, SupportsIndex, final
@@ -74,7 +73,7 @@ class Gate:
         *,
         max_new_tokens_default: SupportsIndex | None = None,
         max_tokens: SupportsIndex | None = None,
-        pools: Mapping[str, int] | None = None,
+        pools: dict[str, int] | None = None,
     ) -> Self: ...
     @staticmethod
     def from_blocks(
@@ -82,7 +81,7 @@ class Gate:
         block_tokens: SupportsIndex = 16,
         max_new_tokens_default: SupportsIndex | None = None,
         max_tokens: SupportsIndex | None = None,
-        pools: Mapping[str, int] | None = None,
+        pools: dict[str, int] | None = None,
     ) -> Gate:
         """A gate on a declared number of blocks: needs no model and no driver."""
     def try_admit(

@@ -5,7 +5,7 @@ use crate::envelope::Envelope;
 use crate::errors::{LeaseReleased, guarded, past_maximum, raised, reason_name, rejected};
 use memvelope::admission::{self, GateConfig, PoolConfig, Reason, Rejection};
 use memvelope::units::{Blocks, CostCurve, Nanos, Tokens};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -199,8 +199,11 @@ fn configure(
         optional_amount("max_new_tokens_default", "tokens", max_new_tokens_default)?.map(Tokens);
     config.max_tokens = optional_amount("max_tokens", "tokens", max_tokens)?.map(Tokens);
     for (name, share) in pools.into_iter().flatten() {
-        let share = small_amount("pools: share", "shares", &share)?;
-        config.pools.push(PoolConfig { name: name.extract()?, share });
+        let Ok(name) = name.extract::<String>() else {
+            return Err(PyTypeError::new_err(format!("pools: {name} is not a name (a str)")));
+        };
+        let share = small_amount(&format!("pools[{name:?}]"), "shares", &share)?;
+        config.pools.push(PoolConfig { name, share });
     }
     Ok(())
 }
