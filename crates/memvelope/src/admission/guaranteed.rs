@@ -33,7 +33,7 @@ static SPARE: Mutex<Vec<&'static Guaranteed>> = Mutex::new(Vec::new());
 
 /// The account of one pool. Everything that an admission writes is on one cache line; 128 bytes,
 /// because adjacent lines are fetched in pairs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Guaranteed {
     /// `{closed: 1, capacity: 31, claimed: 32}`. The sum of claims never exceeds 31 bits, so
@@ -53,7 +53,7 @@ impl Guaranteed {
     pub(crate) fn open(capacity: Blocks) -> &'static Self {
         // Never wait: a fork may have left the lock taken, and a fresh account is as good.
         let spare = SPARE.try_lock().ok().and_then(|mut spare| spare.pop());
-        let account = spare.unwrap_or_else(|| Box::leak(Box::new(Self::zeroed())));
+        let account = spare.unwrap_or_else(|| Box::leak(Box::default()));
         for counter in [
             &account.book,
             &account.admitted,
@@ -65,18 +65,6 @@ impl Guaranteed {
         }
         account.word.store(capacity.0.min(CAPACITY_BLOCKS_MAX) << CAPACITY_SHIFT, Release);
         account
-    }
-
-    const fn zeroed() -> Self {
-        const ZERO: AtomicU64 = AtomicU64::new(0);
-        Self {
-            word: ZERO,
-            book: ZERO,
-            admitted: ZERO,
-            released: ZERO,
-            claimed_peak: ZERO,
-            held_peak: ZERO,
-        }
     }
 
     /// The gate is gone: nothing more will be admitted. Live leases keep the account until the last
