@@ -1,7 +1,10 @@
 //! Sources turn foreign APIs into events. Each owns all `unsafe` of its API and has no opinion.
 
 pub mod cgroup;
+pub mod clock;
 pub mod cupti;
 pub mod driver;
+mod fork;
 pub mod loader;
 pub mod nvml;
+pub mod privileges;

@@ -1,31 +1,99 @@
 //! libnvidia-ml through nvml-wrapper, opened at an explicit path.
 
 use crate::config::Config;
-use crate::error::Result;
-use crate::event::{DeviceIndex, Event};
+use crate::error::{Error, Result};
+use crate::event::{Body, DeviceIndex, Event, SeenBy};
 use crate::source::driver::DeviceInfo;
-use crate::source::loader::LoadReport;
+use crate::source::loader::{self, LoadReport, Outcome};
+use crate::source::{clock, privileges};
+use crate::units::Bytes;
+use nvml_wrapper::enums::device::UsedGpuMemory;
+use nvml_wrapper::error::NvmlError;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString, c_void};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// The name the driver package installs. (`libnvidia-ml.so` is the development link, often absent
+/// or the toolkit's stub.)
+const SONAME: &str = "libnvidia-ml.so.1";
+
+/// As for libcuda: systems whose loader configuration forgot the driver's directory.
+const WELL_KNOWN: [&str; 5] = [
+    "/usr/lib/wsl/lib/libnvidia-ml.so.1",
+    "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
+    "/usr/lib/aarch64-linux-gnu/libnvidia-ml.so.1",
+    "/usr/lib64/libnvidia-ml.so.1",
+    "/usr/local/nvidia/lib64/libnvidia-ml.so.1",
+];
 
 /// A loaded and initialised NVML.
 #[derive(Debug)]
 pub struct Nvml {
-    _todo: (),
+    /// Leaked: closing it would shut NVML down, and its `Drop` may panic.
+    nvml: &'static nvml_wrapper::Nvml,
+    /// CUDA ordinals that have been matched to NVML devices; the two count differently.
+    uuids: Mutex<BTreeMap<DeviceIndex, String>>,
+    /// Whether the process ids that NVML lists are ours to compare with.
+    sees_own_pid: bool,
 }
 
 impl Nvml {
     /// Finds, opens and initialises NVML. With the simulated driver, NVML must come from the same
     /// file (`simulated_with`: path of the simulated libcuda), anything else is an error.
-    pub fn load(_config: &Config, _simulated_with: Option<&str>) -> (Result<Self>, LoadReport) {
-        todo!()
+    pub fn load(config: &Config, simulated_with: Option<&str>) -> (Result<Self>, LoadReport) {
+        let mut report = LoadReport::new("libnvidia-ml");
+        report.simulated = simulated_with.is_some();
+        let Some(nvml) = find(config, simulated_with, &mut report) else {
+            return (Err(report.to_error()), report);
+        };
+        report.version = nvml.sys_nvml_version().ok();
+        let sees_own_pid = simulated_with.is_some() || privileges::in_initial_pid_namespace();
+        (Ok(Self { nvml, uuids: Mutex::default(), sees_own_pid }), report)
     }
 
     /// Device and process memory as a [`crate::event::Body::DeviceUse`] event; devices are matched
     /// by UUID.
     ///
+    /// The process's own share is `None` inside a PID namespace: NVML lists the host's process
+    /// ids there, and one that happens to equal ours is somebody else's.
+    ///
     /// # Errors
     /// [`crate::Error::NvmlCall`].
-    pub fn use_of(&self, _device: &DeviceInfo) -> Result<Event> {
-        todo!()
+    pub fn use_of(&self, device: &DeviceInfo) -> Result<Event> {
+        let handle = self
+            .nvml
+            .device_by_uuid(device.uuid.as_str())
+            .map_err(|problem| failed("nvmlDeviceGetHandleByUUID", &problem, Some(&device.uuid)))?;
+        self.remember(device);
+        let memory = handle
+            .memory_info()
+            .map_err(|problem| failed("nvmlDeviceGetMemoryInfo_v2", &problem, None))?;
+        Ok(Event {
+            time: clock::now(),
+            seen_by: SeenBy::Poll,
+            body: Body::DeviceUse {
+                device: device.index,
+                used: Bytes(memory.used),
+                // A driver that does not tell it apart says 0; no device reserves nothing.
+                reserved: (memory.reserved > 0).then_some(Bytes(memory.reserved)),
+                process_used: self.own_use(&handle),
+            },
+        })
+    }
+
+    fn own_use(&self, handle: &nvml_wrapper::Device<'_>) -> Option<Bytes> {
+        if !self.sees_own_pid {
+            return None;
+        }
+        let own = std::process::id();
+        let listed = handle.running_compute_processes().ok()?;
+        listed.iter().filter(|process| process.pid == own).find_map(|process| {
+            match process.used_gpu_memory {
+                UsedGpuMemory::Used(bytes) => Some(Bytes(bytes)),
+                UsedGpuMemory::Unavailable => None,
+            }
+        })
     }
 
     /// Driver version as text, e.g. `580.95.05`.
@@ -33,11 +101,144 @@ impl Nvml {
     /// # Errors
     /// [`crate::Error::NvmlCall`].
     pub fn driver_version(&self) -> Result<String> {
-        todo!()
+        let answer = self.nvml.sys_driver_version();
+        answer.map_err(|problem| failed("nvmlSystemGetDriverVersion", &problem, None))
     }
 
-    /// GPU utilisation in percent over the last sample period, if supported.
-    pub fn utilization_percent(&self, _device: DeviceIndex) -> Option<u32> {
-        todo!()
+    /// GPU utilisation in percent over the last sample period, if supported. `device` is a CUDA
+    /// ordinal: it is known once [`Self::use_of`] has matched it, or when there is one device only.
+    pub fn utilization_percent(&self, device: DeviceIndex) -> Option<u32> {
+        let uuid = self.lock().get(&device).cloned();
+        let handle = match uuid {
+            Some(uuid) => self.nvml.device_by_uuid(uuid).ok()?,
+            None if device.0 == 0 && self.nvml.device_count().ok()? == 1 => {
+                self.nvml.device_by_index(0).ok()?
+            }
+            None => return None,
+        };
+        handle.utilization_rates().ok().map(|rates| rates.gpu)
+    }
+
+    fn remember(&self, device: &DeviceInfo) {
+        let mut uuids = self.lock();
+        if uuids.get(&device.index) != Some(&device.uuid) {
+            uuids.insert(device.index, device.uuid.clone());
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<DeviceIndex, String>> {
+        self.uuids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failed(call: &'static str, problem: &NvmlError, with: Option<&str>) -> Error {
+    let problem = match with {
+        Some(with) => format!("{with}: {problem}"),
+        None => problem.to_string(),
+    };
+    Error::NvmlCall { call, problem }
+}
+
+fn find(
+    config: &Config,
+    simulated_with: Option<&str>,
+    report: &mut LoadReport,
+) -> Option<&'static nvml_wrapper::Nvml> {
+    let explicit = config.nvml_path.as_deref();
+    let candidates: Vec<OsString> = match (simulated_with, explicit) {
+        (Some(simulated), _) => {
+            let twin = loader::simulator_twin(report, Path::new(simulated), explicit, &[SONAME])?;
+            vec![twin.into()]
+        }
+        (None, Some(path)) => vec![path.into()],
+        (None, None) => std::iter::once(SONAME).chain(WELL_KNOWN).map(OsString::from).collect(),
+    };
+    let mut found = None;
+    for candidate in &candidates {
+        if found.is_some() {
+            report.skip(candidate, "an earlier one is in use");
+        } else {
+            found = open(candidate, report);
+        }
+    }
+    if found.is_none() && report.hint.is_empty() {
+        report.hint = match explicit {
+            Some(_) => "MEMVELOPE_NVML_PATH is tried alone; unset it to search the usual places",
+            None => {
+                "comes with the NVIDIA driver; in a container, NVIDIA_DRIVER_CAPABILITIES must \
+                 have `utility`"
+            }
+        }
+        .into();
+    }
+    found
+}
+
+/// Initialised ones by path: repeated loads must neither leak nor count up NVML's own reference.
+static KNOWN: Mutex<Vec<(PathBuf, &'static nvml_wrapper::Nvml)>> = Mutex::new(Vec::new());
+
+fn open(candidate: &OsStr, report: &mut LoadReport) -> Option<&'static nvml_wrapper::Nvml> {
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let remembered = known.iter().find(|(path, _)| path == candidate).map(|(_, nvml)| *nvml);
+    let nvml = match remembered {
+        Some(nvml) => nvml,
+        None => match nvml_wrapper::Nvml::builder().lib_path(candidate).init() {
+            Ok(nvml) => {
+                let nvml: &'static _ = Box::leak(Box::new(nvml));
+                known.push((candidate.into(), nvml));
+                nvml
+            }
+            Err(problem) => {
+                report.fail(candidate, words(&problem));
+                return None;
+            }
+        },
+    };
+    report.push(candidate, Outcome::Loaded);
+    let init = nvml.lib().nvmlInit_v2.as_ref().ok().map(|init| *init as *const c_void);
+    let path = init.and_then(loader::path_of).unwrap_or_else(|| candidate.to_owned());
+    report.chosen = Some(path.to_string_lossy().into_owned());
+    Some(nvml)
+}
+
+fn words(problem: &NvmlError) -> String {
+    match problem {
+        NvmlError::LibloadingError(error) => loader::loader_words(error),
+        other => format!("opened, but nvmlInit failed: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &Path, expect: &str) {
+        let config = Config { nvml_path: Some(path.into()), ..Config::default() };
+        let (nvml, report) = Nvml::load(&config, None);
+        assert!(nvml.is_err() && !report.is_loaded());
+        assert_eq!(report.candidates.len(), 1, "an explicit path is tried alone");
+        let Outcome::Failed(why) = &report.candidates[0].outcome else { panic!("{report:?}") };
+        assert!(why.contains(expect), "{why}");
+        assert!(report.hint.contains("MEMVELOPE_NVML_PATH"));
+    }
+
+    #[test]
+    fn a_missing_or_bogus_library_is_a_report() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SONAME);
+        check(&path, "No such file");
+        std::fs::write(&path, "text").unwrap();
+        check(&path, "file too short");
+    }
+
+    #[test]
+    fn with_a_simulated_driver_only_its_own_file_will_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let cuda = dir.path().join("libcuda.so.1");
+        std::fs::write(&cuda, "sim").unwrap();
+        std::fs::write(dir.path().join(SONAME), "other").unwrap();
+        let (nvml, report) = Nvml::load(&Config::default(), cuda.to_str());
+        assert!(nvml.is_err() && report.simulated);
+        assert!(report.hint.contains("simulated"), "{}", report.hint);
     }
 }
