@@ -94,7 +94,7 @@ keys! {
     TRACE_WINDOW_MS = "MEMVELOPE_TRACE_WINDOW_MS", Library, number("ms", 1, 60_000, 10),
         "Length of a sampling window: inside a kept window every event is kept, so that steps stay readable.";
     REPORT = "MEMVELOPE_REPORT", Inject, Shape::Path,
-        "Where the injection library keeps its report, rewritten every poll period and at exit. Without it, nothing is written.";
+        "Where the injection library keeps its report, rewritten every poll period and at exit; `%p` stands for the process id. Without it, nothing is written.";
     SIM_SCENARIO = "MEMVELOPE_SIM_SCENARIO", Simulator, Shape::Path,
         "Scenario file (TOML) of the simulated driver; without it, one 80 GiB device.";
     SIM_BOOKS = "MEMVELOPE_SIM_BOOKS", Simulator, Shape::Path,

@@ -1,5 +1,6 @@
 //! A snapshot: one epoch of everything, immutable, internally consistent.
 
+use crate::event::{DeviceIndex, DropReason};
 use crate::ledger::{DeviceTotals, Findings};
 use crate::timeline::Summary;
 use crate::units::{Bytes, Nanos};
@@ -22,8 +23,8 @@ pub struct Snapshot {
     pub timeline: Summary,
     /// What the ledger noticed.
     pub findings: Findings,
-    /// What was lost, by [`crate::event::DropReason`]; absent reasons are zero losses seen.
-    pub dropped: Vec<(crate::event::DropReason, u64)>,
+    /// What was lost, by [`DropReason`]; absent reasons are zero losses seen.
+    pub dropped: Vec<(DropReason, u64)>,
     /// What is not recorded and why, one sentence each.
     pub unseen: Vec<String>,
 }
@@ -61,4 +62,152 @@ pub struct HostSnapshot {
     pub peak_bytes: Option<Bytes>,
     /// OOM kills so far.
     pub oom_kills: u64,
+}
+
+/// What a snapshot is made of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parts {
+    /// Counts snapshots of this session, from 1.
+    pub epoch: u64,
+    /// When, on the recorder's clock.
+    pub time: Nanos,
+    /// Whether the driver is memvelope's simulator.
+    pub simulated: bool,
+    /// The ledger's totals, by device.
+    pub totals: Vec<DeviceTotals>,
+    /// The ledger's findings, of the same moment.
+    pub findings: Findings,
+    /// The timeline.
+    pub timeline: Summary,
+    /// What the device planes said last, by device.
+    pub planes: Vec<DevicePlane>,
+    /// What the host plane said last.
+    pub host: Option<HostSnapshot>,
+    /// Losses outside the ledger, in any order; several entries of one reason add up.
+    pub dropped: Vec<(DropReason, u64)>,
+    /// What is not recorded and why.
+    pub unseen: Vec<String>,
+}
+
+/// The last readings of a device; the fields are those of [`DeviceSnapshot`].
+#[derive(Clone, Debug, Default, PartialEq)]
+#[expect(missing_docs, reason = "documented once, in DeviceSnapshot")]
+pub struct DevicePlane {
+    pub device: DeviceIndex,
+    pub uuid: String,
+    pub name: String,
+    pub total_bytes: Option<Bytes>,
+    pub free_bytes: Option<Bytes>,
+    pub nvml_used_bytes: Option<Bytes>,
+    pub process_used_bytes: Option<Bytes>,
+    pub opening_bytes: Option<Bytes>,
+}
+
+impl Snapshot {
+    /// Puts the parts together: a device is in the snapshot if the ledger or a plane knows it.
+    #[must_use]
+    pub fn assemble(parts: Parts) -> Self {
+        let Parts { mut totals, mut planes, findings, dropped, .. } = parts;
+        let mut indices: Vec<_> =
+            totals.iter().map(|t| t.device).chain(planes.iter().map(|p| p.device)).collect();
+        indices.sort_unstable();
+        indices.dedup();
+        let devices = indices
+            .into_iter()
+            .map(|device| {
+                let plane = planes.iter_mut().find(|plane| plane.device == device);
+                let known = totals.iter_mut().find(|totals| totals.device == device);
+                device_snapshot(
+                    plane.map(std::mem::take).unwrap_or_default(),
+                    known.map(std::mem::take).unwrap_or_default(),
+                    device,
+                )
+            })
+            .collect();
+        Self {
+            epoch: parts.epoch,
+            time_ns: parts.time,
+            simulated: parts.simulated,
+            devices,
+            host: parts.host,
+            timeline: parts.timeline,
+            findings,
+            dropped: losses(&dropped, findings.refused),
+            unseen: parts.unseen,
+        }
+    }
+
+    /// The device with that index, if it was seen.
+    #[must_use]
+    pub fn device(&self, index: DeviceIndex) -> Option<&DeviceSnapshot> {
+        self.devices.iter().find(|device| device.totals.device == index)
+    }
+}
+
+/// What was in use at attach beyond what the session itself saw allocated. Held at zero: the plane
+/// and the ledger are not read at one instant.
+#[must_use]
+pub fn opening_balance(used: Bytes, seen: Bytes) -> Bytes {
+    used.saturating_sub(seen)
+}
+
+fn device_snapshot(
+    plane: DevicePlane,
+    totals: DeviceTotals,
+    device: DeviceIndex,
+) -> DeviceSnapshot {
+    DeviceSnapshot {
+        totals: DeviceTotals { device, ..totals },
+        uuid: plane.uuid,
+        name: plane.name,
+        total_bytes: plane.total_bytes,
+        free_bytes: plane.free_bytes,
+        nvml_used_bytes: plane.nvml_used_bytes,
+        process_used_bytes: plane.process_used_bytes,
+        opening_bytes: plane.opening_bytes,
+    }
+}
+
+/// One entry a reason that lost something, in the order of [`DropReason::ALL`].
+fn losses(dropped: &[(DropReason, u64)], refused_by_ledger: u64) -> Vec<(DropReason, u64)> {
+    DropReason::ALL
+        .into_iter()
+        .map(|reason| {
+            let own = if reason == DropReason::LedgerFull { refused_by_ledger } else { 0 };
+            let others = dropped.iter().filter(|(known, _)| *known == reason);
+            (reason, others.fold(own, |sum, (_, count)| sum.saturating_add(*count)))
+        })
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_of_ledger_and_planes_are_joined() {
+        let parts = Parts {
+            totals: vec![DeviceTotals { device: DeviceIndex(1), ..DeviceTotals::default() }],
+            findings: Findings { refused: 2, ..Findings::default() },
+            planes: vec![DevicePlane {
+                device: DeviceIndex(0),
+                uuid: "GPU-0".into(),
+                opening_bytes: Some(opening_balance(Bytes(5), Bytes(7))),
+                ..DevicePlane::default()
+            }],
+            dropped: vec![
+                (DropReason::TraceSampled, 1),
+                (DropReason::BadRecord, 0),
+                (DropReason::TraceSampled, 3),
+            ],
+            ..Parts::default()
+        };
+        let snapshot = Snapshot::assemble(parts);
+        let seen: Vec<_> = snapshot.devices.iter().map(|d| d.totals.device.0).collect();
+        assert_eq!(seen, [0, 1]);
+        assert_eq!(snapshot.device(DeviceIndex(0)).unwrap().opening_bytes, Some(Bytes::ZERO));
+        assert_eq!(snapshot.device(DeviceIndex(1)).unwrap().opening_bytes, None);
+        assert_eq!(snapshot.dropped, [(DropReason::LedgerFull, 2), (DropReason::TraceSampled, 4)]);
+    }
 }

@@ -69,6 +69,16 @@ impl Names {
         self.lock().refused
     }
 
+    /// Bytes of host memory the table holds, its maps' own overhead apart.
+    #[must_use]
+    pub fn host_bytes(&self) -> u64 {
+        let inner = self.lock();
+        let row = std::mem::size_of::<(Box<str>, NameId)>() + std::mem::size_of::<Box<str>>();
+        // Each text stands twice: in the map and in the list.
+        let texts: usize = inner.texts.iter().map(|text| 2 * text.len() + row).sum();
+        texts as u64
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, NamesInner> {
         // A panic while holding it leaves the table consistent: text and id are pushed together.
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

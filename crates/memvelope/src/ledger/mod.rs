@@ -1,13 +1,34 @@
 //! The ledger: live driver allocations, with totals and peaks by device, kind and tag.
+//!
+//! **What counts as live.** An allocation is live from the call's success until its free is
+//! *entered* (the driver may hand the address out again before the free returns); if the free then
+//! fails it is put back. A VMM allocation is live until its handle is released *and* its last
+//! mapping is gone. Pool reserves are physical and counted once; what a pool hands out is counted
+//! beside them ([`crate::event::AllocKind::PoolUsed`]), never added.
+//!
+//! **What it cannot know.** Frees of what it never saw allocated change no bytes and are counted
+//! ([`Findings::untracked_frees`]): live bytes never go below zero. When the table is full,
+//! allocations are counted but not entered, since their frees could not be recognised: the truth
+//! then lies between `live_bytes` and `live_bytes` + [`Findings::refused_bytes`].
+
+mod books;
+mod history;
+mod table;
+mod totals;
 
 use crate::event::{DeviceIndex, Event};
 use crate::units::Bytes;
+use books::Books;
 use serde::Serialize;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use history::HistoryPoint;
+pub use totals::{DEVICES_MAX, Totals};
 
 /// Live allocations. Bounded, preallocated; its lock is a leaf: nothing foreign is called under it.
 #[derive(Debug)]
 pub struct Ledger {
-    _todo: (),
+    books: Mutex<Books>,
 }
 
 /// Totals of one device.
@@ -19,29 +40,10 @@ pub struct DeviceTotals {
     pub by_kind: [Totals; 6],
     /// VRAM by [`crate::event::Tag`], in its order (kinds that count as VRAM only).
     pub by_tag: [Totals; 6],
-    /// VRAM: every kind that counts, plus pool reserves.
+    /// VRAM: every kind that counts, plus pool reserves. Its failures include those of pools.
     pub vram: Totals,
     /// Physical bytes that pools took (last poll).
     pub pool_reserved_bytes: Bytes,
-}
-
-/// A sum with its history.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Totals {
-    /// Live bytes.
-    pub live_bytes: Bytes,
-    /// Highest `live_bytes` so far.
-    pub peak_bytes: Bytes,
-    /// Live allocations.
-    pub live_count: u64,
-    /// Allocations so far.
-    pub allocated_count: u64,
-    /// Bytes allocated so far.
-    pub allocated_bytes: Bytes,
-    /// Failed allocation calls.
-    pub failed_count: u64,
-    /// Of those, out of memory (`CUDA_ERROR_OUT_OF_MEMORY`, 2).
-    pub oom_count: u64,
 }
 
 /// What the ledger noticed about itself.
@@ -51,33 +53,91 @@ pub struct Findings {
     pub untracked_frees: u64,
     /// Allocations at an address that was still live (a free was missed).
     pub replaced: u64,
-    /// Allocations not entered because the table was full.
+    /// Allocations, mappings and pools not entered because the table was full, or because the
+    /// device's ordinal was past [`DEVICES_MAX`].
     pub refused: u64,
+    /// Bytes of those: live bytes are too low by at most so much.
+    pub refused_bytes: Bytes,
     /// Frees that failed and were put back.
     pub restored: u64,
+    /// Mappings of handles it never saw created (imported, or created before it attached).
+    pub untracked_mappings: u64,
+    /// Frees whose return was still awaited when too many were: presumed to have succeeded.
+    pub presumed_frees: u64,
+    /// Allocations that CUPTI's own memory records tell of: to compare with the callbacks' count.
+    pub recorded_allocations: u64,
+    /// Frees that CUPTI's own memory records tell of.
+    pub recorded_frees: u64,
+    /// Times a sum would have gone below zero: always a bug of ours.
+    pub underflows: u64,
 }
 
+/// Points of VRAM history a ledger keeps unless told otherwise; 40 bytes each.
+pub const HISTORY_POINTS_DEFAULT: usize = 8192;
+
 impl Ledger {
-    /// An empty ledger for at most `allocations_max` live entries.
+    /// An empty ledger for at most `allocations_max` live entries (VMM mappings take one each).
     #[must_use]
-    pub fn new(_allocations_max: usize) -> Self {
-        todo!()
+    pub fn new(allocations_max: usize) -> Self {
+        Self { books: Mutex::new(Books::new(allocations_max, HISTORY_POINTS_DEFAULT)) }
     }
 
-    /// Takes an event; those that are not about memory are ignored.
-    pub fn accept(&self, _event: &Event) {
-        todo!()
+    /// Takes an event; those that are not about memory are ignored. Neither allocates nor blocks,
+    /// its own lock apart.
+    pub fn accept(&self, event: &Event) {
+        self.lock().accept(event);
     }
 
     /// Totals of every device seen, by index.
     #[must_use]
     pub fn totals(&self) -> Vec<DeviceTotals> {
-        todo!()
+        self.lock().devices().seen()
     }
 
     /// What it noticed.
     #[must_use]
     pub fn findings(&self) -> Findings {
-        todo!()
+        self.lock().findings()
+    }
+
+    /// Totals and findings of one moment.
+    #[must_use]
+    pub fn state(&self) -> (Vec<DeviceTotals>, Findings) {
+        let books = self.lock();
+        (books.devices().seen(), books.findings())
+    }
+
+    /// Live VRAM of a device; zero for one that was never mentioned.
+    #[must_use]
+    pub fn vram_bytes(&self, device: DeviceIndex) -> Bytes {
+        self.lock().devices().get(device.0).map_or(Bytes::ZERO, |totals| totals.vram.live_bytes)
+    }
+
+    /// VRAM over time: the upper envelope of every device's curve.
+    #[must_use]
+    pub fn history(&self) -> Vec<HistoryPoint> {
+        self.lock().history().points().to_vec()
+    }
+
+    /// Bytes of host memory the ledger holds.
+    #[must_use]
+    pub fn host_bytes(&self) -> u64 {
+        self.lock().host_bytes()
+    }
+
+    /// Forgets everything and starts anew with another limit: for the next session.
+    pub fn reset(&self, allocations_max: usize) {
+        // Made and dropped outside the lock: callbacks must not wait for the allocator.
+        let fresh = Books::new(allocations_max, HISTORY_POINTS_DEFAULT);
+        let former = std::mem::replace(&mut *self.lock(), fresh);
+        drop(former);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        // No code under this lock panics; were it to, half a change is still within all bounds.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

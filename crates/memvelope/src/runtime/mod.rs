@@ -1,18 +1,32 @@
 //! The runtime owns the threads, the clock and the CUPTI session. One session a process.
 
+mod attach;
+mod control;
+mod drain;
+mod poll;
+mod sampler;
+mod session;
+mod state;
+mod trace;
+
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::event::{Body, Event, NameId, SeenBy, Span};
 use crate::snapshot::Snapshot;
 use crate::source::cupti::{Counters, Coverage};
 use crate::source::loader::LoadReport;
+use crate::units::Nanos;
 use serde::Serialize;
+use std::cell::Cell;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// A handle to the process's session. Cheap to clone; the session ends with [`Session::stop`].
 #[derive(Clone, Debug)]
 pub struct Session {
-    _todo: (),
+    inner: Arc<state::Inner>,
 }
 
 /// How a session records.
@@ -47,6 +61,8 @@ pub struct TraceStats {
     pub events: u64,
     /// Events seen.
     pub events_seen: u64,
+    /// Kept events left out because the file was at its limit.
+    pub events_left_out: u64,
     /// Every how many-th window of the run is in it (1: all).
     pub window_stride: u64,
     /// Size of the file.
@@ -58,81 +74,141 @@ impl Session {
     /// attaches CUPTI, starts drain and poll threads. Without a usable driver the session is
     /// [`Mode::Blind`] and says why; that is not an error.
     ///
+    /// Sessions follow one another in a process, but share its table of kernel names: the first
+    /// session's limits on names hold.
+    ///
     /// # Errors
-    /// [`crate::Error::SessionExists`], [`crate::Error::StartThread`].
-    pub fn start(_config: &Config) -> Result<Self> {
-        todo!()
+    /// [`Error::SessionExists`], [`Error::StartThread`].
+    pub fn start(config: &Config) -> Result<Self> {
+        session::start(config, attach::attach)
+    }
+
+    /// The same from within `InitializeInjection`, which the driver calls inside `cuInit`: CUPTI is
+    /// attached at once, the driver is asked nothing until it answers by itself.
+    ///
+    /// # Errors
+    /// [`Error::SessionExists`], [`Error::StartThread`].
+    pub fn start_inside_init(config: &Config) -> Result<Self> {
+        session::start(config, attach::attach_inside_init)
     }
 
     /// The running session, if there is one.
     #[must_use]
     pub fn current() -> Option<Self> {
-        todo!()
+        session::current()
     }
 
     /// How it records.
     #[must_use]
     pub fn mode(&self) -> Mode {
-        todo!()
+        self.inner.mode()
     }
 
-    /// How the libraries were found: libcuda, libcupti, libnvidia-ml.
+    /// How the libraries were found: libcuda, libcupti, libnvidia-ml, as far as they were needed.
     #[must_use]
     pub fn load_reports(&self) -> Vec<LoadReport> {
-        todo!()
+        if self.inner.is_awake() { self.inner.links().reports } else { Vec::new() }
+    }
+
+    /// Whether the driver is memvelope's simulator.
+    #[must_use]
+    pub fn is_simulated(&self) -> bool {
+        self.inner.is_awake() && self.inner.links().simulated
     }
 
     /// One epoch of everything recorded and decoded so far. Does not flush.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        todo!()
+        self.inner.snapshot()
     }
 
-    /// Asks the planes now: cgroup, NVML and, in the calling thread's context, the driver.
+    /// Asks the planes now: cgroup, NVML and, in the calling thread's context, the driver. Does
+    /// nothing once the session has ended.
     pub fn sample(&self) {
-        todo!()
+        if !self.inner.is_frozen() && self.inner.is_awake() && !self.inner.is_incomplete() {
+            poll::sample(&self.inner, true);
+        }
     }
 
-    /// Waits until every record of work that is complete on the device is decoded.
+    /// Waits until every record of work that is complete on the device is decoded. Work that is
+    /// still running loses its record (counted as [`crate::event::DropReason::BadTimestamp`]) if
+    /// CUPTI has to be forced to give up a buffer with both in it.
     ///
     /// # Errors
-    /// [`crate::Error::FlushTimeout`].
-    pub fn flush(&self, _timeout: Duration) -> Result<()> {
-        todo!()
+    /// [`Error::FlushTimeout`].
+    pub fn flush(&self, timeout: Duration) -> Result<()> {
+        if self.inner.is_frozen() || !self.inner.is_awake() || self.inner.control.flush(timeout) {
+            return Ok(());
+        }
+        let waited_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        Err(Error::FlushTimeout { waited_ms })
     }
 
     /// Names the host time until the guard drops; it becomes a span in the trace.
-    pub fn span(&self, _name: &str) -> SpanGuard {
-        todo!()
+    pub fn span(&self, name: &str) -> SpanGuard {
+        let open = (!self.inner.is_frozen() && self.inner.is_awake())
+            .then(|| (Arc::clone(&self.inner), self.inner.names.intern(name), self.inner.now()));
+        SpanGuard { open }
     }
 
     /// Our own cost.
     #[must_use]
     pub fn self_cost(&self) -> SelfCost {
-        todo!()
+        self.inner.self_cost()
     }
 
-    /// Writes the sampled trace as Chrome trace JSON, at most `bytes_max` long, first under a
-    /// temporary name in the same directory.
+    /// Writes the sampled trace as Chrome trace JSON, at most `bytes_max` long (4096 at least),
+    /// first under a temporary name in the same directory.
     ///
     /// # Errors
-    /// [`crate::Error::WriteFile`].
-    pub fn write_trace(&self, _path: &Path, _bytes_max: u64) -> Result<TraceStats> {
-        todo!()
+    /// [`Error::WriteFile`].
+    pub fn write_trace(&self, path: &Path, bytes_max: u64) -> Result<TraceStats> {
+        trace::write(&self.inner, path, bytes_max)
     }
 
     /// Flushes, detaches, joins the threads and returns the last snapshot. Later calls on any
     /// handle see that snapshot. A new session may be started afterwards.
     ///
     /// # Errors
-    /// [`crate::Error::FlushTimeout`]; the session is stopped all the same.
-    pub fn stop(&self, _timeout: Duration) -> Result<Snapshot> {
-        todo!()
+    /// [`Error::FlushTimeout`]; the session is stopped all the same.
+    pub fn stop(&self, timeout: Duration) -> Result<Snapshot> {
+        session::stop(self, timeout)
     }
 }
 
 /// Ends its span when dropped.
 #[derive(Debug)]
+#[must_use = "the span ends when the guard drops"]
 pub struct SpanGuard {
-    _todo: (),
+    open: Option<(Arc<state::Inner>, NameId, Nanos)>,
 }
+
+impl Drop for SpanGuard {
+    fn drop(&mut self) {
+        let Some((inner, name, start)) = self.open.take() else { return };
+        if inner.is_frozen() || !inner.is_awake() {
+            return;
+        }
+        let end = inner.now();
+        let span = Span { name, thread: thread_number(), start, end };
+        let event = Event { time: end, seen_by: SeenBy::Host, body: Body::Span(span) };
+        inner.recorded().sampler.accept(&event);
+    }
+}
+
+/// A small number for the calling thread, from 1, in the order in which threads first ask.
+fn thread_number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    thread_local! {
+        static NUMBER: Cell<u32> = const { Cell::new(0) };
+    }
+    NUMBER.with(|number| {
+        if number.get() == 0 {
+            number.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        number.get()
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -40,7 +40,8 @@ fn cupti_now() -> Option<Nanos> {
     (code == 0 && time != 0).then_some(Nanos(time))
 }
 
-fn system_now() -> Nanos {
+/// The system's real-time clock, for when CUPTI may not be called.
+pub(crate) fn system_now() -> Nanos {
     // A clock before 1970 reads as zero rather than failing.
     Nanos::from_duration(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }

@@ -4,7 +4,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod cupti;
 pub mod driver;
-mod fork;
+pub(crate) mod fork;
 pub mod loader;
 pub mod nvml;
 pub mod privileges;

@@ -1,0 +1,144 @@
+//! What the ledger and the timeline cost an event, against the plainest thing that could do.
+//!
+//! `cargo bench -p memvelope --bench ledger [-- --quick]`
+
+#[path = "pair.rs"]
+#[expect(unreachable_pub, reason = "one file, shared by path among the benches")]
+mod pair;
+
+use memvelope::event::{
+    AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind, Kernel, Names, SeenBy, Tag,
+};
+use memvelope::ledger::Ledger;
+use memvelope::timeline::Timeline;
+use memvelope::units::{Bytes, Nanos};
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::Mutex;
+
+/// Live allocations while measuring: the upper end of a serving process.
+const LIVE: u64 = 10_000;
+
+/// Addresses as a driver gives them: 2 MiB apart, here in an order that no cache foresees.
+fn address(i: u64) -> u64 {
+    // An odd factor permutes the 2^24 places: live addresses never meet.
+    let shuffled = i.wrapping_mul(0x9E37_79B1) & 0xFF_FFFF;
+    0x7f00_0000_0000 + (shuffled << 21)
+}
+
+fn event(time: u64, body: Body) -> Event {
+    Event { time: Nanos(time), seen_by: SeenBy::Callback, body }
+}
+
+fn allocation(i: u64) -> Event {
+    let allocation = Allocation {
+        device: DeviceIndex(0),
+        context: 1,
+        kind: AllocKind::Device,
+        address: address(i),
+        bytes: Bytes(2 << 20),
+        stream: 0,
+        pool: 0,
+        tag: Tag::KvCache,
+    };
+    event(i, Body::Allocated(allocation))
+}
+
+/// A live ledger: the oldest allocation is freed, then a new one made.
+fn ledger_pair() -> pair::Pair {
+    let ledger = Ledger::new(1 << 16);
+    for i in 0..LIVE {
+        ledger.accept(&allocation(i));
+    }
+    let mut next = LIVE;
+    let mut subject = |operations: u64| {
+        for i in next..next + operations {
+            let entered =
+                Body::FreeEntered { address: address(i - LIVE), kind: FreeKind::Device, token: i };
+            ledger.accept(black_box(&event(i, entered)));
+            ledger.accept(black_box(&event(i, Body::FreeReturned { token: i, succeeded: true })));
+            ledger.accept(black_box(&allocation(i)));
+        }
+        next += operations;
+    };
+
+    // The peer keeps what the ledger keeps of an entry, and one sum.
+    let peer_map = Mutex::new((HashMap::with_capacity(1 << 16), 0u64));
+    let put = |i: u64| {
+        let mut guard = peer_map.lock().expect("not poisoned");
+        let (map, sum) = &mut *guard;
+        map.insert(address(i), (2u64 << 20, 0u32, AllocKind::Device, Tag::KvCache));
+        *sum += 2 << 20;
+    };
+    (0..LIVE).for_each(put);
+    let mut next_peer = LIVE;
+    let mut peer = |operations: u64| {
+        for i in next_peer..next_peer + operations {
+            let mut guard = peer_map.lock().expect("not poisoned");
+            let (map, sum) = &mut *guard;
+            if let Some((bytes, ..)) = map.remove(black_box(&address(i - LIVE))) {
+                *sum -= bytes;
+            }
+            drop(guard);
+            put(i);
+        }
+        next_peer += operations;
+    };
+    let pair = pair::measure(
+        ("ledger: free + allocate at 10k live", &mut subject),
+        ("Mutex<HashMap> remove + insert + sum", &mut peer),
+        200_000,
+    );
+    let vram = ledger.vram_bytes(DeviceIndex(0));
+    assert_eq!(vram, Bytes(LIVE * (2 << 20)), "the ledger kept its books");
+    assert_eq!(ledger.findings(), memvelope::ledger::Findings::default());
+    pair
+}
+
+/// Kernels of 64 names into the timeline, against an array of counts and sums.
+fn timeline_pair() -> pair::Pair {
+    let names = Names::new(64, 64);
+    let ids: Vec<_> = (0..64).map(|i| names.intern(&format!("kernel{i}"))).collect();
+    let kernel = |i: u64| Kernel {
+        device: DeviceIndex(0),
+        context: 1,
+        stream: 7,
+        name: ids[(i % 64) as usize],
+        correlation: i as u32,
+        start: Nanos(i * 100),
+        end: Nanos(i * 100 + 90),
+        grid: [1; 3],
+        block: [128, 1, 1],
+    };
+    let mut timeline = Timeline::new(64);
+    let mut subject = |operations: u64| {
+        for i in 0..operations {
+            timeline.accept(black_box(&event(i, Body::Kernel(kernel(i)))));
+        }
+    };
+    let mut sums = [(0u64, 0u64); 65];
+    let mut peer = |operations: u64| {
+        for i in 0..operations {
+            let event = event(i, Body::Kernel(kernel(i)));
+            if let Body::Kernel(kernel) = black_box(&event).body {
+                let (count, sum) = &mut sums[kernel.name.0 as usize];
+                *count += 1;
+                *sum += kernel.end.0 - kernel.start.0;
+            }
+        }
+    };
+    let pair = pair::measure(
+        ("timeline: accept a kernel", &mut subject),
+        ("array of counts and sums", &mut peer),
+        1_000_000,
+    );
+    let counted: u64 = timeline.summary(&names).kernels.iter().map(|k| k.totals.count).sum();
+    assert_eq!(counted, sums.iter().map(|(count, _)| count).sum::<u64>());
+    pair
+}
+
+fn main() {
+    for pair in [ledger_pair(), timeline_pair()] {
+        pair.print();
+    }
+}

@@ -1,0 +1,138 @@
+//! The drain thread: asks CUPTI for its buffers, decodes them, and feeds timeline, trace and ledger.
+
+use super::control::Order;
+use super::state::{self, Inner};
+use crate::event::{AllocKind, Allocation, Body, Event, FreeKind, MemoryRecord, Tag};
+use crate::source::cupti::Recorder;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Events applied under one lock: long enough to make the lock invisible, short enough that a
+/// snapshot never waits for a whole buffer.
+const BATCH: usize = 512;
+
+/// Completed buffers may arrive a beat after a flush returned; how long a flush waits for them.
+const ARRIVAL_MAX: Duration = Duration::from_millis(20);
+
+/// Runs until told to end.
+pub(super) fn run(inner: &Inner) {
+    let period = Duration::from_millis(inner.config.drain_period_ms);
+    loop {
+        let order = inner.control.next_order(period);
+        if order == Order::Stop {
+            break;
+        }
+        let recorder = inner.recorder();
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let Some(recorder) = recorder.filter(|_| inner.may_call()) else { return };
+            match order {
+                Order::Flush(_) => flush(inner, recorder),
+                Order::Tick | Order::Stop => {
+                    ask(inner, recorder, false);
+                    decode(inner, recorder);
+                }
+            }
+        }));
+        if let Order::Flush(number) = order {
+            inner.control.flushed(number);
+        }
+        if outcome.is_err() {
+            inner.break_off("decoding panicked");
+        }
+        inner.check();
+        inner.note_cpu(state::DRAIN);
+    }
+    inner.note_cpu(state::DRAIN);
+}
+
+/// Everything that is complete on the device, decoded. Buffers that CUPTI holds back because a
+/// record in them is unfinished are taken by force.
+fn flush(inner: &Inner, recorder: &Recorder) {
+    ask(inner, recorder, false);
+    decode(inner, recorder);
+    if outstanding(recorder) > 0 {
+        ask(inner, recorder, true);
+    }
+    let deadline = Instant::now() + ARRIVAL_MAX;
+    loop {
+        // Looked at before decoding, so that what has arrived by then is decoded.
+        let is_last = outstanding(recorder) == 0 || Instant::now() >= deadline;
+        decode(inner, recorder);
+        if is_last {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn outstanding(recorder: &Recorder) -> u64 {
+    let counters = recorder.counters();
+    counters.buffers_requested.saturating_sub(counters.buffers_completed)
+}
+
+fn ask(inner: &Inner, recorder: &Recorder, forced: bool) {
+    if let Err(error) = recorder.flush(forced) {
+        inner.note_problem(&error);
+    }
+}
+
+/// Decodes what came back so far.
+pub(super) fn decode(inner: &Inner, recorder: &Recorder) {
+    let mut batch = Vec::with_capacity(BATCH);
+    recorder.drain(&mut |event| {
+        batch.push(*event);
+        if batch.len() >= BATCH {
+            apply(inner, &batch);
+            batch.clear();
+        }
+    });
+    apply(inner, &batch);
+}
+
+fn apply(inner: &Inner, batch: &[Event]) {
+    if batch.is_empty() {
+        return;
+    }
+    let lives_on_records = inner.ledger_lives_on_records();
+    for event in batch {
+        let Body::MemoryRecord(record) = event.body else { continue };
+        inner.ledger.accept(event);
+        if lives_on_records {
+            enter_record(inner, event, &record);
+        }
+    }
+    let mut recorded = inner.recorded();
+    for event in batch {
+        recorded.timeline.accept(event);
+        recorded.sampler.accept(event);
+    }
+}
+
+/// Without callbacks CUPTI's memory records are all there is: each becomes an allocation or a free.
+fn enter_record(inner: &Inner, event: &Event, record: &MemoryRecord) {
+    // Tokens of callbacks count up from zero; these count in the upper half.
+    static TOKEN: AtomicU64 = AtomicU64::new(1 << 63);
+    let accept = |body| inner.ledger.accept(&Event { body, ..*event });
+    if record.is_free {
+        let token = TOKEN.fetch_add(1, Ordering::Relaxed);
+        accept(Body::FreeEntered { address: record.address, kind: FreeKind::Device, token });
+        accept(Body::FreeReturned { token, succeeded: true });
+        return;
+    }
+    // CUpti_ActivityMemoryKind: 1 pageable, 2 pinned, 5 managed, 7 managed static; others device.
+    let kind = match record.memory_kind {
+        1 | 2 => AllocKind::PinnedHost,
+        5 | 7 => AllocKind::Managed,
+        _ => AllocKind::Device,
+    };
+    accept(Body::Allocated(Allocation {
+        device: record.device,
+        context: 0,
+        kind,
+        address: record.address,
+        bytes: record.bytes,
+        stream: 0,
+        pool: 0,
+        tag: Tag::Untagged,
+    }));
+}

@@ -1,0 +1,295 @@
+//! The process's one session: how it starts, how it ends, and what outlives it.
+//!
+//! **Ends.** `stop` joins the threads. A process that exits without it runs [`on_exit`], which
+//! tells them to end and waits a moment. A forked child has no threads: there a session is inert.
+
+#![expect(unsafe_code, reason = "atexit and clock_gettime are foreign")]
+
+use super::attach::Links;
+use super::state::{FORKED, Inner, Last};
+use super::{Session, drain, poll};
+use crate::config::{Config, Record};
+use crate::error::{Error, Result};
+use crate::event::{Event, Names, Sink};
+use crate::ledger::Ledger;
+use crate::snapshot::Snapshot;
+use crate::source::fork;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long an exiting process waits for our threads. They are mostly asleep and end at once; one
+/// that hangs inside a dying driver must not hang its host.
+const EXIT_WAIT_MAX: Duration = Duration::from_millis(250);
+
+/// How long `stop` waits for the threads after its flush, at least.
+const END_WAIT_MIN: Duration = Duration::from_millis(250);
+
+/// What the process has once, whatever the number of sessions: callbacks may still be under way
+/// when a session has ended, so what they touch is never freed.
+#[derive(Debug)]
+struct Process {
+    slot: Mutex<Slot>,
+    ledger: OnceLock<Ledger>,
+    names: OnceLock<Names>,
+    is_recording: AtomicBool,
+    is_exiting: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Empty,
+    /// Libraries are being loaded; no lock is held meanwhile.
+    Starting,
+    Running(Session),
+}
+
+static PROCESS: Process = Process {
+    slot: Mutex::new(Slot::Empty),
+    ledger: OnceLock::new(),
+    names: OnceLock::new(),
+    is_recording: AtomicBool::new(false),
+    is_exiting: AtomicBool::new(false),
+};
+
+impl Process {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The names outlive sessions, so that an id means one name for the life of the process; the
+    /// first session's limits hold.
+    fn names(&self, config: &Config) -> &Names {
+        self.names.get_or_init(|| {
+            let limit = usize::try_from(config.names_max).unwrap_or(usize::MAX);
+            Names::new(limit, usize::try_from(config.name_bytes_max).unwrap_or(usize::MAX))
+        })
+    }
+
+    /// An empty ledger: what a former session knew has aged while nobody looked.
+    fn fresh_ledger(&self, config: &Config) -> &Ledger {
+        let limit = usize::try_from(config.allocations_max).unwrap_or(usize::MAX);
+        if let Some(ledger) = self.ledger.get() {
+            ledger.reset(limit);
+        }
+        self.ledger.get_or_init(|| Ledger::new(limit))
+    }
+}
+
+impl Sink for Process {
+    fn accept(&self, event: &Event) {
+        if !self.is_recording.load(Ordering::Acquire) || fork::in_child() {
+            return;
+        }
+        if let Some(ledger) = self.ledger.get() {
+            ledger.accept(event);
+        }
+    }
+}
+
+/// Where driver callbacks send their events.
+pub(super) fn sink() -> &'static dyn Sink {
+    &PROCESS
+}
+
+/// Whether the process is on its way out: nothing foreign is called any more.
+pub(super) fn is_exiting() -> bool {
+    PROCESS.is_exiting.load(Ordering::Acquire)
+}
+
+/// The running session.
+pub(super) fn current() -> Option<Session> {
+    if fork::in_child() {
+        return None;
+    }
+    match &*PROCESS.slot() {
+        Slot::Running(session) => Some(session.clone()),
+        Slot::Empty | Slot::Starting => None,
+    }
+}
+
+/// The slot while a session starts: holds `Starting` until it drops, then what came of it.
+struct Claim {
+    outcome: Slot,
+}
+
+impl Claim {
+    fn new() -> Result<Self> {
+        let mut slot = PROCESS.slot();
+        match *slot {
+            Slot::Empty => {
+                *slot = Slot::Starting;
+                Ok(Self { outcome: Slot::Empty })
+            }
+            Slot::Starting | Slot::Running(_) => Err(Error::SessionExists),
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        *PROCESS.slot() = std::mem::replace(&mut self.outcome, Slot::Empty);
+    }
+}
+
+/// Takes the process's slot, builds the session with `attach`, and starts its threads.
+pub(super) fn start(
+    config: &Config,
+    attach: impl FnOnce(&Config, &'static dyn Sink, &'static Names) -> Links,
+) -> Result<Session> {
+    let names = PROCESS.names(config);
+    if fork::in_child() {
+        let ledger = PROCESS.ledger.get_or_init(|| Ledger::new(1));
+        let inner = Inner::new(config, ledger, names, Links::blind(FORKED));
+        return Ok(Session { inner: Arc::new(inner) });
+    }
+    let mut claim = Claim::new()?;
+    if config.record != Record::Off {
+        install_hooks();
+    }
+    let ledger = PROCESS.fresh_ledger(config);
+    PROCESS.is_recording.store(config.record != Record::Off, Ordering::Release);
+    let links = attach(config, sink(), names);
+    let session = Session { inner: Arc::new(Inner::new(config, ledger, names, links)) };
+    if config.record != Record::Off {
+        if !session.inner.is_incomplete() {
+            poll::sample(&session.inner, true);
+        }
+        if let Err(error) = start_threads(&session.inner) {
+            end(&session.inner, Duration::ZERO);
+            return Err(error);
+        }
+    }
+    claim.outcome = Slot::Running(session.clone());
+    Ok(session)
+}
+
+fn start_threads(inner: &Arc<Inner>) -> Result<()> {
+    if inner.recorder().is_some() || inner.is_incomplete() {
+        start_thread(inner, "memvelope-drain", drain::run)?;
+    }
+    start_thread(inner, "memvelope-poll", poll::run)
+}
+
+fn start_thread(inner: &Arc<Inner>, thread: &'static str, run: fn(&Inner)) -> Result<()> {
+    let own = Arc::clone(inner);
+    // Counted before it starts, so that nobody sees a session whose thread is still to come.
+    let running = own.control.running();
+    let handle = std::thread::Builder::new()
+        .name(thread.into())
+        .spawn({
+            let own = Arc::clone(&own);
+            move || {
+                let _running = own.control.adopt();
+                run(&own);
+            }
+        })
+        .map_err(|source| Error::StartThread { thread, source })?;
+    running.hand_over();
+    inner.keep_thread(handle);
+    Ok(())
+}
+
+/// Stops a session: see [`Session::stop`].
+pub(super) fn stop(session: &Session, timeout: Duration) -> Result<Snapshot> {
+    let inner = &session.inner;
+    let waited_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    if fork::in_child() {
+        return Ok(inner.snapshot());
+    }
+    let deadline = Instant::now() + timeout;
+    if !inner.begin_stop() {
+        // Somebody else is stopping it, or has.
+        return if inner.control.wait_closed(timeout + END_WAIT_MIN) {
+            Ok(inner.snapshot())
+        } else {
+            Err(Error::FlushTimeout { waited_ms })
+        };
+    }
+    let is_flushed = inner.control.flush(timeout);
+    if !inner.is_incomplete() {
+        poll::sample(inner, false);
+    }
+    let is_ended = end(inner, deadline.saturating_duration_since(Instant::now()));
+    let mut slot = PROCESS.slot();
+    if matches!(&*slot, Slot::Running(running) if Arc::ptr_eq(&running.inner, inner)) {
+        *slot = Slot::Empty;
+    }
+    drop(slot);
+    if is_flushed && is_ended {
+        Ok(inner.snapshot())
+    } else {
+        Err(Error::FlushTimeout { waited_ms })
+    }
+}
+
+/// Detaches, ends the threads and freezes what is known. False if a thread did not end in time;
+/// it is then left to itself and ends when it next looks.
+fn end(inner: &Inner, timeout: Duration) -> bool {
+    let recorder = inner.recorder();
+    if let Some(recorder) = recorder.filter(|_| inner.may_call()) {
+        if let Err(error) = recorder.stop() {
+            inner.note_problem(&error);
+        }
+    }
+    inner.control.stop();
+    let is_ended = inner.control.wait_ended(timeout.max(END_WAIT_MIN));
+    if is_ended {
+        inner.join_threads();
+        // Stopping may have brought the last buffers back.
+        if let Some(recorder) = recorder {
+            drain::decode(inner, recorder);
+        }
+    }
+    PROCESS.is_recording.store(false, Ordering::Release);
+    inner.freeze(Last {
+        snapshot: inner.snapshot(),
+        history: inner.history(),
+        cost: inner.self_cost(),
+    });
+    inner.control.close();
+    is_ended
+}
+
+/// Once a process: a forked child knows that it is one, and an exiting process ends our threads.
+fn install_hooks() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        fork::watch();
+        // SAFETY: `on_exit` is an `extern "C" fn()` that lives as long as this object; libc
+        // unregisters it should the object be unloaded. Its only failure is a full table: then
+        // the threads are ended by the process's end itself, as those of any library are.
+        let _ = unsafe { libc::atexit(on_exit) };
+    });
+}
+
+extern "C" fn on_exit() {
+    // A panic must not cross into libc; there is nothing left to do about one here.
+    let _ = std::panic::catch_unwind(|| {
+        if fork::in_child() {
+            return;
+        }
+        PROCESS.is_exiting.store(true, Ordering::Release);
+        // Not `slot()`: the thread that holds it may be gone already.
+        let session = match PROCESS.slot.try_lock() {
+            Ok(slot) => match &*slot {
+                Slot::Running(session) => session.clone(),
+                Slot::Empty | Slot::Starting => return,
+            },
+            Err(_) => return,
+        };
+        session.inner.control.stop();
+        session.inner.control.wait_ended(EXIT_WAIT_MAX);
+    });
+}
+
+/// CPU time of the calling thread so far.
+pub(super) fn thread_cpu_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one timespec, which is ours.
+    if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } != 0 {
+        return 0;
+    }
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+}

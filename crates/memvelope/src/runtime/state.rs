@@ -1,0 +1,397 @@
+//! The state of a session.
+//!
+//! **Locks.** Each of `links`, `recorded`, `planes`, `problems`, `threads` and the control's is
+//! taken for a bounded time, and none is held across a CUDA, CUPTI or NVML call. Two may be taken
+//! under another because both are leaves: the ledger's (under `planes`) and the names' (under
+//! `recorded`). No other two are held together. Driver callbacks take the ledger's and no other.
+
+use super::attach::Links;
+use super::control::Control;
+use super::poll::Planes;
+use super::sampler::Sampler;
+use super::session;
+use super::{Mode, SelfCost};
+use crate::config::Config;
+use crate::error::Error;
+use crate::event::{DropReason, Names};
+use crate::ledger::{HistoryPoint, Ledger};
+use crate::snapshot::{Parts, Snapshot};
+use crate::source::cupti::{Counters, Recorder};
+use crate::source::{clock, fork};
+use crate::timeline::Timeline;
+use crate::units::Nanos;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+
+/// `CUDA_ERROR_DEINITIALIZED`: the driver is being torn down, no call may follow.
+const DEINITIALIZED: u32 = 4;
+
+/// Index of the drain thread's CPU time.
+pub(super) const DRAIN: usize = 0;
+/// Index of the poll thread's CPU time.
+pub(super) const POLL: usize = 1;
+
+/// Why a session in a forked child sees nothing.
+pub(super) const FORKED: &str =
+    "this process was forked from one that recorded, and CUDA does not survive fork (use spawn)";
+
+/// Timeline and trace, fed together.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    pub(super) timeline: Timeline,
+    pub(super) sampler: Sampler,
+}
+
+/// What stays of a session that has ended: the ledger goes on to the next one.
+#[derive(Debug)]
+pub(super) struct Last {
+    pub(super) snapshot: Snapshot,
+    pub(super) history: Vec<HistoryPoint>,
+    pub(super) cost: SelfCost,
+}
+
+/// Problems met on the way, the last of each source, so that they cannot pile up.
+#[derive(Debug, Default)]
+struct Problems {
+    driver: Option<String>,
+    cupti: Option<String>,
+    nvml: Option<String>,
+    /// Why recording was switched off.
+    broken: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) config: Config,
+    pub(super) ledger: &'static Ledger,
+    pub(super) names: &'static Names,
+    pub(super) control: Control,
+    links: Mutex<Links>,
+    recorded: Mutex<Recorded>,
+    planes: Mutex<Planes>,
+    problems: Mutex<Problems>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// What recorder and names had counted before this session: they outlive it.
+    counted_before: OnceLock<Counters>,
+    names_refused_before: u64,
+    is_driver_gone: AtomicBool,
+    is_broken: AtomicBool,
+    is_stopping: AtomicBool,
+    epoch: AtomicU64,
+    thread_cpu_ns: [AtomicU64; 2],
+    last: OnceLock<Last>,
+}
+
+impl Inner {
+    pub(super) fn new(
+        config: &Config,
+        ledger: &'static Ledger,
+        names: &'static Names,
+        links: Links,
+    ) -> Self {
+        let names_max = usize::try_from(config.names_max).unwrap_or(usize::MAX);
+        let window = Nanos(config.trace_window_ms.saturating_mul(Nanos::MILLI));
+        let mut planes = Planes::default();
+        planes.know(&links.devices);
+        let inner = Self {
+            config: config.clone(),
+            ledger,
+            names,
+            control: Control::default(),
+            links: Mutex::new(links),
+            recorded: Mutex::new(Recorded {
+                timeline: Timeline::new(names_max),
+                sampler: Sampler::new(config.trace_events_max, window),
+            }),
+            planes: Mutex::new(planes),
+            problems: Mutex::default(),
+            threads: Mutex::default(),
+            counted_before: OnceLock::new(),
+            names_refused_before: names.refused(),
+            is_driver_gone: AtomicBool::new(false),
+            is_broken: AtomicBool::new(false),
+            is_stopping: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
+            thread_cpu_ns: Default::default(),
+            last: OnceLock::new(),
+        };
+        inner.note_counters();
+        inner
+    }
+
+    pub(super) fn links(&self) -> Links {
+        lock(&self.links).clone()
+    }
+
+    pub(super) fn set_links(&self, links: Links) {
+        *lock(&self.links) = links;
+        self.note_counters();
+    }
+
+    /// Remembers where the recorder's counters stood when it was attached.
+    fn note_counters(&self) {
+        if let Some(recorder) = self.recorder() {
+            let counters = recorder.counters();
+            self.counted_before.get_or_init(|| counters);
+        }
+    }
+
+    pub(super) fn recorder(&self) -> Option<&'static Recorder> {
+        lock(&self.links).recorder
+    }
+
+    pub(super) fn is_incomplete(&self) -> bool {
+        lock(&self.links).is_incomplete
+    }
+
+    pub(super) fn ledger_lives_on_records(&self) -> bool {
+        lock(&self.links).ledger_lives_on_records()
+    }
+
+    pub(super) fn recorded(&self) -> MutexGuard<'_, Recorded> {
+        lock(&self.recorded)
+    }
+
+    pub(super) fn planes(&self) -> MutexGuard<'_, Planes> {
+        lock(&self.planes)
+    }
+
+    /// Whether this process may take our locks: in a forked child, threads that are not there may
+    /// hold them.
+    pub(super) fn is_awake(&self) -> bool {
+        !fork::in_child()
+    }
+
+    /// Whether driver, CUPTI and NVML may still be called.
+    pub(super) fn may_call(&self) -> bool {
+        !self.is_driver_gone.load(Ordering::Acquire)
+            && !self.is_broken.load(Ordering::Acquire)
+            && !session::is_exiting()
+            && !fork::in_child()
+    }
+
+    pub(super) fn note_cpu(&self, thread: usize) {
+        if let Some(slot) = self.thread_cpu_ns.get(thread) {
+            slot.store(session::thread_cpu_ns(), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn keep_thread(&self, handle: JoinHandle<()>) {
+        lock(&self.threads).push(handle);
+    }
+
+    pub(super) fn join_threads(&self) {
+        let handles = std::mem::take(&mut *lock(&self.threads));
+        for handle in handles {
+            if handle.join().is_err() {
+                self.break_off("a thread of ours panicked");
+            }
+        }
+    }
+
+    /// True for the one caller that is to stop the session.
+    pub(super) fn begin_stop(&self) -> bool {
+        !self.is_stopping.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn freeze(&self, last: Last) {
+        // Frozen once, by the one that stops.
+        let _ = self.last.set(last);
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.last.get().is_some()
+    }
+
+    /// Keeps an error of a foreign call for the snapshot's `unseen`.
+    pub(super) fn note_problem(&self, error: &Error) {
+        let mut problems = lock(&self.problems);
+        match error {
+            Error::DriverCall { code, .. } => {
+                if *code == DEINITIALIZED {
+                    self.is_driver_gone.store(true, Ordering::Release);
+                }
+                problems.driver = Some(format!("the driver's own figures: {error}"));
+            }
+            Error::CuptiCall { .. } => problems.cupti = Some(format!("some records: {error}")),
+            Error::NvmlCall { .. } => {
+                problems.nvml = Some(format!("the device plane as NVML tells it: {error}"));
+            }
+            // Nothing else comes out of polling and flushing.
+            _ => {}
+        }
+    }
+
+    /// Checks our own books; a broken invariant ends the recording.
+    pub(super) fn check(&self) {
+        if self.ledger.findings().underflows > 0 {
+            self.break_off("the ledger's totals went below zero");
+        } else if self.counters().caught_panics > 0 {
+            self.break_off("a callback panicked");
+        }
+    }
+
+    /// Switches recording off, loudly and once.
+    pub(super) fn break_off(&self, what: &str) {
+        let recorder = self.recorder().filter(|_| self.may_call());
+        if self.is_broken.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let why = format!("recording was switched off: {what}; this is a bug of memvelope's");
+        eprintln!("memvelope: {why}");
+        if let Some(recorder) = recorder {
+            if let Err(error) = recorder.stop() {
+                self.note_problem(&error);
+            }
+        }
+        lock(&self.problems).broken = Some(why);
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        if !self.is_awake() {
+            return Mode::Blind(FORKED.into());
+        }
+        if let Some(why) = lock(&self.problems).broken.clone() {
+            return Mode::Blind(why);
+        }
+        lock(&self.links).mode.clone()
+    }
+
+    /// The recorder's counters since this session began.
+    fn counters(&self) -> Counters {
+        let Some(recorder) = self.recorder() else { return Counters::default() };
+        let before = self.counted_before.get().copied().unwrap_or_default();
+        since(&recorder.counters(), &before)
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        if let Some(last) = self.last.get() {
+            return last.snapshot.clone();
+        }
+        if !self.is_awake() {
+            let unseen = vec![format!("everything: {FORKED}")];
+            return Snapshot { unseen, ..Snapshot::default() };
+        }
+        let counters = self.counters();
+        let (totals, findings) = self.ledger.state();
+        let (timeline, sampled) = {
+            let recorded = self.recorded();
+            (recorded.timeline.summary(self.names), recorded.sampler.sampled())
+        };
+        let (planes, host) = {
+            let planes = self.planes();
+            (planes.devices.clone(), planes.host)
+        };
+        let names_refused = self.names.refused().saturating_sub(self.names_refused_before);
+        Snapshot::assemble(Parts {
+            epoch: self.epoch.fetch_add(1, Ordering::AcqRel) + 1,
+            time: self.now(),
+            simulated: lock(&self.links).simulated,
+            totals,
+            findings,
+            timeline,
+            planes,
+            host,
+            dropped: vec![
+                (DropReason::CuptiDropped, counters.dropped_by_cupti),
+                (DropReason::ArenaExhausted, counters.arena_exhausted),
+                (DropReason::QueueFull, counters.queue_full),
+                (DropReason::BadRecord, counters.bad_records),
+                (DropReason::BadTimestamp, counters.bad_timestamps),
+                (DropReason::NamesFull, names_refused),
+                (DropReason::TraceSampled, sampled),
+            ],
+            unseen: self.unseen(),
+        })
+    }
+
+    /// What is not recorded and why.
+    fn unseen(&self) -> Vec<String> {
+        let mut unseen = match self.mode() {
+            Mode::Cupti(coverage) => coverage.missing,
+            Mode::Polling(why) => {
+                vec![format!("kernels, copies, waits and single allocations: {why}")]
+            }
+            Mode::Blind(why) => vec![format!("everything about the GPU: {why}")],
+        };
+        let links = self.links();
+        if links.ledger_lives_on_records() {
+            unseen.push(
+                "VMM allocations, and which allocations are inside pools: without driver \
+                 callbacks the ledger lives on CUPTI's memory records"
+                    .into(),
+            );
+        }
+        unseen.extend(links.missed);
+        let problems = lock(&self.problems);
+        let texts = [&problems.driver, &problems.cupti, &problems.nvml];
+        unseen.extend(texts.into_iter().flatten().cloned());
+        unseen
+    }
+
+    /// Now, on the recorder's clock; no CUPTI call once it may not be called.
+    pub(super) fn now(&self) -> Nanos {
+        if self.may_call() { clock::now() } else { clock::system_now() }
+    }
+
+    pub(super) fn history(&self) -> Vec<HistoryPoint> {
+        match self.last.get() {
+            Some(last) => last.history.clone(),
+            None => self.ledger.history(),
+        }
+    }
+
+    pub(super) fn self_cost(&self) -> SelfCost {
+        if let Some(last) = self.last.get() {
+            return last.cost;
+        }
+        if !self.is_awake() {
+            return SelfCost::default();
+        }
+        let recorder = self.counters();
+        let ledger_bytes = self.ledger.host_bytes();
+        let recorded = self.recorded();
+        let recorded_bytes = recorded.timeline.host_bytes() + recorded.sampler.host_bytes();
+        SelfCost {
+            recorder,
+            thread_cpu_ns: self.thread_cpu_ns.iter().map(|ns| ns.load(Ordering::Relaxed)).sum(),
+            host_bytes: recorder.arena_bytes
+                + ledger_bytes
+                + recorded_bytes
+                + self.names.host_bytes(),
+            trace_events: recorded.sampler.events().len() as u64,
+        }
+    }
+}
+
+fn since(now: &Counters, before: &Counters) -> Counters {
+    macro_rules! difference {
+        ($($field:ident),*) => {
+            Counters {
+                $($field: now.$field.saturating_sub(before.$field),)*
+                // A size, not a count.
+                arena_bytes: now.arena_bytes,
+            }
+        };
+    }
+    difference!(
+        buffers_requested,
+        buffers_completed,
+        records,
+        dropped_by_cupti,
+        arena_exhausted,
+        queue_full,
+        bad_records,
+        bad_timestamps,
+        unknown_kinds,
+        callbacks,
+        caught_panics,
+        decode_ns
+    )
+}
+
+/// What our locks guard is consistent after every statement, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,124 @@
+//! Sessions where there is no driver at all; those with one are in the lanes.
+
+use super::*;
+use crate::config::Record;
+use crate::error::Error;
+use crate::event::DropReason;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// There is one session a process, and tests share theirs.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A configuration that finds no driver, whatever the machine has.
+fn without_driver() -> Config {
+    Config {
+        cuda_path: Some("/nonexistent/libcuda.so.1".into()),
+        poll_period_ms: 100,
+        trace_events_max: 256,
+        ..Config::default()
+    }
+}
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+fn without_a_driver_a_session_is_blind_and_says_why() {
+    let _turn = alone();
+    let session = Session::start(&without_driver()).unwrap();
+    let Mode::Blind(why) = session.mode() else { panic!("{:?}", session.mode()) };
+    assert!(why.contains("libcuda"), "{why}");
+    assert_eq!(session.load_reports()[0].library, "libcuda");
+    assert!(matches!(Session::start(&without_driver()), Err(Error::SessionExists)));
+    assert!(Session::current().is_some());
+    session.flush(SOON).unwrap();
+    session.sample();
+    let first = session.snapshot();
+    assert!(first.unseen.iter().any(|text| text.contains(&why)), "{:?}", first.unseen);
+    assert!(first.devices.is_empty() && !first.simulated);
+    let last = session.stop(SOON).unwrap();
+    assert!(last.epoch > first.epoch);
+    assert_eq!(session.snapshot(), last);
+    assert_eq!(session.stop(SOON).unwrap(), last);
+    assert!(Session::current().is_none());
+}
+
+#[test]
+fn sessions_may_follow_one_another() {
+    let _turn = alone();
+    for _ in 0..3 {
+        let session = Session::start(&without_driver()).unwrap();
+        assert_eq!(session.snapshot().epoch, 1);
+        session.stop(SOON).unwrap();
+    }
+}
+
+#[test]
+fn off_means_off() {
+    let _turn = alone();
+    let config = Config { record: Record::Off, ..Config::default() };
+    let session = Session::start(&config).unwrap();
+    assert_eq!(session.mode(), Mode::Blind("recording is off (MEMVELOPE_RECORD=off)".into()));
+    assert!(session.load_reports().is_empty());
+    let last = session.stop(SOON).unwrap();
+    assert_eq!(last.host, None);
+}
+
+#[test]
+fn spans_become_a_bounded_trace() {
+    let _turn = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("trace.json");
+    let config = Config { trace_window_ms: 60_000, ..without_driver() };
+    let session = Session::start(&config).unwrap();
+    for _ in 0..300 {
+        let _span = session.span("step \"one\"");
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| drop(session.span("other thread")));
+    });
+    let stats = session.write_trace(&path, 1 << 20).unwrap();
+    assert_eq!((stats.events, stats.events_seen, stats.events_left_out), (256, 301, 0));
+    assert_eq!(stats.bytes, std::fs::metadata(&path).unwrap().len());
+    let short = session.write_trace(&path, 10_000).unwrap();
+    assert!(short.bytes <= 10_000 && short.events < 256);
+    assert_eq!(short.events + short.events_left_out, 256);
+    assert!(session.write_trace(&path, 100).is_err(), "not even an empty trace fits");
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    assert!(events.iter().any(|event| event["name"] == "step \"one\""));
+    let last = session.stop(SOON).unwrap();
+    assert!(last.dropped.contains(&(DropReason::TraceSampled, 45)), "{:?}", last.dropped);
+    assert!(session.self_cost().host_bytes > 0);
+    drop(session.span("too late"));
+    assert_eq!(session.snapshot(), last);
+    let names: Vec<_> =
+        std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["trace.json"], "no temporary file is left");
+}
+
+#[test]
+fn threads_are_named_and_joined() {
+    let _turn = alone();
+    let ours = || {
+        std::fs::read_dir("/proc/self/task")
+            .unwrap()
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+            .filter(|name| name.starts_with("memvelope-p") || name.starts_with("memvelope-d"))
+            .count()
+    };
+    let session = Session::start(&without_driver()).unwrap();
+    // The name is set by the new thread itself.
+    for _ in 0..1000 {
+        if ours() == 1 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(ours(), 1);
+    session.stop(SOON).unwrap();
+    assert_eq!(ours(), 0);
+    assert!(session.self_cost().thread_cpu_ns > 0);
+}
