@@ -103,10 +103,11 @@ macro_rules! functions {
             pub unsafe fn from_library(library: &libloading::Library) -> Self {
                 Self {
                     $($field: {
+                        type Function = unsafe extern "C" fn($($type),*) -> u32;
                         let name = concat!(stringify!($symbol), "\0").as_bytes();
                         // SAFETY: the caller says that the library speaks CUPTI's ABI, in which
                         // this name has this type. `Option` makes a null symbol a `None`.
-                        unsafe { library.get::<Option<unsafe extern "C" fn($($type),*) -> u32>>(name) }
+                        unsafe { library.get::<Option<Function>>(name) }
                             .ok()
                             .and_then(|symbol| *symbol)
                             .ok_or(MissingSymbol { name: stringify!($symbol) })
@@ -121,13 +122,10 @@ macro_rules! functions {
             }
         }
 
-        /// Fails to compile where a type above differs from what the headers declare.
+        /// Compiles only where every type above is what the headers declare.
         #[cfg(test)]
-        pub(crate) fn signatures_match(ours: &Cupti, headers: &crate::bindings::Headers) -> usize {
-            fn same<T: Copy>(_: Option<T>, _: Option<T>) -> usize {
-                1
-            }
-            0 $(+ same(ours.$field.ok(), headers.$symbol.as_ref().ok().copied()))*
+        pub(crate) fn signatures_match(ours: &Cupti, headers: &crate::bindings::Headers) {
+            $(crate::tests::same(&ours.$field, &headers.$symbol);)*
         }
     };
 }

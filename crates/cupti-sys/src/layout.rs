@@ -48,7 +48,9 @@ macro_rules! records {
                 /// Bytes that every version's record has at least.
                 pub const PREFIX: usize = $prefix;
                 $(
-                    #[doc = concat!("Offset of `", stringify!($($field).+), "`, ", $size, " bytes wide.")]
+                    #[doc = concat!(
+                        "Offset of `", stringify!($($field).+), "`, ", $size, " bytes wide."
+                    )]
                     pub const $konst: usize = $offset;
                 )*
                 /// The same facts as a value.
@@ -185,7 +187,8 @@ records! {
     }
 
     /// Joins an id of ours (pushed around a scope) to a correlation id.
-    external_correlation: EXTERNAL_CORRELATION = 39, CUpti_ActivityExternalCorrelation, prefix 24 {
+    external_correlation:
+        EXTERNAL_CORRELATION = 39, CUpti_ActivityExternalCorrelation, prefix 24 {
         EXTERNAL_KIND: externalKind = 4, 4;
         EXTERNAL_ID: externalId = 8, 8;
         CORRELATION_ID: correlationId = 16, 4;
@@ -252,7 +255,9 @@ macro_rules! blocks {
                 /// Size of the whole block, in bytes.
                 pub const SIZE: usize = $bytes;
                 $(
-                    #[doc = concat!("Offset of `", stringify!($($field).+), "`, ", $size, " bytes wide.")]
+                    #[doc = concat!(
+                        "Offset of `", stringify!($($field).+), "`, ", $size, " bytes wide."
+                    )]
                     pub const $konst: usize = $offset;
                 )*
             }
@@ -264,7 +269,7 @@ macro_rules! blocks {
             use crate::bindings::*;
             vec![$((
                 stringify!($strukt),
-                ($bytes, size_of::<$strukt>()),
+                Some(($bytes, size_of::<$strukt>())),
                 vec![$((($offset, $size), crate::tests::field!($strukt, $($field).+))),*],
             )),*]
         }
@@ -285,12 +290,13 @@ blocks! {
         CORRELATION_ID: correlationId = 64, 4;
     }
 
+    // In C the id lies in an anonymous union, which bindgen has to name.
     /// What `cuMemCreate` is told about the memory to make, as far as we read it.
     allocation_prop: CUmemAllocationProp, size 32 {
         ALLOCATION_TYPE: type_ = 0, 4;
         REQUESTED_HANDLE_TYPES: requestedHandleTypes = 4, 4;
         LOCATION_TYPE: location.type_ = 8, 4;
-        LOCATION_ID: location.id = 12, 4;
+        LOCATION_ID: location.__bindgen_anon_1.id = 12, 4;
     }
 
     /// What `cuMemPoolCreate` is told about the pool to make, as far as we read it.
@@ -298,7 +304,7 @@ blocks! {
         ALLOCATION_TYPE: allocType = 0, 4;
         HANDLE_TYPES: handleTypes = 4, 4;
         LOCATION_TYPE: location.type_ = 8, 4;
-        LOCATION_ID: location.id = 12, 4;
+        LOCATION_ID: location.__bindgen_anon_1.id = 12, 4;
         MAX_SIZE: maxSize = 24, 8;
     }
 }

@@ -10,10 +10,14 @@
 //! before `cuInit` returned 0: CUPTI 13.2 recurses until the stack ends) is the caller's business.
 #![expect(unsafe_code, reason = "the functions of a C library, resolved from its handle")]
 
+#[cfg(test)]
+mod bindings;
 mod driver;
 mod functions;
 pub mod layout;
 mod numbers;
+#[cfg(test)]
+mod tests;
 
 pub use driver::{cbid, params};
 pub use functions::{

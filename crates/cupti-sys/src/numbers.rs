@@ -4,12 +4,14 @@
 macro_rules! numbers {
     ($(
         $(#[$doc:meta])*
-        $module:ident: $prefix:literal {
+        $module:ident: $enum:ident, $prefix:literal {
             $($(#[$note:meta])* $konst:ident = $value:literal;)*
         }
     )*) => {
         $(
             $(#[$doc])*
+            ///
+            #[doc = concat!("C type: `", stringify!($enum), "`.")]
             pub mod $module {
                 $(
                     #[doc = concat!("`", $prefix, stringify!($konst), "`")]
@@ -39,7 +41,7 @@ macro_rules! numbers {
 
 numbers! {
     /// Result codes.
-    result: "CUPTI_" {
+    result: CUptiResult, "CUPTI_" {
         SUCCESS = 0;
         ERROR_INVALID_PARAMETER = 1;
         ERROR_INVALID_DEVICE = 2;
@@ -96,7 +98,7 @@ numbers! {
     }
 
     /// Activity kinds that we may enable. Those we decode are in [`crate::layout`].
-    activity_kind: "CUPTI_ACTIVITY_KIND_" {
+    activity_kind: CUpti_ActivityKind, "CUPTI_ACTIVITY_KIND_" {
         MEMCPY = 1;
         MEMSET = 2;
         /// Serialises kernels. We use `CONCURRENT_KERNEL`.
@@ -124,7 +126,7 @@ numbers! {
     }
 
     /// Where a copy came from and went to: `H`ost, `D`evice, `A`rray, `P`eer.
-    copy_kind: "CUPTI_ACTIVITY_MEMCPY_KIND_" {
+    copy_kind: CUpti_ActivityMemcpyKind, "CUPTI_ACTIVITY_MEMCPY_KIND_" {
         UNKNOWN = 0;
         HTOD = 1;
         DTOH = 2;
@@ -139,7 +141,7 @@ numbers! {
     }
 
     /// What kind of memory a copy touched or an allocation made.
-    memory_kind: "CUPTI_ACTIVITY_MEMORY_KIND_" {
+    memory_kind: CUpti_ActivityMemoryKind, "CUPTI_ACTIVITY_MEMORY_KIND_" {
         UNKNOWN = 0;
         PAGEABLE = 1;
         PINNED = 2;
@@ -151,14 +153,15 @@ numbers! {
     }
 
     /// What a memory record reports.
-    memory_operation: "CUPTI_ACTIVITY_MEMORY_OPERATION_TYPE_" {
+    memory_operation: CUpti_ActivityMemoryOperationType, "CUPTI_ACTIVITY_MEMORY_OPERATION_TYPE_" {
         INVALID = 0;
         ALLOCATION = 1;
         RELEASE = 2;
     }
 
     /// What a memory pool record reports.
-    pool_operation: "CUPTI_ACTIVITY_MEMORY_POOL_OPERATION_TYPE_" {
+    pool_operation: CUpti_ActivityMemoryPoolOperationType,
+        "CUPTI_ACTIVITY_MEMORY_POOL_OPERATION_TYPE_" {
         INVALID = 0;
         CREATED = 1;
         DESTROYED = 2;
@@ -166,14 +169,14 @@ numbers! {
     }
 
     /// Whether a pool is this process's own. `INVALID` means "no pool" in a memory record.
-    pool_type: "CUPTI_ACTIVITY_MEMORY_POOL_TYPE_" {
+    pool_type: CUpti_ActivityMemoryPoolType, "CUPTI_ACTIVITY_MEMORY_POOL_TYPE_" {
         INVALID = 0;
         LOCAL = 1;
         IMPORTED = 2;
     }
 
     /// What a synchronization record waited for.
-    sync_type: "CUPTI_ACTIVITY_SYNCHRONIZATION_TYPE_" {
+    sync_type: CUpti_ActivitySynchronizationType, "CUPTI_ACTIVITY_SYNCHRONIZATION_TYPE_" {
         UNKNOWN = 0;
         EVENT_SYNCHRONIZE = 1;
         STREAM_WAIT_EVENT = 2;
@@ -182,7 +185,7 @@ numbers! {
     }
 
     /// What an overhead record charges for.
-    overhead_kind: "CUPTI_ACTIVITY_OVERHEAD_" {
+    overhead_kind: CUpti_ActivityOverheadKind, "CUPTI_ACTIVITY_OVERHEAD_" {
         UNKNOWN = 0;
         DRIVER_COMPILER = 1;
         CUPTI_BUFFER_FLUSH = 0x1_0000;
@@ -197,7 +200,7 @@ numbers! {
 
     /// Settings of the activity API. All but the last are `size_t` or `uint8_t` values passed by
     /// pointer; those on device buffers must be set before a context exists.
-    activity_attribute: "CUPTI_ACTIVITY_ATTR_" {
+    activity_attribute: CUpti_ActivityAttribute, "CUPTI_ACTIVITY_ATTR_" {
         DEVICE_BUFFER_SIZE = 0;
         DEVICE_BUFFER_SIZE_CDP = 1;
         DEVICE_BUFFER_POOL_LIMIT = 2;
@@ -211,14 +214,14 @@ numbers! {
     }
 
     /// Flags of a flush.
-    activity_flag: "CUPTI_ACTIVITY_FLAG_" {
+    activity_flag: CUpti_ActivityFlag, "CUPTI_ACTIVITY_FLAG_" {
         NONE = 0;
         /// Also hands back buffers with unfinished records (end = 0), which never come again.
         FLUSH_FORCED = 1;
     }
 
     /// Callback domains.
-    domain: "CUPTI_CB_DOMAIN_" {
+    domain: CUpti_CallbackDomain, "CUPTI_CB_DOMAIN_" {
         DRIVER_API = 1;
         RUNTIME_API = 2;
         RESOURCE = 3;
@@ -228,13 +231,13 @@ numbers! {
     }
 
     /// Whether an API callback comes before or after the call.
-    callback_site: "CUPTI_API_" {
+    callback_site: CUpti_ApiCallbackSite, "CUPTI_API_" {
         ENTER = 0;
         EXIT = 1;
     }
 
     /// Callback ids of the resource domain.
-    resource_cbid: "CUPTI_CBID_RESOURCE_" {
+    resource_cbid: CUpti_CallbackIdResource, "CUPTI_CBID_RESOURCE_" {
         CONTEXT_CREATED = 1;
         CONTEXT_DESTROY_STARTING = 2;
         STREAM_CREATED = 3;

@@ -1,0 +1,377 @@
+//! `memvelope doctor`: what of this machine memvelope can use, and what to do about the rest.
+
+use crate::failure::{Failure, Outcome};
+use crate::sim_exec::{self, Choice};
+use anyhow::Context;
+use memvelope::config::{Config, KEYS, Key, Shape};
+use memvelope::runtime::{Mode, Session};
+use memvelope::snapshot::{DeviceSnapshot, HostSnapshot};
+use memvelope::source::driver::{DeviceInfo, Driver};
+use memvelope::source::loader::{LoadReport, Outcome as Loading};
+use memvelope::source::nvml::Nvml;
+use memvelope::source::privileges::{self, Privileges};
+use memvelope::units::Bytes;
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long the session may take to detach.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Examine this device's driver (`sim`: the simulated one) instead of whatever is there.
+    #[arg(long, value_name = "auto|sim|ORDINAL|UUID")]
+    device: Option<Choice>,
+    /// Scenario of the simulated driver (TOML).
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+}
+
+/// What it comes to, and the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Health {
+    /// Everything is recorded. Exit code 0.
+    Usable,
+    /// Something is missing. Exit code 1.
+    Degraded,
+    /// No driver or no device. Exit code 2.
+    Unusable,
+}
+
+/// All that doctor found.
+#[derive(Debug, Serialize)]
+struct Findings {
+    memvelope_version: &'static str,
+    simulated: bool,
+    health: Health,
+    /// Why it is not better, one sentence each.
+    problems: Vec<String>,
+    libraries: Vec<LoadReport>,
+    cuda_version: Option<u32>,
+    driver_version: Option<String>,
+    mode: Mode,
+    devices: Vec<Device>,
+    host: Option<HostSnapshot>,
+    privileges: Privileges,
+    limits: Vec<Limit>,
+    keys: Vec<KeyValue>,
+}
+
+#[derive(Debug, Serialize)]
+struct Device {
+    #[serde(flatten)]
+    info: DeviceInfo,
+    free_bytes: Option<Bytes>,
+    nvml_used_bytes: Option<Bytes>,
+    process_used_bytes: Option<Bytes>,
+    utilization_percent: Option<u32>,
+}
+
+/// A resource limit of the process (`/proc/self/limits`).
+#[derive(Debug, Serialize)]
+struct Limit {
+    name: String,
+    soft: String,
+    unit: String,
+}
+
+/// A `MEMVELOPE_*` key as it stands.
+#[derive(Debug, Serialize)]
+struct KeyValue {
+    name: &'static str,
+    /// `None`: not set, the default holds.
+    value: Option<String>,
+    default: String,
+    unit: &'static str,
+    doc: &'static str,
+}
+
+/// Runs the subcommand.
+pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
+    if let Some(choice) = &args.device {
+        sim_exec::settle(choice, args.scenario.as_deref())?;
+    } else if args.scenario.is_some() && !sim_exec::is_simulated() {
+        return Err(Failure::bad(
+            "--scenario describes the simulated driver\nhint: use it with --device sim",
+        ));
+    }
+    let findings = examine()?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&findings).context("writing JSON failed")?);
+    } else {
+        print!("{}", text(&findings));
+    }
+    Ok(match findings.health {
+        Health::Usable => ExitCode::SUCCESS,
+        Health::Degraded => ExitCode::from(1),
+        Health::Unusable => ExitCode::from(2),
+    })
+}
+
+fn examine() -> Outcome<Findings> {
+    let (config, config_problems) = Config::from_env();
+    let mut problems: Vec<String> = config_problems.iter().map(ToString::to_string).collect();
+    let is_misconfigured = !problems.is_empty();
+
+    let session = Session::start(&config)?;
+    session.sample();
+    let (driver, _) = Driver::load(&config);
+    let driver = driver.ok();
+    let infos = driver.and_then(|driver| driver.devices().ok()).unwrap_or_default();
+    let libraries = session.load_reports();
+    let cuda = libraries.iter().find(|report| report.library == "libcuda");
+    let (nvml, _) =
+        Nvml::load(&config, cuda.filter(|r| r.simulated).and_then(|r| r.chosen.as_deref()));
+    let nvml = nvml.ok();
+    let snapshot = session.snapshot();
+    let mode = session.mode();
+    problems.extend(snapshot.unseen.iter().cloned());
+    if let Err(error) = session.stop(STOP_TIMEOUT) {
+        problems.push(error.to_string());
+    }
+
+    let is_complete = match &mode {
+        Mode::Cupti(coverage) => coverage.missing.is_empty(),
+        Mode::Polling(_) | Mode::Blind(_) => false,
+    };
+    let health = if infos.is_empty() {
+        Health::Unusable
+    } else if is_complete && nvml.is_some() && !is_misconfigured {
+        Health::Usable
+    } else {
+        Health::Degraded
+    };
+    note_mode(&mode, &mut problems);
+    let device = |info: DeviceInfo| {
+        let seen = snapshot.devices.iter().find(|device| device.totals.device == info.index);
+        let ask = |of: fn(&DeviceSnapshot) -> Option<Bytes>| seen.and_then(of);
+        Device {
+            free_bytes: ask(|device| device.free_bytes),
+            nvml_used_bytes: ask(|device| device.nvml_used_bytes),
+            process_used_bytes: ask(|device| device.process_used_bytes),
+            utilization_percent: nvml.as_ref().and_then(|n| n.utilization_percent(info.index)),
+            info,
+        }
+    };
+    Ok(Findings {
+        memvelope_version: env!("CARGO_PKG_VERSION"),
+        simulated: snapshot.simulated,
+        health,
+        problems,
+        cuda_version: driver.and_then(|driver| driver.version().ok()),
+        driver_version: nvml.as_ref().and_then(|nvml| nvml.driver_version().ok()),
+        devices: infos.into_iter().map(device).collect(),
+        libraries,
+        mode,
+        host: snapshot.host,
+        privileges: privileges::report(),
+        limits: limits(),
+        keys: KEYS.iter().map(key_value).collect(),
+    })
+}
+
+/// Adds why the mode is not better, unless the session has said so itself.
+fn note_mode(mode: &Mode, problems: &mut Vec<String>) {
+    let reasons = match mode {
+        Mode::Cupti(coverage) => coverage.missing.as_slice(),
+        Mode::Polling(why) | Mode::Blind(why) => std::slice::from_ref(why),
+    };
+    for reason in reasons {
+        if !problems.contains(reason) {
+            problems.push(reason.clone());
+        }
+    }
+}
+
+fn key_value(key: &Key) -> KeyValue {
+    let (default, unit) = match key.shape {
+        Shape::Number { unit, default, .. } => (default.to_string(), unit),
+        Shape::Word(words) => (words[0].to_owned(), "word"),
+        Shape::Path => ("(none)".to_owned(), "path"),
+    };
+    KeyValue {
+        name: key.name,
+        value: std::env::var_os(key.name).map(|value| value.to_string_lossy().into_owned()),
+        default,
+        unit,
+        doc: key.doc,
+    }
+}
+
+/// The limits that bear on a recorder: locked memory (pinned buffers), address space, open files.
+fn limits() -> Vec<Limit> {
+    let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let wanted = ["Max locked memory", "Max address space", "Max open files"];
+    let read = |name: &&str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(*name))?;
+        let mut words = line.split_whitespace();
+        let soft = words.next()?.to_owned();
+        let unit = words.nth(1).unwrap_or_default().to_owned();
+        Some(Limit { name: (*name).to_owned(), soft, unit })
+    };
+    wanted.iter().filter_map(read).collect()
+}
+
+fn text(findings: &Findings) -> String {
+    let mut out = String::new();
+    // Writing into a String cannot fail.
+    let _ = write_text(&mut out, findings);
+    out
+}
+
+fn write_text(out: &mut String, findings: &Findings) -> std::fmt::Result {
+    if findings.simulated {
+        writeln!(out, "SIMULATED: this is memvelope's simulated driver, not a GPU.\n")?;
+    }
+    let health = match findings.health {
+        Health::Usable => "usable: allocations, kernels, copies and waits are recorded",
+        Health::Degraded => "degraded: memvelope works, but does not see everything",
+        Health::Unusable => {
+            "unusable: no driver with a device; planning and a gate on a declared budget still work"
+        }
+    };
+    writeln!(out, "memvelope {}: {health}", findings.memvelope_version)?;
+    for problem in &findings.problems {
+        writeln!(out, "  - {}", problem.replace('\n', "\n    "))?;
+    }
+    write_libraries(out, &findings.libraries)?;
+    let cuda = findings.cuda_version.map(|v| format!("{}.{}", v / 1000, v % 1000 / 10));
+    writeln!(out, "\nversions")?;
+    writeln!(out, "  CUDA of the driver  {}", cuda.as_deref().unwrap_or("absent"))?;
+    writeln!(
+        out,
+        "  driver              {}",
+        findings.driver_version.as_deref().unwrap_or("absent")
+    )?;
+    write_mode(out, &findings.mode)?;
+    write_devices(out, &findings.devices)?;
+    write_host(out, findings)?;
+    writeln!(out, "\nkeys (environment)")?;
+    for key in &findings.keys {
+        let value = key.value.as_deref().unwrap_or("-");
+        writeln!(out, "  {:<32} {value}  (default {}, {})", key.name, key.default, key.unit)?;
+    }
+    Ok(())
+}
+
+fn write_libraries(out: &mut String, libraries: &[LoadReport]) -> std::fmt::Result {
+    writeln!(out, "\nlibraries")?;
+    for report in libraries {
+        let version = report.version.as_deref().unwrap_or("version absent");
+        let simulated = if report.simulated { ", SIMULATED" } else { "" };
+        match &report.chosen {
+            Some(path) => writeln!(out, "  {}: {path} ({version}{simulated})", report.library)?,
+            None => writeln!(out, "  {}: none", report.library)?,
+        }
+        for candidate in &report.candidates {
+            let outcome = match &candidate.outcome {
+                Loading::Loaded => "in use".to_owned(),
+                Loading::Failed(why) => format!("failed: {why}"),
+                Loading::Skipped(why) => format!("not tried: {why}"),
+            };
+            writeln!(out, "    {}: {outcome}", candidate.path)?;
+        }
+        if !report.missing_symbols.is_empty() {
+            writeln!(out, "    lacks {}", report.missing_symbols.join(", "))?;
+        }
+        if !report.hint.is_empty() {
+            writeln!(out, "    hint: {}", report.hint)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_mode(out: &mut String, mode: &Mode) -> std::fmt::Result {
+    writeln!(out, "\ncapabilities")?;
+    match mode {
+        Mode::Cupti(coverage) => {
+            writeln!(out, "  recording through CUPTI {}", coverage.cupti_version)?;
+            writeln!(out, "  activity kinds: {}", coverage.kinds.join(", "))?;
+            let callbacks = if coverage.callbacks { "yes" } else { "no" };
+            writeln!(out, "  allocation callbacks: {callbacks}")
+        }
+        Mode::Polling(why) => writeln!(out, "  polling only: {why}"),
+        Mode::Blind(why) => writeln!(out, "  nothing is recorded: {why}"),
+    }
+}
+
+fn write_devices(out: &mut String, devices: &[Device]) -> std::fmt::Result {
+    writeln!(out, "\ndevices")?;
+    if devices.is_empty() {
+        writeln!(out, "  none")?;
+    }
+    for device in devices {
+        let info = &device.info;
+        let (major, minor) = info.compute_capability;
+        writeln!(
+            out,
+            "  {} {} ({}), compute capability {major}.{minor}, total {}",
+            info.index.0, info.name, info.uuid, info.total_bytes
+        )?;
+        let shown = |bytes: Option<Bytes>| bytes.map_or("absent".into(), |b| b.to_string());
+        let busy = device.utilization_percent.map_or("absent".into(), |p| format!("{p} %"));
+        writeln!(
+            out,
+            "    free {}, used by all {}, used by this process {}, utilisation {busy}",
+            shown(device.free_bytes),
+            shown(device.nvml_used_bytes),
+            shown(device.process_used_bytes),
+        )?;
+    }
+    Ok(())
+}
+
+fn write_host(out: &mut String, findings: &Findings) -> std::fmt::Result {
+    writeln!(out, "\nhost")?;
+    match &findings.host {
+        Some(host) => {
+            let limit = host.limit_bytes.map_or("none".into(), |bytes| bytes.to_string());
+            let peak = host.peak_bytes.map_or("absent".into(), |bytes| bytes.to_string());
+            writeln!(
+                out,
+                "  cgroup memory: limit {limit}, current {}, peak {peak}, OOM kills {}",
+                host.current_bytes, host.oom_kills
+            )?;
+        }
+        None => writeln!(out, "  cgroup memory: absent (no memory controller)")?,
+    }
+    let yes_no = |known: Option<bool>| known.map_or("absent", |yes| if yes { "yes" } else { "no" });
+    let rights = &findings.privileges;
+    writeln!(
+        out,
+        "  uid {}, CAP_SYS_ADMIN {}, CAP_PERFMON {}, counters for administrators only: {}",
+        rights.user_id.map_or("absent".into(), |uid| uid.to_string()),
+        yes_no(rights.cap_sys_admin),
+        yes_no(rights.cap_perfmon),
+        yes_no(rights.counters_admin_only)
+    )?;
+    writeln!(
+        out,
+        "  container {}, host process ids {}, WSL {}",
+        rights.container.unwrap_or("none seen"),
+        yes_no(rights.host_pids),
+        yes_no(Some(rights.wsl))
+    )?;
+    for (name, value) in [
+        ("CUDA_VISIBLE_DEVICES", &rights.visible_devices),
+        ("CUDA_INJECTION64_PATH", &rights.injection),
+    ] {
+        if let Some(value) = value {
+            writeln!(out, "  {name}={value}")?;
+        }
+    }
+    for tool in &rights.other_tools {
+        writeln!(out, "  also loaded: {tool}, which may hold CUPTI's only subscription")?;
+    }
+    for limit in &findings.limits {
+        writeln!(out, "  {}: {} {}", limit.name, limit.soft, limit.unit)?;
+    }
+    Ok(())
+}
