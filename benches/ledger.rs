@@ -46,7 +46,7 @@ fn allocation(i: u64) -> Event {
 
 /// A live ledger: the oldest allocation is freed, then a new one made.
 fn ledger_pair() -> pair::Pair {
-    let ledger = Ledger::new(1 << 16);
+    let ledger = Ledger::with_history(1 << 16, 8192);
     for i in 0..LIVE {
         ledger.accept(&allocation(i));
     }

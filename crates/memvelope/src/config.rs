@@ -85,6 +85,8 @@ keys! {
         "How often the driver, NVML and the cgroup are asked. NVML's process list takes the driver's global lock for milliseconds, hence not below 100 ms.";
     ALLOCATIONS_MAX = "MEMVELOPE_ALLOCATIONS_MAX", Library, number("count", 1024, 1 << 24, 1 << 16),
         "Limit on live driver allocations in the ledger (a serving process has 10^2 to 10^4); past it they are counted as dropped.";
+    HISTORY_POINTS_MAX = "MEMVELOPE_HISTORY_POINTS_MAX", Library, number("count", 128, 1 << 22, 8192),
+        "Limit on points of the VRAM curve in a trace, 40 bytes each; when full, neighbouring changes share a point (the highest is kept).";
     NAMES_MAX = "MEMVELOPE_NAMES_MAX", Library, number("count", 16, 1 << 20, 8192),
         "Limit on distinct kernel and span names; later ones are counted together as (other names).";
     NAME_BYTES_MAX = "MEMVELOPE_NAME_BYTES_MAX", Library, number("bytes", 16, 65_536, 1024),
@@ -130,6 +132,8 @@ pub struct Config {
     pub poll_period_ms: u64,
     /// [`ALLOCATIONS_MAX`].
     pub allocations_max: u64,
+    /// [`HISTORY_POINTS_MAX`].
+    pub history_points_max: u64,
     /// [`NAMES_MAX`].
     pub names_max: u64,
     /// [`NAME_BYTES_MAX`].
@@ -188,6 +192,7 @@ impl Config {
             drain_period_ms: reader.number(&DRAIN_PERIOD_MS),
             poll_period_ms: reader.number(&POLL_PERIOD_MS),
             allocations_max: reader.number(&ALLOCATIONS_MAX),
+            history_points_max: reader.number(&HISTORY_POINTS_MAX),
             names_max: reader.number(&NAMES_MAX),
             name_bytes_max: reader.number(&NAME_BYTES_MAX),
             trace_events_max: reader.number(&TRACE_EVENTS_MAX),

@@ -41,8 +41,8 @@ fn on_the_simulated_driver_it_is_usable_and_says_simulated() {
 #[test]
 fn a_mistyped_key_degrades_and_is_named() {
     let mut command = memvelope(&["doctor", "--device", "sim"]);
-    let text = stdout(&run(command.env("MEMVELOPE_BUFER_BYTES", "1"), 1));
-    assert!(text.contains("MEMVELOPE_BUFER_BYTES"), "{text}");
+    let text = stdout(&run(command.env("MEMVELOPE_TYPO", "1"), 1));
+    assert!(text.contains("MEMVELOPE_TYPO"), "{text}");
 }
 
 #[test]

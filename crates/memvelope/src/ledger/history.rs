@@ -68,13 +68,13 @@ impl History {
     fn place(&mut self, point: HistoryPoint) {
         let shift = self.shift;
         let Some((_, last)) = self.heads.get_mut(point.device.0 as usize) else { return };
-        if let Some(known) = self.points.get_mut(*last as usize) {
-            if known.ordinal >> shift == point.ordinal >> shift {
-                if point.vram_bytes >= known.vram_bytes {
-                    *known = point;
-                }
-                return;
+        if let Some(known) = self.points.get_mut(*last as usize)
+            && known.ordinal >> shift == point.ordinal >> shift
+        {
+            if point.vram_bytes >= known.vram_bytes {
+                *known = point;
             }
+            return;
         }
         if self.points.len() < self.limit {
             *last = self.points.len() as u32;

@@ -72,14 +72,19 @@ pub struct Findings {
     pub underflows: u64,
 }
 
-/// Points of VRAM history a ledger keeps unless told otherwise; 40 bytes each.
-pub const HISTORY_POINTS_DEFAULT: usize = 8192;
-
 impl Ledger {
-    /// An empty ledger for at most `allocations_max` live entries (VMM mappings take one each).
+    /// An empty ledger for at most `allocations_max` live entries (VMM mappings take one each),
+    /// with a short history.
     #[must_use]
     pub fn new(allocations_max: usize) -> Self {
-        Self { books: Mutex::new(Books::new(allocations_max, HISTORY_POINTS_DEFAULT)) }
+        Self::with_history(allocations_max, 0)
+    }
+
+    /// The same with at most `history_points_max` points of [`Self::history`] (two a device at
+    /// least).
+    #[must_use]
+    pub fn with_history(allocations_max: usize, history_points_max: usize) -> Self {
+        Self { books: Mutex::new(Books::new(allocations_max, history_points_max)) }
     }
 
     /// Takes an event; those that are not about memory are ignored. Neither allocates nor blocks,
@@ -125,10 +130,10 @@ impl Ledger {
         self.lock().host_bytes()
     }
 
-    /// Forgets everything and starts anew with another limit: for the next session.
-    pub fn reset(&self, allocations_max: usize) {
+    /// Forgets everything and starts anew with other limits: for the next session.
+    pub fn reset(&self, allocations_max: usize, history_points_max: usize) {
         // Made and dropped outside the lock: callbacks must not wait for the allocator.
-        let fresh = Books::new(allocations_max, HISTORY_POINTS_DEFAULT);
+        let fresh = Books::new(allocations_max, history_points_max);
         let former = std::mem::replace(&mut *self.lock(), fresh);
         drop(former);
     }

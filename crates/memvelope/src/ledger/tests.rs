@@ -264,7 +264,7 @@ fn devices_past_the_limit_are_refused_and_memory_records_only_counted() {
     let findings = ledger.findings();
     assert_eq!((findings.refused, findings.recorded_allocations), (1, 1));
     assert!(ledger.totals().is_empty());
-    ledger.reset(8);
+    ledger.reset(8, 0);
     assert_eq!(ledger.findings(), Findings::default());
 }
 

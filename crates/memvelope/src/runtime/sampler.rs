@@ -57,7 +57,7 @@ impl Sampler {
         if self.events.len() >= self.limit {
             self.thin(first);
         }
-        if window % self.stride == 0 && self.events.len() < self.limit {
+        if window.is_multiple_of(self.stride) && self.events.len() < self.limit {
             self.events.push(*event);
         }
     }
@@ -76,7 +76,7 @@ impl Sampler {
                 self.is_stuck = true;
                 return;
             }
-            self.events.retain(|event| window_of(event, first, window_ns) % stride == 0);
+            self.events.retain(|event| window_of(event, first, window_ns).is_multiple_of(stride));
         }
         self.stride = stride;
     }

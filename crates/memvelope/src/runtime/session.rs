@@ -68,11 +68,12 @@ impl Process {
 
     /// An empty ledger: what a former session knew has aged while nobody looked.
     fn fresh_ledger(&self, config: &Config) -> &Ledger {
-        let limit = usize::try_from(config.allocations_max).unwrap_or(usize::MAX);
+        let entries = usize::try_from(config.allocations_max).unwrap_or(usize::MAX);
+        let points = usize::try_from(config.history_points_max).unwrap_or(usize::MAX);
         if let Some(ledger) = self.ledger.get() {
-            ledger.reset(limit);
+            ledger.reset(entries, points);
         }
-        self.ledger.get_or_init(|| Ledger::new(limit))
+        self.ledger.get_or_init(|| Ledger::with_history(entries, points))
     }
 }
 
@@ -227,10 +228,10 @@ pub(super) fn stop(session: &Session, timeout: Duration) -> Result<Snapshot> {
 /// it is then left to itself and ends when it next looks.
 fn end(inner: &Inner, timeout: Duration) -> bool {
     let recorder = inner.recorder();
-    if let Some(recorder) = recorder.filter(|_| inner.may_call()) {
-        if let Err(error) = recorder.stop() {
-            inner.note_problem(&error);
-        }
+    if let Some(recorder) = recorder.filter(|_| inner.may_call())
+        && let Err(error) = recorder.stop()
+    {
+        inner.note_problem(&error);
     }
     inner.control.stop();
     let is_ended = inner.control.wait_ended(timeout.max(END_WAIT_MIN));

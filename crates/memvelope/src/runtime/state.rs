@@ -240,10 +240,10 @@ impl Inner {
         }
         let why = format!("recording was switched off: {what}; this is a bug of memvelope's");
         eprintln!("memvelope: {why}");
-        if let Some(recorder) = recorder {
-            if let Err(error) = recorder.stop() {
-                self.note_problem(&error);
-            }
+        if let Some(recorder) = recorder
+            && let Err(error) = recorder.stop()
+        {
+            self.note_problem(&error);
         }
         lock(&self.problems).broken = Some(why);
     }

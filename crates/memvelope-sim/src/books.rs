@@ -1,0 +1,290 @@
+//! The simulator's own truth: what was really handed out and run, in the units of memvelope's
+//! report. memvelope never reads it; tests compare with it.
+
+use crate::world::{World, machine_if_made};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Families of memory, as the books list them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Family {
+    Device,
+    Pitch,
+    Managed,
+    PinnedHost,
+    /// Used bytes inside pools.
+    PoolUsed,
+    Vmm,
+}
+
+/// One family on one device.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct FamilyBooks {
+    live_bytes: u64,
+    peak_bytes: u64,
+    allocations: u64,
+    frees: u64,
+}
+
+/// A count and a sum of time.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Total {
+    pub(crate) count: u64,
+    pub(crate) total_ns: u64,
+}
+
+/// A count, bytes and time.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Moved {
+    count: u64,
+    bytes: u64,
+    total_ns: u64,
+}
+
+/// Bytes reserved by pools on one device.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Reserved {
+    live_bytes: u64,
+    peak_bytes: u64,
+}
+
+/// What the injection contract came to.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Injection {
+    pub(crate) path: String,
+    pub(crate) loaded: bool,
+    pub(crate) returned: Option<i32>,
+}
+
+/// The running books.
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    families: BTreeMap<(usize, Family), FamilyBooks>,
+    reserved: BTreeMap<usize, Reserved>,
+    /// By name id.
+    kernels: Vec<Total>,
+    copies: BTreeMap<&'static str, Moved>,
+    memsets: Moved,
+    syncs: BTreeMap<&'static str, Total>,
+    pub(crate) cuda_ooms: u64,
+    pub(crate) failed_allocations: u64,
+    pub(crate) faults_fired: u64,
+    pub(crate) vmm_maps: u64,
+    pub(crate) vmm_unmaps: u64,
+    pub(crate) injection: Option<Injection>,
+}
+
+/// Driver calls so far; outside the lock because every call counts.
+pub(crate) static CALLS: AtomicU64 = AtomicU64::new(0);
+/// Unwinds caught at a C edge; always a bug of the simulator.
+pub(crate) static CAUGHT_PANICS: AtomicU64 = AtomicU64::new(0);
+
+impl Books {
+    pub(crate) fn allocated(&mut self, device: usize, family: Family, bytes: u64) {
+        let books = self.families.entry((device, family)).or_default();
+        books.live_bytes += bytes;
+        books.peak_bytes = books.peak_bytes.max(books.live_bytes);
+        books.allocations += 1;
+    }
+
+    pub(crate) fn freed(&mut self, device: usize, family: Family, bytes: u64) {
+        let books = self.families.entry((device, family)).or_default();
+        books.live_bytes = books.live_bytes.saturating_sub(bytes);
+        books.frees += 1;
+    }
+
+    pub(crate) fn pool_reserved(&mut self, device: usize, change: i64) {
+        let books = self.reserved.entry(device).or_default();
+        books.live_bytes = books.live_bytes.saturating_add_signed(change);
+        books.peak_bytes = books.peak_bytes.max(books.live_bytes);
+    }
+
+    pub(crate) fn kernel(&mut self, name: u32, ns: u64) {
+        let index = name as usize;
+        if self.kernels.len() <= index {
+            self.kernels.resize(index + 1, Total::default());
+        }
+        self.kernels[index].count += 1;
+        self.kernels[index].total_ns += ns;
+    }
+
+    pub(crate) fn copy(&mut self, direction: &'static str, bytes: u64, ns: u64) {
+        add(self.copies.entry(direction).or_default(), bytes, ns);
+    }
+
+    pub(crate) fn memset(&mut self, bytes: u64, ns: u64) {
+        add(&mut self.memsets, bytes, ns);
+    }
+
+    pub(crate) fn sync(&mut self, kind: &'static str, ns: u64) {
+        let total = self.syncs.entry(kind).or_default();
+        total.count += 1;
+        total.total_ns += ns;
+    }
+}
+
+fn add(moved: &mut Moved, bytes: u64, ns: u64) {
+    moved.count += 1;
+    moved.bytes += bytes;
+    moved.total_ns += ns;
+}
+
+/// One device in the written books.
+#[derive(Serialize)]
+struct DevicePage<'a> {
+    uuid: &'a str,
+    name: &'a str,
+    total_bytes: u64,
+    hidden_bytes: u64,
+    context_bytes: u64,
+    co_tenant_bytes: u64,
+    free_bytes: u64,
+    /// Allocations in whole pages.
+    physical_live_bytes: u64,
+    physical_peak_bytes: u64,
+    /// Allocations as asked for (pools: what is used in them).
+    requested_live_bytes: u64,
+    requested_peak_bytes: u64,
+    pool_reserved: Reserved,
+    families: BTreeMap<Family, FamilyBooks>,
+}
+
+#[derive(Serialize)]
+struct ActivityPage {
+    written: BTreeMap<&'static str, u64>,
+    written_total: u64,
+    dropped: u64,
+    buffers_requested: u64,
+    buffers_completed: u64,
+}
+
+#[derive(Serialize)]
+struct ContentsPage {
+    not_kept: u64,
+    not_kept_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Pages<'a> {
+    simulator: &'static str,
+    simulated: bool,
+    cupti: &'a str,
+    virtual_start_ns: u64,
+    virtual_end_ns: u64,
+    driver_calls: u64,
+    devices: Vec<DevicePage<'a>>,
+    cuda_ooms: u64,
+    failed_allocations: u64,
+    faults_fired: u64,
+    vmm_maps: u64,
+    vmm_unmaps: u64,
+    kernels: BTreeMap<String, Total>,
+    copies: &'a BTreeMap<&'static str, Moved>,
+    memsets: Moved,
+    syncs: &'a BTreeMap<&'static str, Total>,
+    activity: ActivityPage,
+    contents: ContentsPage,
+    injection: &'a Option<Injection>,
+    caught_panics: u64,
+}
+
+impl World {
+    /// The books as JSON text.
+    pub(crate) fn books_json(&self) -> String {
+        let books = &self.books;
+        let kernels = books.kernels.iter().enumerate().filter(|(_, total)| total.count > 0);
+        let (written, delivery) = (self.activity.written(), crate::cupti::buffers::totals());
+        let pages = Pages {
+            simulator: crate::VERSION_TEXT,
+            simulated: true,
+            cupti: &self.scenario.cupti,
+            virtual_start_ns: self.scenario.start_ns,
+            virtual_end_ns: self.now,
+            driver_calls: CALLS.load(Ordering::Relaxed),
+            devices: (0..self.devices.len()).map(|i| self.device_page(i)).collect(),
+            cuda_ooms: books.cuda_ooms,
+            failed_allocations: books.failed_allocations,
+            faults_fired: books.faults_fired,
+            vmm_maps: books.vmm_maps,
+            vmm_unmaps: books.vmm_unmaps,
+            kernels: kernels
+                .map(|(id, total)| {
+                    let name = u32::try_from(id).map(|id| self.names.text(id)).unwrap_or_default();
+                    (name.to_string_lossy().into_owned(), *total)
+                })
+                .collect(),
+            copies: &books.copies,
+            memsets: books.memsets,
+            syncs: &books.syncs,
+            activity: ActivityPage {
+                written_total: delivery.written,
+                written,
+                dropped: delivery.dropped,
+                buffers_requested: delivery.requested,
+                buffers_completed: delivery.completed,
+            },
+            contents: ContentsPage {
+                not_kept: self.contents.not_kept,
+                not_kept_bytes: self.contents.not_kept_bytes,
+            },
+            injection: &books.injection,
+            caught_panics: CAUGHT_PANICS.load(Ordering::Relaxed),
+        };
+        serde_json::to_string_pretty(&pages)
+            .unwrap_or_else(|error| format!("{{\"error\":{error:?}}}"))
+    }
+
+    fn device_page(&self, index: usize) -> DevicePage<'_> {
+        let device = &self.devices[index];
+        let families = self.books.families.iter().filter(|((at, _), _)| *at == index);
+        DevicePage {
+            uuid: &device.uuid_text,
+            name: &device.spec.name,
+            total_bytes: device.spec.total_bytes,
+            hidden_bytes: device.spec.hidden_bytes,
+            context_bytes: device.context_bytes,
+            co_tenant_bytes: device.co_tenant_bytes(self.elapsed()).map(|(_, bytes)| bytes).sum(),
+            free_bytes: self.free_bytes(index),
+            physical_live_bytes: device.physical,
+            physical_peak_bytes: device.physical_peak,
+            requested_live_bytes: device.requested,
+            requested_peak_bytes: device.requested_peak,
+            pool_reserved: self.books.reserved.get(&index).copied().unwrap_or_default(),
+            families: families.map(|((_, family), books)| (*family, *books)).collect(),
+        }
+    }
+}
+
+/// Arranges that the books are written to `$MEMVELOPE_SIM_BOOKS` when the process exits.
+#[expect(unsafe_code, reason = "atexit")]
+pub(crate) fn write_at_exit() {
+    extern "C" fn write() {
+        // A panic must not cross into the C runtime; without books a test fails loudly anyway.
+        let _ = std::panic::catch_unwind(write_books);
+    }
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: `write` is a plain function that lives as long as the library, and catches
+        // unwinds. Registered before any client can register, it runs after all of theirs.
+        unsafe { libc::atexit(write) };
+    });
+}
+
+/// Writes under a temporary name and renames, so that the final name never holds half a book.
+fn write_books() {
+    let Some(path) = std::env::var_os("MEMVELOPE_SIM_BOOKS").filter(|path| !path.is_empty()) else {
+        return;
+    };
+    let Some(text) = machine_if_made().map(|world| world.books_json()) else { return };
+    let path = std::path::PathBuf::from(path);
+    let mut temporary = path.clone().into_os_string();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let written =
+        std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path));
+    if let Err(error) = written {
+        eprintln!("memvelope-sim: cannot write books {}: {error}", path.display());
+    }
+}

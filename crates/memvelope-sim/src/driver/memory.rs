@@ -1,0 +1,321 @@
+//! Allocation calls: plain, pitched, managed, pinned, stream-ordered, and virtual.
+
+use crate::abi::{Code, Done, MemAllocationProp, MemLocation, MemPoolProps};
+use crate::books::Family;
+use crate::driver::device::{current_device_index, needs_pools};
+use crate::driver::records::{Operation, memory_record};
+use crate::edge::{get, put, put_if};
+use crate::entry::Call;
+use crate::world::World;
+
+/// Rows of pitched allocations begin at multiples of this.
+const PITCH_ALIGN: usize = 512;
+
+pub(crate) fn info(call: &Call, free: *mut usize, total: *mut usize) -> Done {
+    call.world(|world| {
+        let device = current_device_index(world)?;
+        put(free, world.free_bytes(device) as usize)?;
+        put(total, world.devices[device].spec.total_bytes as usize)
+    })
+}
+
+pub(crate) fn alloc(call: &Call, to: *mut u64, bytes: usize) -> Done {
+    call.world(|world| {
+        if to.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        let address = world.allocate(Family::Device, bytes as u64)?;
+        memory_record(world, call, &Operation::allocated(address));
+        put(to, address)
+    })
+}
+
+pub(crate) fn alloc_pitch(
+    call: &Call,
+    to: *mut u64,
+    pitch: *mut usize,
+    width: usize,
+    height: usize,
+    element: u32,
+) -> Done {
+    call.world(|world| {
+        if to.is_null() || !matches!(element, 4 | 8 | 16) {
+            return Err(Code::INVALID_VALUE);
+        }
+        let row = width.checked_add(PITCH_ALIGN - 1).ok_or(Code::INVALID_VALUE)?;
+        let row = row / PITCH_ALIGN * PITCH_ALIGN;
+        let bytes = row.checked_mul(height).ok_or(Code::INVALID_VALUE)?;
+        let address = world.allocate(Family::Pitch, bytes as u64)?;
+        memory_record(world, call, &Operation::allocated(address));
+        put(pitch, row)?;
+        put(to, address)
+    })
+}
+
+pub(crate) fn alloc_managed(call: &Call, to: *mut u64, bytes: usize, flags: u32) -> Done {
+    call.world(|world| {
+        // CU_MEM_ATTACH_GLOBAL or CU_MEM_ATTACH_HOST.
+        if to.is_null() || !matches!(flags, 1 | 2) {
+            return Err(Code::INVALID_VALUE);
+        }
+        let address = world.allocate_managed(bytes as u64)?;
+        memory_record(world, call, &Operation::allocated(address));
+        put(to, address)
+    })
+}
+
+pub(crate) fn alloc_host(call: &Call, to: *mut u64, bytes: usize) -> Done {
+    call.world(|world| {
+        if to.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        let address = world.allocate_host(bytes as u64)?;
+        memory_record(world, call, &Operation::host(address, bytes as u64, false));
+        put(to, address)
+    })
+}
+
+pub(crate) fn free(call: &Call, address: u64) -> Done {
+    if address == 0 {
+        return Ok(());
+    }
+    call.world(|world| {
+        let (context, device) = match world.allocs.get(&address) {
+            Some(alloc) => (alloc.context, alloc.device),
+            None => return Err(Code::INVALID_VALUE),
+        };
+        if world.scenario.costs.free_waits {
+            let done = world.context_done_at(context);
+            world.wait_until(done);
+            world.trim_pools_of(device);
+        }
+        memory_record(world, call, &Operation::released(address));
+        world.release(address).map(|_| ())
+    })
+}
+
+pub(crate) fn free_host(call: &Call, address: u64) -> Done {
+    if address == 0 {
+        return Ok(());
+    }
+    call.world(|world| {
+        let bytes = world.hosts.get(&address).ok_or(Code::INVALID_VALUE)?.requested;
+        memory_record(world, call, &Operation::host(address, bytes, true));
+        world.release_host(address).map(|_| ())
+    })
+}
+
+pub(crate) fn host_device_pointer(call: &Call, to: *mut u64, host: u64) -> Done {
+    call.world(|world| {
+        let around = world.hosts.range(..=host).next_back();
+        match around {
+            Some((base, record)) if host - base < record.requested => put(to, host),
+            _ => Err(Code::INVALID_VALUE),
+        }
+    })
+}
+
+pub(crate) fn address_range(call: &Call, base: *mut u64, size: *mut usize, address: u64) -> Done {
+    call.world(|world| {
+        world.current()?;
+        let (at, alloc) = world.alloc_around(address).ok_or(Code::NOT_FOUND)?;
+        put_if(base, at);
+        put_if(size, alloc.requested as usize);
+        Ok(())
+    })
+}
+
+pub(crate) fn alloc_async(call: &Call, to: *mut u64, bytes: usize, stream: u64) -> Done {
+    call.world(|world| {
+        let context = world.stream(stream)?.1.context;
+        let device = world.context(context)?.device;
+        needs_pools(world, device)?;
+        let pool = world.devices[device].pool;
+        from_pool(world, call, to, bytes, pool, stream)
+    })
+}
+
+pub(crate) fn alloc_from_pool(
+    call: &Call,
+    to: *mut u64,
+    bytes: usize,
+    pool: u64,
+    stream: u64,
+) -> Done {
+    call.world(|world| {
+        world.stream(stream)?;
+        from_pool(world, call, to, bytes, pool, stream)
+    })
+}
+
+fn from_pool(
+    world: &mut World,
+    call: &Call,
+    to: *mut u64,
+    bytes: usize,
+    pool: u64,
+    stream: u64,
+) -> Done {
+    if to.is_null() {
+        return Err(Code::INVALID_VALUE);
+    }
+    let address = world.allocate_from_pool(pool, bytes as u64)?;
+    memory_record(world, call, &Operation::allocated(address).on(stream));
+    put(to, address)
+}
+
+pub(crate) fn free_async(call: &Call, address: u64, stream: u64) -> Done {
+    if address == 0 {
+        return Ok(());
+    }
+    call.world(|world| {
+        world.stream(stream)?;
+        if !world.allocs.contains_key(&address) {
+            return Err(Code::INVALID_VALUE);
+        }
+        memory_record(world, call, &Operation::released(address).on(stream));
+        world.release(address).map(|_| ())
+    })
+}
+
+pub(crate) fn pool_create(call: &Call, to: *mut u64, props: *const MemPoolProps) -> Done {
+    call.world(|world| {
+        let props = get(props)?;
+        let device = location_device(world, props.location)?;
+        needs_pools(world, device)?;
+        let pool = world.make_pool(device, false, props.max_bytes as u64);
+        put(to, pool)
+    })
+}
+
+pub(crate) fn pool_destroy(call: &Call, pool: u64) -> Done {
+    call.world(|world| world.destroy_pool(pool))
+}
+
+pub(crate) fn pool_trim(call: &Call, pool: u64, keep: usize) -> Done {
+    call.world(|world| world.trim_pool(pool, keep as u64))
+}
+
+/// Reuse policies (1 to 3) are `int`s and always on; the rest are 64-bit byte counts.
+pub(crate) fn pool_get(call: &Call, pool: u64, attribute: u32, to: *mut u64) -> Done {
+    call.world(|world| {
+        let pool = *world.pool(pool)?;
+        let value = match attribute {
+            1..=3 => return put(to.cast::<i32>(), 1),
+            4 => pool.release_threshold,
+            5 => pool.reserved,
+            6 => pool.reserved_high,
+            7 => pool.used,
+            8 => pool.used_high,
+            _ => return Err(Code::INVALID_VALUE),
+        };
+        put(to, value)
+    })
+}
+
+pub(crate) fn pool_set(call: &Call, pool: u64, attribute: u32, from: *const u64) -> Done {
+    call.world(|world| {
+        let pool = world.pool(pool)?;
+        match attribute {
+            1..=3 => get(from.cast::<i32>()).map(|_| ()),
+            4 => {
+                pool.release_threshold = get(from)?;
+                Ok(())
+            }
+            // High-water marks can only be reset.
+            6 if get(from)? == 0 => {
+                pool.reserved_high = pool.reserved;
+                Ok(())
+            }
+            8 if get(from)? == 0 => {
+                pool.used_high = pool.used;
+                Ok(())
+            }
+            _ => Err(Code::INVALID_VALUE),
+        }
+    })
+}
+
+fn location_device(world: &World, location: MemLocation) -> Done<usize> {
+    // CU_MEM_LOCATION_TYPE_DEVICE; host and NUMA locations are not simulated.
+    if location.kind != 1 {
+        return Err(Code::NOT_SUPPORTED);
+    }
+    world.device_index(location.id)
+}
+
+pub(crate) fn granularity(call: &Call, to: *mut usize, props: *const MemAllocationProp) -> Done {
+    call.world(|world| {
+        let device = location_device(world, get(props)?.location)?;
+        put(to, world.devices[device].spec.page_bytes as usize)
+    })
+}
+
+pub(crate) fn reserve(call: &Call, to: *mut u64, bytes: usize, align: usize) -> Done {
+    call.world(|world| {
+        if to.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        let address = world.vmm_reserve(bytes as u64, align as u64)?;
+        put(to, address)
+    })
+}
+
+pub(crate) fn unreserve(call: &Call, address: u64, bytes: usize) -> Done {
+    call.world(|world| world.vmm_unreserve(address, bytes as u64))
+}
+
+pub(crate) fn create(
+    call: &Call,
+    to: *mut u64,
+    bytes: usize,
+    props: *const MemAllocationProp,
+) -> Done {
+    call.world(|world| {
+        let props = get(props)?;
+        // CU_MEM_ALLOCATION_TYPE_PINNED is the only one for cuMemCreate.
+        if to.is_null() || props.kind != 1 {
+            return Err(Code::INVALID_VALUE);
+        }
+        let device = location_device(world, props.location)?;
+        let handle = world.vmm_create(device, bytes as u64)?;
+        put(to, handle)
+    })
+}
+
+pub(crate) fn release(call: &Call, handle: u64) -> Done {
+    call.world(|world| world.vmm_release(handle))
+}
+
+pub(crate) fn retain(call: &Call, to: *mut u64, address: u64) -> Done {
+    call.world(|world| {
+        let handle = world.vmm_retain(address)?;
+        put(to, handle)
+    })
+}
+
+pub(crate) fn map(call: &Call, address: u64, bytes: usize, offset: usize, handle: u64) -> Done {
+    call.world(|world| world.vmm_map(address, bytes as u64, offset as u64, handle))
+}
+
+pub(crate) fn unmap(call: &Call, address: u64, bytes: usize) -> Done {
+    call.world(|world| world.vmm_unmap(address, bytes as u64))
+}
+
+/// `CUmemAccessDesc` is a location and flags: 0 none, 1 read, 3 read and write.
+pub(crate) fn set_access(
+    call: &Call,
+    address: u64,
+    bytes: usize,
+    from: *const [i32; 3],
+    count: usize,
+) -> Done {
+    call.world(|world| {
+        if count == 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        let [kind, id, flags] = get(from)?;
+        location_device(world, MemLocation { kind, id })?;
+        world.vmm_set_access(address, bytes as u64, flags != 0)
+    })
+}

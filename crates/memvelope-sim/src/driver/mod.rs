@@ -1,0 +1,306 @@
+//! The simulated libcuda: one table of functions, and their bodies by noun.
+//!
+//! Handles and device addresses cross the edge as `u64`, which the C ABIs of all CUDA hosts pass
+//! exactly as the opaque pointers and 8-byte structs of the real declarations.
+
+#![expect(unsafe_code, reason = "exports a C API")]
+#![allow(non_snake_case, non_camel_case_types, reason = "exported names and parameters are CUDA's")]
+#![allow(clippy::too_many_arguments, reason = "signatures are CUDA's")]
+#![allow(dead_code, reason = "parameter structs are read by callbacks only")]
+
+pub(crate) mod copy;
+pub(crate) mod device;
+pub(crate) mod init;
+pub(crate) mod memory;
+pub(crate) mod module;
+pub(crate) mod records;
+pub(crate) mod stream;
+
+use crate::abi::{Code, LaunchConfig, MemAllocationProp, MemPoolProps};
+use crate::entry::driver_functions;
+use crate::world::timeline::PER_THREAD_HANDLE;
+use copy::{Direction, Wait};
+use module::Launch;
+use std::ffi::{c_char, c_void};
+
+/// What a null stream means to the `_ptsz` variants.
+fn ptsz(stream: u64) -> u64 {
+    if stream == 0 { PER_THREAD_HANDLE } else { stream }
+}
+
+/// What a stream means to the plain variants: itself.
+fn as_is(stream: u64) -> u64 {
+    stream
+}
+
+// Callback ids are CUPTI's for the driver API (stable from 12.0 to 13.5); 0 where nobody listens.
+driver_functions! {
+    cuInit(_flags: u32) = 1 Free => |_call| init::init();
+    cuDriverGetVersion(version: *mut i32) = 2 Free => |_call| init::version(version);
+    cuGetErrorName(code: u32, to: *mut *const c_char) = 0 Free => |_call| init::error_name(code, to);
+    cuGetErrorString(code: u32, to: *mut *const c_char) = 0 Free
+        => |_call| init::error_string(code, to);
+    cuGetProcAddress(symbol: *const c_char, to: *mut *const c_void, version: i32, flags: u64)
+        = 0 Free
+        => |call| init::proc_address(call, symbol, to, version, flags, std::ptr::null_mut());
+    cuGetProcAddress_v2(symbol: *const c_char, to: *mut *const c_void, version: i32, flags: u64,
+        status: *mut u32) = 0 Free
+        => |call| init::proc_address(call, symbol, to, version, flags, status);
+    cuGetExportTable(to: *mut *const c_void, _id: *const c_void) = 0 Free => |_call| {
+        // Private tables: what libcudart and the real libcupti need, and never get here.
+        crate::edge::put_if(to, std::ptr::null());
+        Err(Code::NOT_FOUND)
+    };
+
+    cuDeviceGetCount(count: *mut i32) = 4 Call => |call| device::count(call, count);
+    cuDeviceGet(device: *mut i32, ordinal: i32) = 3 Call => |call| device::get(call, device, ordinal);
+    cuDeviceGetName(name: *mut c_char, len: i32, dev: i32) = 5 Call
+        => |call| device::name(call, name, len, dev);
+    cuDeviceGetUuid(uuid: *mut [u8; 16], dev: i32) = 482 Call => |call| device::uuid(call, uuid, dev);
+    cuDeviceGetUuid_v2(uuid: *mut [u8; 16], dev: i32) = 647 Call
+        => |call| device::uuid(call, uuid, dev);
+    cuDeviceTotalMem_v2(bytes: *mut usize, dev: i32) = 259 Call
+        => |call| device::total(call, bytes, dev);
+    cuDeviceGetAttribute(value: *mut i32, attribute: i32, dev: i32) = 9 Call
+        => |call| device::attribute(call, value, attribute, dev);
+    cuDeviceComputeCapability(major: *mut i32, minor: *mut i32, dev: i32) = 6 Call
+        => |call| device::capability(call, major, minor, dev);
+    cuDeviceGetPCIBusId(to: *mut c_char, len: i32, dev: i32) = 332 Call
+        => |call| device::pci_bus_id(call, to, len, dev);
+    cuDeviceGetDefaultMemPool(pool: *mut u64, dev: i32) = 606 Call
+        => |call| device::default_pool(call, pool, dev);
+    cuDeviceGetMemPool(pool: *mut u64, dev: i32) = 610 Call
+        => |call| device::current_pool(call, pool, dev);
+    cuDeviceSetMemPool(dev: i32, pool: u64) = 609 Call => |call| device::set_pool(call, dev, pool);
+    cuDevicePrimaryCtxRetain(ctx: *mut u64, dev: i32) = 386 Setup
+        => |call| device::primary_retain(call, ctx, dev);
+    cuDevicePrimaryCtxRelease(dev: i32) = 387 Call => |call| device::primary_release(call, dev);
+    cuDevicePrimaryCtxRelease_v2(dev: i32) = 544 Call => |call| device::primary_release(call, dev);
+    cuDevicePrimaryCtxReset_v2(dev: i32) = 545 Call => |call| device::primary_reset(call, dev);
+    cuDevicePrimaryCtxGetState(dev: i32, flags: *mut u32, active: *mut i32) = 392 Call
+        => |call| device::primary_state(call, dev, flags, active);
+    cuDevicePrimaryCtxSetFlags_v2(dev: i32, flags: u32) = 546 Call
+        => |call| device::primary_flags(call, dev, flags);
+
+    cuCtxCreate_v2(ctx: *mut u64, flags: u32, dev: i32) = 235 Setup
+        => |call| device::create(call, ctx, flags, dev);
+    cuCtxCreate_v4(ctx: *mut u64, _params: *const c_void, flags: u32, dev: i32) = 757 Setup
+        => |call| device::create(call, ctx, flags, dev);
+    cuCtxDestroy_v2(ctx: u64) = 322 Call => |call| device::destroy(call, ctx);
+    cuCtxSetCurrent(ctx: u64) = 303 Call => |call| device::set_current(call, ctx);
+    cuCtxGetCurrent(ctx: *mut u64) = 304 Call => |call| device::get_current(call, ctx);
+    cuCtxPushCurrent_v2(ctx: u64) = 323 Call => |call| device::push(call, ctx);
+    cuCtxPopCurrent_v2(ctx: *mut u64) = 324 Call => |call| device::pop(call, ctx);
+    cuCtxGetDevice(dev: *mut i32) = 16 Call => |call| device::current_device(call, dev);
+    cuCtxGetApiVersion(ctx: u64, version: *mut u32) = 296 Call
+        => |call| device::api_version(call, ctx, version);
+    cuCtxGetFlags(flags: *mut u32) = 391 Call => |call| device::context_flags(call, flags);
+    cuCtxSetFlags(flags: u32) = 705 Call => |call| device::set_context_flags(call, flags);
+    cuCtxGetLimit(value: *mut usize, limit: u32) = 137 Call
+        => |call| device::get_limit(call, value, limit);
+    cuCtxSetLimit(limit: u32, value: usize) = 136 Call
+        => |call| device::set_limit(call, limit, value);
+    cuCtxGetCacheConfig(config: *mut u32) = 299 Call
+        => |call| device::in_context(call).and_then(|()| crate::edge::put(config, 0));
+    cuCtxSetCacheConfig(_config: u32) = 300 Call => |call| device::in_context(call);
+    cuCtxGetStreamPriorityRange(least: *mut i32, greatest: *mut i32) = 370 Call
+        => |call| device::priorities(call, least, greatest);
+    cuCtxSynchronize() = 17 Sync => |call| stream::synchronize_context(call);
+
+    cuMemGetInfo_v2(free: *mut usize, total: *mut usize) = 242 Call
+        => |call| memory::info(call, free, total);
+    cuMemAlloc_v2(dptr: *mut u64, bytesize: usize) = 243 Alloc
+        => |call| memory::alloc(call, dptr, bytesize);
+    cuMemAllocPitch_v2(dptr: *mut u64, pPitch: *mut usize, WidthInBytes: usize, Height: usize,
+        ElementSizeBytes: u32) = 244 Alloc
+        => |call| memory::alloc_pitch(call, dptr, pPitch, WidthInBytes, Height, ElementSizeBytes);
+    cuMemAllocManaged(dptr: *mut u64, bytesize: usize, flags: u32) = 371 Alloc
+        => |call| memory::alloc_managed(call, dptr, bytesize, flags);
+    cuMemHostAlloc(pp: *mut u64, bytesize: usize, Flags: u32) = 39 Alloc
+        => |call| { let _ = Flags; memory::alloc_host(call, pp, bytesize) };
+    cuMemAllocHost_v2(pp: *mut u64, bytesize: usize) = 294 Alloc
+        => |call| memory::alloc_host(call, pp, bytesize);
+    cuMemFree_v2(dptr: u64) = 245 Release => |call| memory::free(call, dptr);
+    cuMemFreeHost(p: u64) = 38 Release => |call| memory::free_host(call, p);
+    cuMemHostGetDevicePointer_v2(pdptr: *mut u64, p: u64, _flags: u32) = 247 Call
+        => |call| memory::host_device_pointer(call, pdptr, p);
+    cuMemGetAddressRange_v2(pbase: *mut u64, psize: *mut usize, dptr: u64) = 246 Call
+        => |call| memory::address_range(call, pbase, psize, dptr);
+    cuMemAdvise_v2(_ptr: u64, _count: usize, _advice: u32, _location: u64) = 715 Call
+        => |call| device::in_context(call);
+    cuMemPrefetchAsync_v2(_ptr: u64, _count: usize, _location: u64, _flags: u32, hStream: u64)
+        = 716 Copy => |call| stream::flags(call, hStream, &mut 0);
+
+    cuMemAllocAsync(dptr: *mut u64, bytesize: usize, hStream: u64) = 598 Alloc
+        => |call| memory::alloc_async(call, dptr, bytesize, hStream);
+    cuMemAllocAsync_ptsz(dptr: *mut u64, bytesize: usize, hStream: u64) = 599 Alloc
+        => |call| memory::alloc_async(call, dptr, bytesize, ptsz(hStream));
+    cuMemAllocFromPoolAsync(dptr: *mut u64, bytesize: usize, pool: u64, hStream: u64) = 611 Alloc
+        => |call| memory::alloc_from_pool(call, dptr, bytesize, pool, hStream);
+    cuMemAllocFromPoolAsync_ptsz(dptr: *mut u64, bytesize: usize, pool: u64, hStream: u64)
+        = 612 Alloc => |call| memory::alloc_from_pool(call, dptr, bytesize, pool, ptsz(hStream));
+    cuMemFreeAsync(dptr: u64, hStream: u64) = 600 Release
+        => |call| memory::free_async(call, dptr, hStream);
+    cuMemFreeAsync_ptsz(dptr: u64, hStream: u64) = 601 Release
+        => |call| memory::free_async(call, dptr, ptsz(hStream));
+    cuMemPoolCreate(pool: *mut u64, poolProps: *const MemPoolProps) = 607 Call
+        => |call| memory::pool_create(call, pool, poolProps);
+    cuMemPoolDestroy(pool: u64) = 608 Call => |call| memory::pool_destroy(call, pool);
+    cuMemPoolTrimTo(pool: u64, minBytesToKeep: usize) = 602 Call
+        => |call| memory::pool_trim(call, pool, minBytesToKeep);
+    cuMemPoolGetAttribute(pool: u64, attr: u32, value: *mut u64) = 604 Call
+        => |call| memory::pool_get(call, pool, attr, value);
+    cuMemPoolSetAttribute(pool: u64, attr: u32, value: *const u64) = 603 Call
+        => |call| memory::pool_set(call, pool, attr, value);
+
+    cuMemAddressReserve(ptr: *mut u64, size: usize, alignment: usize, addr: u64, flags: u64)
+        = 547 Call => |call| { let _ = (addr, flags); memory::reserve(call, ptr, size, alignment) };
+    cuMemAddressFree(ptr: u64, size: usize) = 548 Call => |call| memory::unreserve(call, ptr, size);
+    cuMemCreate(handle: *mut u64, size: usize, prop: *const MemAllocationProp, flags: u64)
+        = 549 Alloc => |call| { let _ = flags; memory::create(call, handle, size, prop) };
+    cuMemRelease(handle: u64) = 550 Release => |call| memory::release(call, handle);
+    cuMemMap(ptr: u64, size: usize, offset: usize, handle: u64, flags: u64) = 551 Call
+        => |call| { let _ = flags; memory::map(call, ptr, size, offset, handle) };
+    cuMemUnmap(ptr: u64, size: usize) = 552 Call => |call| memory::unmap(call, ptr, size);
+    cuMemSetAccess(ptr: u64, size: usize, desc: *const [i32; 3], count: usize) = 553 Call
+        => |call| memory::set_access(call, ptr, size, desc, count);
+    cuMemRetainAllocationHandle(handle: *mut u64, addr: u64) = 565 Call
+        => |call| memory::retain(call, handle, addr);
+    cuMemGetAllocationGranularity(granularity: *mut usize, prop: *const MemAllocationProp,
+        _option: u32) = 556 Call => |call| memory::granularity(call, granularity, prop);
+
+    cuMemcpy(dst: u64, src: u64, ByteCount: usize) = 305 Copy
+        => |call| copy::unified(call, dst, src, ByteCount, Wait::Here);
+    cuMemcpyAsync(dst: u64, src: u64, ByteCount: usize, hStream: u64) = 306 Copy
+        => |call| copy::unified(call, dst, src, ByteCount, Wait::On(hStream));
+    cuMemcpyHtoD_v2(dst: u64, src: u64, ByteCount: usize) = 276 Copy
+        => |call| copy::copy(call, Direction::HostToDevice, dst, src, ByteCount, Wait::Here);
+    cuMemcpyDtoH_v2(dst: u64, src: u64, ByteCount: usize) = 278 Copy
+        => |call| copy::copy(call, Direction::DeviceToHost, dst, src, ByteCount, Wait::Here);
+    cuMemcpyDtoD_v2(dst: u64, src: u64, ByteCount: usize) = 280 Copy
+        => |call| copy::copy(call, Direction::DeviceToDevice, dst, src, ByteCount, Wait::Here);
+    cuMemcpyHtoDAsync_v2(dst: u64, src: u64, ByteCount: usize, hStream: u64) = 277 Copy
+        => |call| copy::copy(call, Direction::HostToDevice, dst, src, ByteCount, Wait::On(hStream));
+    cuMemcpyDtoHAsync_v2(dst: u64, src: u64, ByteCount: usize, hStream: u64) = 279 Copy
+        => |call| copy::copy(call, Direction::DeviceToHost, dst, src, ByteCount, Wait::On(hStream));
+    cuMemcpyDtoDAsync_v2(dst: u64, src: u64, ByteCount: usize, hStream: u64) = 281 Copy
+        => |call| copy::copy(call, Direction::DeviceToDevice, dst, src, ByteCount,
+            Wait::On(hStream));
+    cuMemcpyPeerAsync(dst: u64, _dstContext: u64, src: u64, _srcContext: u64, ByteCount: usize,
+        hStream: u64) = 319 Copy
+        => |call| copy::copy(call, Direction::DeviceToDevice, dst, src, ByteCount,
+            Wait::On(hStream));
+    cuMemsetD8_v2(dst: u64, value: u8, N: usize) = 249 Copy
+        => |call| copy::set(call, dst, value.into(), 1, N, Wait::Here);
+    cuMemsetD16_v2(dst: u64, value: u16, N: usize) = 250 Copy
+        => |call| copy::set(call, dst, value.into(), 2, N, Wait::Here);
+    cuMemsetD32_v2(dst: u64, value: u32, N: usize) = 251 Copy
+        => |call| copy::set(call, dst, value, 4, N, Wait::Here);
+    cuMemsetD8Async(dst: u64, value: u8, N: usize, hStream: u64) = 216 Copy
+        => |call| copy::set(call, dst, value.into(), 1, N, Wait::On(hStream));
+    cuMemsetD16Async(dst: u64, value: u16, N: usize, hStream: u64) = 218 Copy
+        => |call| copy::set(call, dst, value.into(), 2, N, Wait::On(hStream));
+    cuMemsetD32Async(dst: u64, value: u32, N: usize, hStream: u64) = 220 Copy
+        => |call| copy::set(call, dst, value, 4, N, Wait::On(hStream));
+
+    cuStreamCreate(stream: *mut u64, flags: u32) = 124 Call
+        => |call| stream::create(call, stream, flags, 0);
+    cuStreamCreateWithPriority(stream: *mut u64, flags: u32, priority: i32) = 367 Call
+        => |call| stream::create(call, stream, flags, priority);
+    cuStreamDestroy_v2(hStream: u64) = 326 Call => |call| stream::destroy(call, hStream);
+    cuStreamGetFlags(hStream: u64, flags: *mut u32) = 369 Call
+        => |call| stream::flags(call, hStream, flags);
+    cuStreamGetPriority(hStream: u64, priority: *mut i32) = 368 Call
+        => |call| stream::priority(call, hStream, priority);
+    cuStreamGetCtx(hStream: u64, ctx: *mut u64) = 483 Call
+        => |call| stream::context(call, hStream, ctx);
+    cuStreamGetId(hStream: u64, id: *mut u64) = 693 Call => |call| stream::id(call, hStream, id);
+    cuStreamIsCapturing(hStream: u64, status: *mut u32) = 499 Call
+        => |call| stream::capturing(call, hStream, status);
+    cuStreamQuery(hStream: u64) = 125 Call => |call| stream::query(call, hStream);
+    cuStreamQuery_ptsz(hStream: u64) = 439 Call => |call| stream::query(call, ptsz(hStream));
+    cuStreamSynchronize(hStream: u64) = 126 Sync => |call| stream::synchronize(call, hStream);
+    cuStreamSynchronize_ptsz(hStream: u64) = 440 Sync
+        => |call| stream::synchronize(call, ptsz(hStream));
+    cuStreamWaitEvent(hStream: u64, hEvent: u64, _flags: u32) = 295 Call
+        => |call| stream::wait_event(call, hStream, hEvent);
+    cuStreamWaitEvent_ptsz(hStream: u64, hEvent: u64, _flags: u32) = 436 Call
+        => |call| stream::wait_event(call, ptsz(hStream), hEvent);
+    cuLaunchHostFunc(hStream: u64, function: usize, data: u64) = 527 Launch
+        => |call| stream::host_function(call, hStream, function, data);
+
+    cuEventCreate(event: *mut u64, flags: u32) = 118 Call
+        => |call| stream::event_create(call, event, flags);
+    cuEventDestroy_v2(hEvent: u64) = 325 Call => |call| stream::event_destroy(call, hEvent);
+    cuEventRecord(hEvent: u64, hStream: u64) = 119 Call
+        => |call| stream::event_record(call, hEvent, hStream);
+    cuEventRecord_ptsz(hEvent: u64, hStream: u64) = 441 Call
+        => |call| stream::event_record(call, hEvent, ptsz(hStream));
+    cuEventQuery(hEvent: u64) = 120 Call => |call| stream::event_query(call, hEvent);
+    cuEventSynchronize(hEvent: u64) = 121 Sync => |call| stream::event_synchronize(call, hEvent);
+    cuEventElapsedTime(ms: *mut f32, hStart: u64, hEnd: u64) = 123 Call
+        => |call| stream::elapsed(call, ms, hStart, hEnd);
+    cuEventElapsedTime_v2(ms: *mut f32, hStart: u64, hEnd: u64) = 780 Call
+        => |call| stream::elapsed(call, ms, hStart, hEnd);
+
+    cuModuleLoad(module: *mut u64, fname: *const c_char) = 18 Setup
+        => |call| module::load_file(call, module, fname);
+    cuModuleLoadData(module: *mut u64, image: *const c_void) = 19 Setup
+        => |call| module::load_data(call, module, image);
+    cuModuleLoadDataEx(module: *mut u64, image: *const c_void, _numOptions: u32,
+        _options: *const u32, _optionValues: *const *mut c_void) = 20 Setup
+        => |call| module::load_data(call, module, image);
+    cuModuleUnload(hmod: u64) = 22 Call => |call| module::unload(call, hmod);
+    cuModuleGetFunction(function: *mut u64, hmod: u64, name: *const c_char) = 23 Call
+        => |call| module::function(call, function, hmod, name);
+    cuFuncGetName(name: *mut *const c_char, hfunc: u64) = 0 Call
+        => |call| module::function_name(call, name, hfunc);
+    cuFuncGetAttribute(value: *mut i32, attribute: u32, hfunc: u64) = 0 Call
+        => |call| module::get_attribute(call, value, attribute, hfunc);
+    cuFuncSetAttribute(hfunc: u64, attribute: u32, value: i32) = 0 Call
+        => |call| module::set_attribute(call, hfunc, attribute, value);
+    cuFuncSetCacheConfig(hfunc: u64, _config: u32) = 0 Call => |call| module::known(call, hfunc);
+    cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks: *mut i32, func: u64, blockSize: i32,
+        _dynamicSMemSize: usize) = 0 Call
+        => |call| module::occupancy(call, blocks, func, blockSize);
+    cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks: *mut i32, func: u64,
+        blockSize: i32, _dynamicSMemSize: usize, _flags: u32) = 0 Call
+        => |call| module::occupancy(call, blocks, func, blockSize);
+    cuOccupancyMaxPotentialBlockSize(minGrid: *mut i32, block: *mut i32, func: u64,
+        _toDynamic: *const c_void, _dynamicSMemSize: usize, _limit: i32) = 0 Call
+        => |call| module::best_block(call, minGrid, block, func);
+    cuOccupancyMaxPotentialBlockSizeWithFlags(minGrid: *mut i32, block: *mut i32, func: u64,
+        _toDynamic: *const c_void, _dynamicSMemSize: usize, _limit: i32, _flags: u32) = 0 Call
+        => |call| module::best_block(call, minGrid, block, func);
+
+    cuLaunchKernel(f: u64, gridDimX: u32, gridDimY: u32, gridDimZ: u32, blockDimX: u32,
+        blockDimY: u32, blockDimZ: u32, sharedMemBytes: u32, hStream: u64, kernelParams: u64,
+        extra: u64) = 307 Launch symbol f => |call| module::launch(call, &Launch {
+            function: f, grid: [gridDimX, gridDimY, gridDimZ],
+            block: [blockDimX, blockDimY, blockDimZ], shared_bytes: sharedMemBytes,
+            stream: hStream, arguments: (kernelParams, extra),
+        });
+    cuLaunchKernel_ptsz(f: u64, gridDimX: u32, gridDimY: u32, gridDimZ: u32, blockDimX: u32,
+        blockDimY: u32, blockDimZ: u32, sharedMemBytes: u32, hStream: u64, kernelParams: u64,
+        extra: u64) = 442 Launch symbol f => |call| module::launch(call, &Launch {
+            function: f, grid: [gridDimX, gridDimY, gridDimZ],
+            block: [blockDimX, blockDimY, blockDimZ], shared_bytes: sharedMemBytes,
+            stream: ptsz(hStream), arguments: (kernelParams, extra),
+        });
+    cuLaunchCooperativeKernel(f: u64, gridDimX: u32, gridDimY: u32, gridDimZ: u32, blockDimX: u32,
+        blockDimY: u32, blockDimZ: u32, sharedMemBytes: u32, hStream: u64, kernelParams: u64)
+        = 477 Launch symbol f => |call| module::launch(call, &Launch {
+            function: f, grid: [gridDimX, gridDimY, gridDimZ],
+            block: [blockDimX, blockDimY, blockDimZ], shared_bytes: sharedMemBytes,
+            stream: hStream, arguments: (kernelParams, 0),
+        });
+    cuLaunchKernelEx(config: *const LaunchConfig, f: u64, kernelParams: u64, extra: u64)
+        = 652 Launch symbol f
+        => |call| module::launch_ex(call, config, f, (kernelParams, extra), as_is);
+    cuLaunchKernelEx_ptsz(config: *const LaunchConfig, f: u64, kernelParams: u64, extra: u64)
+        = 653 Launch symbol f
+        => |call| module::launch_ex(call, config, f, (kernelParams, extra), ptsz);
+
+    cuProfilerStart() = 0 Call => |call| device::in_context(call);
+    cuProfilerStop() = 0 Call => |call| device::in_context(call);
+}

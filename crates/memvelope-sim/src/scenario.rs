@@ -1,0 +1,470 @@
+//! What is simulated: a TOML file at `$MEMVELOPE_SIM_SCENARIO`, described in `SCENARIO.md`.
+//!
+//! Every key has a default, so that the empty file is the default scenario; an unknown key is an
+//! error that names the file and the key.
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// CUPTI versions whose record layouts the simulator knows, with the number `cuptiGetVersion`
+/// returns for the newest release of each.
+pub const CUPTI_VERSIONS: &[(&str, u32, u32)] = &[
+    // (name in a scenario, major * 100 + minor, API number)
+    ("12.0", 1200, 18),
+    ("12.1", 1201, 18),
+    ("12.2", 1202, 20),
+    ("12.3", 1203, 21),
+    ("12.4", 1204, 22),
+    ("12.5", 1205, 23),
+    ("12.6", 1206, 24),
+    ("12.8", 1208, 26),
+    ("12.9", 1209, 28),
+    ("13.0", 1300, 130_001),
+    ("13.1", 1301, 130_101),
+    ("13.2", 1302, 130_202),
+    ("13.3", 1303, 130_301),
+    ("13.4", 1304, 130_401),
+    ("13.5", 1305, 130_500),
+];
+
+/// A whole scenario.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scenario {
+    /// Seed of faults with a probability.
+    pub seed: u64,
+    /// What `cuDriverGetVersion` says: major * 1000 + minor * 10.
+    pub driver_version: i32,
+    /// What NVML calls the driver.
+    pub driver_name: String,
+    /// CUPTI version, one of [`CUPTI_VERSIONS`].
+    pub cupti: String,
+    /// Where the virtual clock starts, in nanoseconds.
+    pub start_ns: u64,
+    /// What every `cuInit` returns; 0 is success.
+    pub init_code: u32,
+    /// Functions that this driver does not have.
+    pub missing: Vec<String>,
+    /// Name of another CUPTI subscriber; ours is then refused with 39.
+    pub subscriber: Option<String>,
+    /// The GPUs, in ordinal order.
+    pub devices: Vec<Device>,
+    /// Host time that calls take.
+    pub costs: Costs,
+    /// GPU time that kernels take.
+    pub kernels: Kernels,
+    /// GPU time that copies and memsets take.
+    pub copies: Copies,
+    /// How much of the device's contents is kept.
+    pub contents: Contents,
+    /// Seeded faults.
+    pub faults: Vec<Fault>,
+}
+
+/// One GPU.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Device {
+    /// Marketing name.
+    pub name: String,
+    /// `GPU-` and a UUID; made from the ordinal when absent.
+    pub uuid: Option<String>,
+    /// Bytes that `cuDeviceTotalMem` and NVML report.
+    pub total_bytes: u64,
+    /// Physical page size.
+    pub page_bytes: u64,
+    /// Allocations up to this size share pages; 0 gives every allocation pages of its own.
+    pub small_bytes: u64,
+    /// What one context takes.
+    pub context_bytes: u64,
+    /// What the driver keeps for itself from the start and attributes to nobody.
+    pub hidden_bytes: u64,
+    /// What one loaded module adds to its context.
+    pub module_bytes: u64,
+    /// A memory pool grows by multiples of this.
+    pub pool_chunk_bytes: u64,
+    /// Compute capability, major and minor.
+    pub compute_capability: (i32, i32),
+    /// Streaming multiprocessors.
+    pub multiprocessors: i32,
+    /// Whether stream-ordered allocation is supported.
+    pub memory_pools: bool,
+    /// Other processes on this GPU.
+    pub co_tenants: Vec<CoTenant>,
+}
+
+/// Another process.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CoTenant {
+    /// Its process id, as NVML lists it.
+    pub pid: u32,
+    /// What it holds at the start.
+    pub bytes: u64,
+    /// What it holds later; the last step whose time has come counts.
+    #[serde(default)]
+    pub steps: Vec<Step>,
+}
+
+/// A change of what a co-tenant holds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// Nanoseconds after `start_ns`.
+    pub after_ns: u64,
+    /// What it holds from then on, or as much of it as is free.
+    pub bytes: u64,
+}
+
+/// Host nanoseconds per call, by class.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Costs {
+    /// Any call without a class of its own.
+    pub call_ns: u64,
+    /// Kernel launches.
+    pub launch_ns: u64,
+    /// Allocation calls.
+    pub alloc_ns: u64,
+    /// Free calls.
+    pub free_ns: u64,
+    /// Copies and memsets.
+    pub copy_ns: u64,
+    /// Synchronising calls, before the wait itself.
+    pub sync_ns: u64,
+    /// Creating a context, loading a module.
+    pub setup_ns: u64,
+    /// Whether `cuMemFree` waits for the device.
+    pub free_waits: bool,
+    /// Overrides by function name.
+    pub calls: BTreeMap<String, u64>,
+}
+
+/// GPU nanoseconds per kernel.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kernels {
+    /// Kernels that are not named below.
+    pub default: KernelCost,
+    /// By entry name.
+    pub named: BTreeMap<String, KernelCost>,
+}
+
+/// Duration = `base_ns` + `per_block_ns` × blocks of the grid, rounded down.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KernelCost {
+    /// Nanoseconds of an empty grid.
+    pub base_ns: u64,
+    /// Nanoseconds each block adds.
+    pub per_block_ns: f64,
+}
+
+/// Bandwidths in bytes per microsecond (1,000 is 1 GB/s).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Copies {
+    /// Nanoseconds that every copy takes on top.
+    pub latency_ns: u64,
+    /// Host to device.
+    pub htod_bytes_per_us: u64,
+    /// Device to host.
+    pub dtoh_bytes_per_us: u64,
+    /// Device to device.
+    pub dtod_bytes_per_us: u64,
+    /// Memset.
+    pub memset_bytes_per_us: u64,
+}
+
+/// Limits on the device contents that are kept in host memory.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Contents {
+    /// All of it together.
+    pub bytes_max: u64,
+    /// Larger copies and memsets are not kept.
+    pub copy_bytes_max: u64,
+}
+
+/// A call that fails.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// An exported function, or `allocation` for any call that allocates device memory.
+    pub call: String,
+    /// What it returns instead of doing its work.
+    pub code: u32,
+    /// The first call that fails; 1 is the first there is.
+    #[serde(default = "one")]
+    pub nth: u64,
+    /// How many calls fail from then on; 0 is all of them.
+    #[serde(default = "one")]
+    pub times: u64,
+    /// How likely each of those calls fails; drawn from `seed`.
+    #[serde(default = "certain")]
+    pub probability: f64,
+}
+
+fn one() -> u64 {
+    1
+}
+
+fn certain() -> f64 {
+    1.0
+}
+
+const MIB: u64 = 1 << 20;
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            driver_version: 13_000,
+            driver_name: "580.95.05".into(),
+            cupti: "13.0".into(),
+            // Far from zero and from today: a time mixed up with another clock shows at once.
+            start_ns: 1_000_000_000_000_000_000,
+            init_code: 0,
+            missing: Vec::new(),
+            subscriber: None,
+            devices: vec![Device::default()],
+            costs: Costs::default(),
+            kernels: Kernels::default(),
+            copies: Copies::default(),
+            contents: Contents::default(),
+            faults: Vec::new(),
+        }
+    }
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        Self {
+            name: "SIMULATED GPU".into(),
+            uuid: None,
+            total_bytes: 80 << 30,
+            page_bytes: 2 * MIB,
+            small_bytes: MIB,
+            context_bytes: 480 * MIB,
+            hidden_bytes: 96 * MIB,
+            module_bytes: 0,
+            pool_chunk_bytes: 32 * MIB,
+            compute_capability: (9, 0),
+            multiprocessors: 132,
+            memory_pools: true,
+            co_tenants: Vec::new(),
+        }
+    }
+}
+
+impl Default for Costs {
+    fn default() -> Self {
+        // Orders of magnitude of a current driver, not measurements of one.
+        Self {
+            call_ns: 100,
+            launch_ns: 2_500,
+            alloc_ns: 20_000,
+            free_ns: 10_000,
+            copy_ns: 3_000,
+            sync_ns: 1_000,
+            setup_ns: 1_000_000,
+            free_waits: true,
+            calls: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for KernelCost {
+    fn default() -> Self {
+        Self { base_ns: 3_000, per_block_ns: 5.0 }
+    }
+}
+
+impl Default for Copies {
+    fn default() -> Self {
+        Self {
+            latency_ns: 1_500,
+            htod_bytes_per_us: 50_000,
+            dtoh_bytes_per_us: 50_000,
+            dtod_bytes_per_us: 1_500_000,
+            memset_bytes_per_us: 2_500_000,
+        }
+    }
+}
+
+impl Default for Contents {
+    fn default() -> Self {
+        Self { bytes_max: 256 * MIB, copy_bytes_max: 4 * MIB }
+    }
+}
+
+impl Scenario {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// A sentence that names the file, and the line and key where there is one.
+    pub fn from_file(path: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("cannot read scenario {}: {error}", path.display()))?;
+        Self::from_toml(&text).map_err(|error| format!("scenario {}: {error}", path.display()))
+    }
+
+    /// Reads TOML text.
+    ///
+    /// # Errors
+    /// A sentence that names the key.
+    pub fn from_toml(text: &str) -> Result<Self, String> {
+        let scenario: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    /// CUPTI version as major * 100 + minor, and the number `cuptiGetVersion` returns.
+    #[must_use]
+    pub fn cupti_version(&self) -> (u32, u32) {
+        let known = CUPTI_VERSIONS.iter().find(|(name, ..)| *name == self.cupti);
+        known.map_or((1300, 130_001), |(_, version, api)| (*version, *api))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if CUPTI_VERSIONS.iter().all(|(name, ..)| *name != self.cupti) {
+            let known: Vec<_> = CUPTI_VERSIONS.iter().map(|(name, ..)| *name).collect();
+            return Err(format!("cupti = {:?}: known are {}", self.cupti, known.join(", ")));
+        }
+        for (i, device) in self.devices.iter().enumerate() {
+            device.check().map_err(|error| format!("devices[{i}].{error}"))?;
+        }
+        for (i, fault) in self.faults.iter().enumerate() {
+            if !(0.0..=1.0).contains(&fault.probability) || fault.nth == 0 || fault.code == 0 {
+                return Err(format!(
+                    "faults[{i}]: probability must lie in 0..=1, nth and code be above 0"
+                ));
+            }
+            if fault.call != "allocation" && !crate::exported(&fault.call) {
+                return Err(format!("faults[{i}].call = {:?}: no such function", fault.call));
+            }
+        }
+        let called = self.costs.calls.keys().map(|name| ("costs.calls", name));
+        for (key, name) in called.chain(self.missing.iter().map(|name| ("missing", name))) {
+            if !crate::exported(name) {
+                return Err(format!("{key}: {name:?} is no function of the simulator"));
+            }
+        }
+        self.copies.check()
+    }
+}
+
+impl Copies {
+    fn check(&self) -> Result<(), String> {
+        let speeds = [
+            ("htod", self.htod_bytes_per_us),
+            ("dtoh", self.dtoh_bytes_per_us),
+            ("dtod", self.dtod_bytes_per_us),
+            ("memset", self.memset_bytes_per_us),
+        ];
+        match speeds.iter().find(|(_, speed)| *speed == 0) {
+            Some((name, _)) => Err(format!("copies.{name}_bytes_per_us must be above 0")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Device {
+    fn check(&self) -> Result<(), String> {
+        if !self.page_bytes.is_power_of_two() || self.page_bytes < 4096 {
+            return Err(format!("page_bytes = {}: a power of two from 4096 up", self.page_bytes));
+        }
+        if self.small_bytes > self.page_bytes {
+            return Err(format!("small_bytes = {}: at most page_bytes", self.small_bytes));
+        }
+        if self.pool_chunk_bytes == 0 || self.pool_chunk_bytes % self.page_bytes != 0 {
+            return Err(format!(
+                "pool_chunk_bytes = {}: a multiple of page_bytes",
+                self.pool_chunk_bytes
+            ));
+        }
+        let tenants: u64 = self.co_tenants.iter().map(|tenant| tenant.bytes).sum();
+        let fixed = self.context_bytes.saturating_add(self.hidden_bytes).saturating_add(tenants);
+        if fixed > self.total_bytes {
+            return Err(format!(
+                "total_bytes = {}: less than context, hidden and co-tenant bytes ({fixed})",
+                self.total_bytes
+            ));
+        }
+        if let Some(uuid) = &self.uuid {
+            parse_uuid(uuid).ok_or_else(|| format!("uuid = {uuid:?}: GPU- and 32 hex digits"))?;
+        }
+        Ok(())
+    }
+
+    /// The UUID's text and bytes.
+    #[must_use]
+    pub fn uuid(&self, ordinal: usize) -> (String, [u8; 16]) {
+        if let Some(uuid) = &self.uuid
+            && let Some(bytes) = parse_uuid(uuid)
+        {
+            return (uuid.clone(), bytes);
+        }
+        let made = format!("GPU-51510000-0000-4000-8000-{ordinal:012x}");
+        let bytes = parse_uuid(&made).unwrap_or_default();
+        (made, bytes)
+    }
+}
+
+fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let hex: String = text.strip_prefix("GPU-")?.chars().filter(|c| *c != '-').collect();
+    if hex.len() != 32 || !hex.is_ascii() {
+        return None;
+    }
+    let mut bytes = [0; 16];
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_empty_file_is_the_default() {
+        let scenario = Scenario::from_toml("").unwrap();
+        assert_eq!(scenario.devices.len(), 1);
+        assert_eq!(scenario.devices[0].total_bytes, 80 << 30);
+        assert_eq!(scenario.cupti_version(), (1300, 130_001));
+    }
+
+    /// Each text is refused, and the message names the key.
+    #[test]
+    fn bad_scenarios_name_the_key() {
+        for (text, named) in [
+            ("sede = 1", "sede"),
+            ("[[devices]]\nbytes = 1", "bytes"),
+            ("[costs]\nlaunch_us = 1", "launch_us"),
+            ("cupti = \"11.8\"", "cupti"),
+            ("[[devices]]\npage_bytes = 3", "devices[0].page_bytes"),
+            ("[[devices]]\ntotal_bytes = 1", "devices[0].total_bytes"),
+            ("[[devices]]\nuuid = \"GPU-1\"", "devices[0].uuid"),
+            ("[[faults]]\ncall = \"cuFly\"\ncode = 2", "cuFly"),
+            ("[[faults]]\ncall = \"allocation\"\ncode = 0", "faults[0]"),
+            ("missing = [\"cuFly\"]", "missing"),
+            ("[costs.calls]\ncuFly = 1", "costs.calls"),
+            ("[copies]\ndtoh_bytes_per_us = 0", "copies.dtoh_bytes_per_us"),
+            ("[kernels.named.k]\nns = 1", "ns"),
+        ] {
+            let error = Scenario::from_toml(text).unwrap_err();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn uuids_are_read_and_made() {
+        let device = Device { uuid: None, ..Device::default() };
+        let (text, bytes) = device.uuid(3);
+        assert_eq!(parse_uuid(&text), Some(bytes));
+        assert_eq!(bytes[15], 3);
+        assert_eq!(parse_uuid("GPU-zz"), None);
+    }
+}

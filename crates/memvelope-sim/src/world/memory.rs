@@ -1,0 +1,342 @@
+//! Device and host memory: who holds which bytes.
+//!
+//! Physical bytes are handed out in pages. Allocations up to `small_bytes` share pages, as the
+//! driver's own sub-allocator does; the model is without fragmentation: `n` small bytes take
+//! `ceil(n / page)` pages.
+
+use crate::abi::{Code, Done};
+use crate::books::Family;
+use crate::scenario;
+use crate::world::World;
+use std::collections::HashMap;
+
+/// Small allocations are rounded to this, the alignment `cuMemAlloc` is known for.
+const SMALL_ALIGN: u64 = 512;
+
+/// One GPU.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) spec: scenario::Device,
+    pub(crate) uuid_text: String,
+    pub(crate) uuid: [u8; 16],
+    /// Bytes of contexts and their modules.
+    pub(crate) context_bytes: u64,
+    /// Physical bytes of allocations, whole pages.
+    pub(crate) physical: u64,
+    pub(crate) physical_peak: u64,
+    /// Bytes that were asked for.
+    pub(crate) requested: u64,
+    pub(crate) requested_peak: u64,
+    /// Bytes of small allocations, and the pages they take together.
+    small: u64,
+    small_pages: u64,
+    pub(crate) primary: u64,
+    pub(crate) primary_count: u32,
+    pub(crate) primary_flags: u32,
+    pub(crate) default_pool: u64,
+    pub(crate) pool: u64,
+    /// When the GPU's last work ends, and how long it was busy until then.
+    pub(crate) busy_until: u64,
+    pub(crate) busy_ns: u64,
+    /// Virtual time and busy time at the last question for utilisation, and the answer.
+    pub(crate) utilization: (u64, u64, u32),
+}
+
+impl Device {
+    pub(crate) fn new(ordinal: usize, spec: &scenario::Device) -> Self {
+        let (uuid_text, uuid) = spec.uuid(ordinal);
+        Self {
+            spec: spec.clone(),
+            uuid_text,
+            uuid,
+            context_bytes: 0,
+            physical: 0,
+            physical_peak: 0,
+            requested: 0,
+            requested_peak: 0,
+            small: 0,
+            small_pages: 0,
+            primary: 0,
+            primary_count: 0,
+            primary_flags: 0,
+            default_pool: 0,
+            pool: 0,
+            busy_until: 0,
+            busy_ns: 0,
+            utilization: (0, 0, 0),
+        }
+    }
+
+    /// What the co-tenants hold `elapsed` nanoseconds after the start.
+    pub(crate) fn co_tenant_bytes(&self, elapsed: u64) -> impl Iterator<Item = (u32, u64)> {
+        let own = self.physical + self.context_bytes + self.spec.hidden_bytes;
+        let mut room = self.spec.total_bytes.saturating_sub(own);
+        self.spec.co_tenants.iter().map(move |tenant| {
+            let step = tenant.steps.iter().rev().find(|step| step.after_ns <= elapsed);
+            let bytes = step.map_or(tenant.bytes, |step| step.bytes).min(room);
+            room -= bytes;
+            (tenant.pid, bytes)
+        })
+    }
+
+    /// What `cuMemGetInfo` calls free.
+    pub(crate) fn free(&self, elapsed: u64) -> u64 {
+        let tenants: u64 = self.co_tenant_bytes(elapsed).map(|(_, bytes)| bytes).sum();
+        let used = self.physical + self.context_bytes + self.spec.hidden_bytes + tenants;
+        self.spec.total_bytes.saturating_sub(used)
+    }
+
+    pub(crate) fn pages(&self, bytes: u64) -> Option<u64> {
+        let page = self.spec.page_bytes;
+        bytes.checked_add(page - 1).map(|bytes| bytes / page * page)
+    }
+}
+
+/// A live allocation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Alloc {
+    pub(crate) device: usize,
+    pub(crate) context: u64,
+    pub(crate) family: Family,
+    pub(crate) requested: u64,
+    /// Size of its address range, as [`Addresses`] keeps it.
+    pub(crate) span: u64,
+    /// Whether it shares its pages.
+    pub(crate) small: bool,
+    /// The pool it came from; 0 for none.
+    pub(crate) pool: u64,
+}
+
+/// A live host allocation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Host {
+    pub(crate) context: u64,
+    pub(crate) device: usize,
+    pub(crate) family: Family,
+    pub(crate) requested: u64,
+}
+
+/// Device addresses. A freed range is given out again at once, as real drivers do: whoever keeps
+/// a book by address has to cope with it.
+#[derive(Debug)]
+pub(crate) struct Addresses {
+    next: u64,
+    free: HashMap<u64, Vec<u64>>,
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        // Below anything a Linux process has mapped, so that a device pointer taken for a host
+        // pointer faults at once.
+        Self { next: 0x0000_0100_0000_0000, free: HashMap::new() }
+    }
+}
+
+impl Addresses {
+    pub(crate) fn take(&mut self, span: u64) -> u64 {
+        if let Some(address) = self.free.get_mut(&span).and_then(Vec::pop) {
+            return address;
+        }
+        let address = self.next;
+        self.next += span;
+        address
+    }
+
+    pub(crate) fn give(&mut self, address: u64, span: u64) {
+        self.free.entry(span).or_default().push(address);
+    }
+
+    /// A fresh range at a multiple of `align`.
+    pub(crate) fn take_aligned(&mut self, span: u64, align: u64) -> u64 {
+        let align = align.max(1);
+        self.next = self.next.div_ceil(align) * align;
+        let address = self.next;
+        self.next += span;
+        // Small allocations follow at their own alignment, pages at theirs.
+        address
+    }
+}
+
+impl World {
+    pub(crate) fn elapsed(&self) -> u64 {
+        self.now.saturating_sub(self.scenario.start_ns)
+    }
+
+    pub(crate) fn free_bytes(&self, device: usize) -> u64 {
+        self.devices[device].free(self.elapsed())
+    }
+
+    pub(crate) fn take_context_bytes(&mut self, device: usize, bytes: u64) -> Done {
+        if bytes > self.free_bytes(device) {
+            return Err(Code::OUT_OF_MEMORY);
+        }
+        self.devices[device].context_bytes += bytes;
+        Ok(())
+    }
+
+    pub(crate) fn give_context_bytes(&mut self, device: usize, bytes: u64) {
+        let device = &mut self.devices[device];
+        device.context_bytes = device.context_bytes.saturating_sub(bytes);
+    }
+
+    /// Takes whole pages of physical memory.
+    pub(crate) fn take_physical(&mut self, device: usize, bytes: u64) -> Done {
+        if bytes > self.free_bytes(device) {
+            return Err(Code::OUT_OF_MEMORY);
+        }
+        let device = &mut self.devices[device];
+        device.physical += bytes;
+        device.physical_peak = device.physical_peak.max(device.physical);
+        Ok(())
+    }
+
+    pub(crate) fn give_physical(&mut self, device: usize, bytes: u64) {
+        let device = &mut self.devices[device];
+        device.physical = device.physical.saturating_sub(bytes);
+    }
+
+    /// Counts requested bytes of device memory.
+    pub(crate) fn count_requested(&mut self, device: usize, family: Family, bytes: u64) {
+        let record = &mut self.devices[device];
+        record.requested += bytes;
+        record.requested_peak = record.requested_peak.max(record.requested);
+        self.books.allocated(device, family, bytes);
+    }
+
+    pub(crate) fn uncount_requested(&mut self, device: usize, family: Family, bytes: u64) {
+        let record = &mut self.devices[device];
+        record.requested = record.requested.saturating_sub(bytes);
+        self.books.freed(device, family, bytes);
+    }
+
+    fn small_changed(&mut self, device: usize, small: u64) -> Done {
+        let record = &self.devices[device];
+        let pages = record.pages(small).ok_or(Code::OUT_OF_MEMORY)?;
+        let before = record.small_pages;
+        if pages > before {
+            self.take_physical(device, pages - before)?;
+        } else {
+            self.give_physical(device, before - pages);
+        }
+        let record = &mut self.devices[device];
+        (record.small, record.small_pages) = (small, pages);
+        Ok(())
+    }
+
+    /// Allocates device memory outside pools.
+    pub(crate) fn allocate(&mut self, family: Family, requested: u64) -> Done<u64> {
+        let context = self.current()?;
+        let device = self.context(context)?.device;
+        if requested == 0 {
+            return Err(Code::INVALID_VALUE);
+        }
+        let record = &self.devices[device];
+        let small = requested <= record.spec.small_bytes;
+        let span = if small {
+            requested.div_ceil(SMALL_ALIGN) * SMALL_ALIGN
+        } else {
+            record.pages(requested).ok_or(Code::OUT_OF_MEMORY)?
+        };
+        if small {
+            self.small_changed(device, self.devices[device].small + span)?;
+        } else {
+            self.take_physical(device, span)?;
+        }
+        let address = self.addresses.take(span);
+        let alloc = Alloc { device, context, family, requested, span, small, pool: 0 };
+        self.allocs.insert(address, alloc);
+        self.count_requested(device, family, requested);
+        Ok(address)
+    }
+
+    /// Frees what starts at `address`, of whatever family.
+    pub(crate) fn release(&mut self, address: u64) -> Done<Alloc> {
+        let alloc = self.allocs.remove(&address).ok_or(Code::INVALID_VALUE)?;
+        self.contents.forget(address);
+        if alloc.pool != 0 {
+            self.give_to_pool(&alloc);
+        } else if alloc.small {
+            // Giving back never fails.
+            let small = self.devices[alloc.device].small.saturating_sub(alloc.span);
+            let _ = self.small_changed(alloc.device, small);
+        } else if alloc.family != Family::Managed {
+            self.give_physical(alloc.device, alloc.span);
+        }
+        if alloc.family == Family::Managed {
+            crate::pinned::unmap(address, alloc.requested);
+            self.books.freed(alloc.device, Family::Managed, alloc.requested);
+        } else {
+            self.addresses.give(address, alloc.span);
+            self.uncount_requested(alloc.device, alloc.family, alloc.requested);
+        }
+        Ok(alloc)
+    }
+
+    /// Managed memory lives in host pages: the simulator never migrates it, and it takes no
+    /// device bytes.
+    pub(crate) fn allocate_managed(&mut self, requested: u64) -> Done<u64> {
+        let context = self.current()?;
+        let device = self.context(context)?.device;
+        let address = crate::pinned::map(requested)?;
+        let family = Family::Managed;
+        let span = requested;
+        let alloc = Alloc { device, context, family, requested, span, small: false, pool: 0 };
+        self.allocs.insert(address, alloc);
+        self.books.allocated(device, family, requested);
+        Ok(address)
+    }
+
+    pub(crate) fn allocate_host(&mut self, requested: u64) -> Done<u64> {
+        let context = self.current()?;
+        let device = self.context(context)?.device;
+        let address = crate::pinned::map(requested)?;
+        self.hosts.insert(address, Host { context, device, family: Family::PinnedHost, requested });
+        self.books.allocated(device, Family::PinnedHost, requested);
+        Ok(address)
+    }
+
+    pub(crate) fn release_host(&mut self, address: u64) -> Done<Host> {
+        let host = self.hosts.remove(&address).ok_or(Code::INVALID_VALUE)?;
+        crate::pinned::unmap(address, host.requested);
+        self.books.freed(host.device, host.family, host.requested);
+        Ok(host)
+    }
+
+    /// Frees everything that belongs to a context, as destroying it does.
+    pub(crate) fn free_all_of(&mut self, context: u64) {
+        let owned: Vec<u64> =
+            self.allocs.iter().filter(|(_, a)| a.context == context).map(|(at, _)| *at).collect();
+        for address in owned {
+            let _ = self.release(address);
+        }
+        let owned: Vec<u64> =
+            self.hosts.iter().filter(|(_, h)| h.context == context).map(|(at, _)| *at).collect();
+        for address in owned {
+            let _ = self.release_host(address);
+        }
+        for pool in self.pools.keys().copied().collect::<Vec<_>>() {
+            let _ = self.trim_pool(pool, 0);
+        }
+    }
+
+    /// The allocation around `address`, with the offset into it.
+    pub(crate) fn alloc_around(&self, address: u64) -> Option<(u64, &Alloc)> {
+        let (base, alloc) = self.allocs.range(..=address).next_back()?;
+        (address - base < alloc.requested).then_some((*base, alloc))
+    }
+
+    /// `CUpti_ActivityMemoryKind` of an address: 1 pageable, 2 pinned, 3 device, 5 managed.
+    pub(crate) fn memory_kind(&self, address: u64) -> u8 {
+        if let Some((_, alloc)) = self.alloc_around(address) {
+            return if alloc.family == Family::Managed { 5 } else { 3 };
+        }
+        if self.vmm.mapping_around(address).is_some() {
+            return 3;
+        }
+        let host = self.hosts.range(..=address).next_back();
+        match host {
+            Some((base, host)) if address - base < host.requested => 2,
+            _ => 1,
+        }
+    }
+}
