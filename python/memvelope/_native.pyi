@@ -13,8 +13,9 @@ Reason = Literal[
 def doctor() -> dict[str, Any]:
     """What memvelope can see from this process, and what to do about the rest.
 
-    `usable` is `usable`, `degraded` or `unusable`, and `why` says what it follows from; then
-    `libraries` (every candidate tried), `config` (every key) and more. Blocks: it loads libraries.
+    The same findings as `memvelope doctor --json`: `health` is `usable`, `degraded` or `unusable`,
+    `problems` says why; `libraries` has every candidate tried, `keys` every `MEMVELOPE_*` key.
+    Blocks while libraries load; other threads run meanwhile.
     """
 
 @final

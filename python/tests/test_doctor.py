@@ -15,7 +15,7 @@ def doctor(child, tmp_path, library=None, **extra):
 
 def test_no_driver_is_a_report(child, tmp_path):
     found = doctor(child, tmp_path)
-    assert found["usable"] == "unusable"
+    assert found["health"] == "unusable"
     assert found["simulated"] is False
     assert found["devices"] == []
     assert found["problems"]
@@ -40,7 +40,7 @@ def test_a_broken_library_is_a_report(child, tmp_path):
     broken = tmp_path / "libcuda.so.1"
     broken.write_bytes(b"\x7fELF and nothing behind it")
     found = doctor(child, tmp_path, broken)
-    assert found["usable"] == "unusable"
+    assert found["health"] == "unusable"
     [candidate] = found["libraries"][0]["candidates"]
     assert candidate["outcome"]["failed"]
 
@@ -67,7 +67,7 @@ while blocked.is_alive():
         os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
     except OSError:
         blocked.join(0.01)
-print(found[0]['usable'])
+print(found[0]['health'])
 """
     absent = str(tmp_path / "absent.so")
     env = {"MEMVELOPE_CUPTI_PATH": absent, "MEMVELOPE_NVML_PATH": absent}

@@ -80,6 +80,6 @@ def test_doctor_says_simulated(child, sim_libs):
     code = "import json, memvelope; print(json.dumps(memvelope.doctor()))"
     found = json.loads(child(code, LD_LIBRARY_PATH=sim_libs))
     assert found["simulated"] is True
-    assert found["usable"] == "usable", found["problems"]
+    assert found["health"] == "usable", found["problems"]
     assert len(found["devices"]) == 1
     assert found["devices"][0]["total_bytes"] > 0
