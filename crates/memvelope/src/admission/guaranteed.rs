@@ -105,6 +105,23 @@ fn raise(peak: &AtomicU64, value: u64) {
     }
 }
 
+/// Where another thread may come in between. Nothing in a build for use; in tests it gives way now
+/// and then, so that the windows of a few nanoseconds are really entered.
+#[cfg(not(test))]
+#[inline(always)]
+const fn interleave() {}
+
+#[cfg(test)]
+fn interleave() {
+    use std::cell::Cell;
+    thread_local!(static CALLS: Cell<u32> = const { Cell::new(0) });
+    let calls = CALLS.get();
+    CALLS.set(calls.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+    if calls >> 28 == 0 {
+        std::thread::yield_now();
+    }
+}
+
 impl Policy for Guaranteed {
     #[inline]
     fn admit(&self, first: Blocks, claim: Blocks) -> Result<(), Shortage> {
@@ -116,6 +133,7 @@ impl Policy for Guaranteed {
             if capacity.checked_sub(claimed).is_none_or(|free| claim.0 > free) {
                 return Err(Shortage { capacity, claimed });
             }
+            interleave();
             match self.word.compare_exchange_weak(seen, seen + claim.0, AcqRel, Relaxed) {
                 Ok(_) => break claimed + claim.0,
                 Err(now) => seen = now,
@@ -123,6 +141,7 @@ impl Policy for Guaranteed {
         };
         raise(&self.claimed_peak, claimed);
         // Claim first, then hold; a release goes the other way. So held <= claimed at any instant.
+        interleave();
         let book = self.book.fetch_add(ONE_LEASE + first.0, AcqRel) + first.0;
         raise(&self.held_peak, book & LOW);
         self.admitted.fetch_add(1, Relaxed);
@@ -140,6 +159,7 @@ impl Policy for Guaranteed {
         let claim = u64::from(claim);
         self.book.fetch_sub(ONE_LEASE + u64::from(held), AcqRel);
         self.released.fetch_add(claim, Relaxed);
+        interleave();
         // Last: from here on the account may serve another gate.
         let before = self.word.fetch_sub(claim, AcqRel);
         if before & CLOSED != 0 && claimed_of(before) == claim {

@@ -20,6 +20,7 @@ pub use lease::Lease;
 
 use crate::units::{Blocks, CostCurve, Nanos, Tokens};
 use serde::Serialize;
+use std::fmt;
 
 /// How a gate is set up.
 #[derive(Clone, Debug)]
@@ -74,9 +75,47 @@ pub enum Reason {
     Overcommitted,
 }
 
+impl Reason {
+    /// Every reason, in the order of its discriminants.
+    pub const ALL: [Self; 6] = [
+        Self::NoCapacity,
+        Self::TooLong,
+        Self::BadTokenCount,
+        Self::NoMaximum,
+        Self::UnknownPool,
+        Self::Overcommitted,
+    ];
+
+    /// As serialised, e.g. `no_capacity`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NoCapacity => "no_capacity",
+            Self::TooLong => "too_long",
+            Self::BadTokenCount => "bad_token_count",
+            Self::NoMaximum => "no_maximum",
+            Self::UnknownPool => "unknown_pool",
+            Self::Overcommitted => "overcommitted",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoCapacity => "no capacity now",
+            Self::TooLong => "longer than can ever fit",
+            Self::BadTokenCount => "a token count is zero, negative or absurd",
+            Self::NoMaximum => "no max_new_tokens, and the gate has no default",
+            Self::UnknownPool => "no pool of that name",
+            Self::Overcommitted => "the budget shrank below what is in use or asked for",
+        })
+    }
+}
+
 /// A refused request: a value, not a failure of the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
-#[error("rejected ({reason:?}): short by {short_by_tokens}, retry after {retry_after:?}")]
+#[error("rejected: {reason}{}{}", short_text(*.short_by_tokens), retry_text(*.retry_after))]
 pub struct Rejection {
     /// Why.
     pub reason: Reason,
@@ -84,6 +123,20 @@ pub struct Rejection {
     pub short_by_tokens: Tokens,
     /// When to come back, from the recent rate of release; `None`: never, as it stands.
     pub retry_after: Option<Nanos>,
+}
+
+fn short_text(short_by_tokens: Tokens) -> String {
+    match short_by_tokens {
+        Tokens::ZERO => String::new(),
+        tokens => format!(", short by {tokens}"),
+    }
+}
+
+fn retry_text(retry_after: Option<Nanos>) -> String {
+    match retry_after {
+        Some(wait) => format!(", try again in {wait}"),
+        None => ", not as it stands".into(),
+    }
 }
 
 /// A lease could not grow: the sequence reached the maximum it declared.

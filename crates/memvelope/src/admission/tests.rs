@@ -57,6 +57,11 @@ fn refusals_say_why_by_how_much_and_when() {
     let unknown = wide.try_admit(Tokens(1), Some(Tokens(1)), Some("batch")).unwrap_err();
     assert_eq!((unknown.reason, unknown.retry_after), (Reason::UnknownPool, None));
     assert_eq!(wide.usage().rejected[Reason::UnknownPool as usize], 1);
+    let text = admit(&wide, 10, 7).unwrap_err().to_string();
+    assert_eq!(text, "rejected: no capacity now, short by 17 tokens, try again in 1.00 s");
+    for reason in Reason::ALL {
+        assert_eq!(serde_json::to_value(reason).unwrap(), reason.label());
+    }
 }
 
 #[test]
@@ -441,4 +446,52 @@ fn threads_fill_a_gate_to_the_last_block() {
     });
     assert_eq!(gate.usage().claimed_blocks.0, 0);
     assert_eq!(gate.usage().held_peak_blocks.0, 1000);
+}
+
+#[test]
+fn threads_never_hold_more_than_the_capacity() {
+    let gate = gate(20);
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            let gate = &gate;
+            scope.spawn(move || {
+                let mut random = Random(seed);
+                for _ in 0..20_000 {
+                    // Such a lease holds its whole claim at once, so held = claimed throughout.
+                    drop(admit(gate, 15 + 16 * random.below(12), 1));
+                }
+            });
+        }
+    });
+    let usage = gate.usage();
+    assert!(usage.held_peak_blocks.0 <= 20, "{usage:?}");
+    assert_eq!((usage.claimed_blocks.0, usage.held_blocks.0, usage.leases), (0, 0, 0));
+}
+
+#[test]
+fn threads_share_accounts_over_time_but_never_at_once() {
+    let left_over = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            let left_over = &left_over;
+            scope.spawn(move || {
+                let mut random = Random(seed);
+                for _ in 0..3_000 {
+                    let gate = gate(100);
+                    assert_eq!(gate.usage().claimed_blocks, Blocks(0), "another gate's account");
+                    let lease = admit(&gate, 16 * (1 + random.below(50)), 160).unwrap();
+                    assert_eq!(gate.usage().claimed_blocks, lease.claim());
+                    // Some leases end after their gate, on whatever thread.
+                    let ended = {
+                        let mut bin = left_over.lock().unwrap();
+                        bin.push(lease);
+                        let index = random.below(bin.len() as u64) as usize;
+                        (random.below(3) > 0).then(|| bin.swap_remove(index))
+                    };
+                    drop(gate);
+                    drop(ended);
+                }
+            });
+        }
+    });
 }

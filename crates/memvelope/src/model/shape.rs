@@ -209,7 +209,7 @@ fn kv_heads(family: &Family, fields: &Fields<'_>, heads: u32) -> Result<u32> {
         KvHeads::Falcon if fields.flag("multi_query", true)? => ("num_kv_heads", 1),
         KvHeads::Falcon => ("num_kv_heads", heads),
     };
-    if declared > heads || heads % declared != 0 {
+    if declared > heads || !heads.is_multiple_of(declared) {
         let problem = format!("{declared} does not divide the {heads} query heads");
         return Err(wrong(fields.path(name), problem));
     }
@@ -224,7 +224,7 @@ fn head_dim(family: &Family, fields: &Fields<'_>, heads: u32, hidden: u32) -> Re
         (HeadDim::FieldOr(default), None) if !fields.is_present(NAME) => return Ok(default),
         _ => {}
     }
-    if hidden % heads != 0 || hidden / heads > HEAD_DIM_MAX {
+    if !hidden.is_multiple_of(heads) || hidden / heads > HEAD_DIM_MAX {
         let field = fields.path(family.keys.hidden[0]);
         let problem = format!("{hidden} is not a sensible multiple of the {heads} query heads");
         return Err(wrong(field, problem));
