@@ -378,7 +378,7 @@ impl Device {
         if self.small_bytes > self.page_bytes {
             return Err(format!("small_bytes = {}: at most page_bytes", self.small_bytes));
         }
-        if self.pool_chunk_bytes == 0 || self.pool_chunk_bytes % self.page_bytes != 0 {
+        if self.pool_chunk_bytes == 0 || !self.pool_chunk_bytes.is_multiple_of(self.page_bytes) {
             return Err(format!(
                 "pool_chunk_bytes = {}: a multiple of page_bytes",
                 self.pool_chunk_bytes

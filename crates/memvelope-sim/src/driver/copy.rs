@@ -171,7 +171,7 @@ pub(crate) fn set(
     call.world(|world| {
         world.current()?;
         let bytes = width.checked_mul(count).ok_or(Code::INVALID_VALUE)?;
-        if to % width as u64 != 0 {
+        if !to.is_multiple_of(width as u64) {
             return Err(Code::INVALID_VALUE);
         }
         let managed = world.alloc_around(to).is_some_and(|(_, a)| a.family == Family::Managed);

@@ -67,7 +67,7 @@ fn attribute_of(spec: &scenario::Device, index: usize, attribute: i32) -> Done<i
     const LAST_KNOWN: i32 = 162;
     Ok(match attribute {
         // Threads per block; block and grid dimensions.
-        1 | 2 | 3 => 1024,
+        1..=3 => 1024,
         4 => 64,
         5 => i32::MAX,
         6 | 7 => 65_535,
@@ -100,7 +100,7 @@ fn attribute_of(spec: &scenario::Device, index: usize, attribute: i32) -> Done<i
         115 => i32::from(spec.memory_pools),
         119 => i32::from(spec.memory_pools),
         0 => return Err(Code::INVALID_VALUE),
-        _ if attribute > LAST_KNOWN || attribute < 0 => return Err(Code::INVALID_VALUE),
+        _ if !(0..=LAST_KNOWN).contains(&attribute) => return Err(Code::INVALID_VALUE),
         _ => 0,
     })
 }

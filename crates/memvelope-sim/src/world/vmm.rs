@@ -65,7 +65,7 @@ impl Vmm {
 impl World {
     fn granularity_check(&self, device: usize, bytes: u64) -> Done {
         let page = self.devices[device].spec.page_bytes;
-        if bytes == 0 || bytes % page != 0 { Err(Code::INVALID_VALUE) } else { Ok(()) }
+        if bytes == 0 || !bytes.is_multiple_of(page) { Err(Code::INVALID_VALUE) } else { Ok(()) }
     }
 
     pub(crate) fn vmm_reserve(&mut self, bytes: u64, align: u64) -> Done<u64> {
@@ -130,7 +130,7 @@ impl World {
     pub(crate) fn vmm_map(&mut self, address: u64, bytes: u64, offset: u64, handle: u64) -> Done {
         let end = address.checked_add(bytes).ok_or(Code::INVALID_VALUE)?;
         let reserved = self.vmm.reservations.range(..=address).next_back();
-        if !reserved.is_some_and(|(base, size)| base + size >= end) || offset != 0 {
+        if reserved.is_none_or(|(base, size)| base + size < end) || offset != 0 {
             return Err(Code::INVALID_VALUE);
         }
         let physical = *self.vmm.handles.get(&handle).ok_or(Code::INVALID_VALUE)?;

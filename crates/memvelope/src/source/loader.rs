@@ -6,12 +6,16 @@
 #![expect(unsafe_code, reason = "dlopen, dlsym, dladdr and dl_iterate_phdr are foreign")]
 
 use crate::error::Error;
-use libloading::os::unix::Library;
+use libloading::Library;
+use libloading::os::unix::Library as UnixLibrary;
 use serde::Serialize;
 use std::ffi::{CStr, OsStr, OsString, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+/// What only the simulated driver exports: a function that returns its version as a C string.
+pub(crate) const SIMULATOR_VERSION: &CStr = c"memvelope_sim_version";
 
 /// How the search for one library went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -142,9 +146,9 @@ fn open(path: &OsStr, how: Open) -> Result<&'static Library, String> {
     // SAFETY: loading runs the library's initialisers. The candidates are NVIDIA's own libraries
     // under their well-known names, our simulator, or a path that the operator configured; none
     // of them has preconditions on being loaded (libcupti's bite only when it is called).
-    match unsafe { Library::open(Some(path), flags) } {
+    match unsafe { UnixLibrary::open(Some(path), flags) } {
         // Leaked, see the module's head.
-        Ok(library) => Ok(Box::leak(Box::new(library))),
+        Ok(library) => Ok(Box::leak(Box::new(library.into()))),
         Err(error) => Err(loader_words(&error)),
     }
 }
@@ -161,8 +165,14 @@ pub(crate) fn loader_words(error: &libloading::Error) -> String {
 pub(crate) fn address_of(library: &Library, symbol: &CStr) -> Option<*const c_void> {
     // SAFETY: the symbol is only looked up, as an untyped address; nothing is called or read.
     let found = unsafe { library.get::<*const c_void>(symbol.to_bytes_with_nul()) }.ok()?;
-    let address = found.into_raw().cast_const();
+    // SAFETY: the library is never closed, so the address outlives the symbol's borrow.
+    let address = unsafe { found.into_raw() }.into_raw().cast_const();
     (!address.is_null()).then_some(address)
+}
+
+/// Whether a library is memvelope's simulated driver (under any of its names).
+pub(crate) fn is_simulator(library: &Library) -> bool {
+    address_of(library, SIMULATOR_VERSION).is_some()
 }
 
 /// Path, as the dynamic loader names it, of the object that holds `address`.

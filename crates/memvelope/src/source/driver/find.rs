@@ -3,7 +3,7 @@
 use super::table::{Table, result_name};
 use crate::config::Config;
 use crate::source::loader::{self, LoadReport, Open, Outcome};
-use libloading::os::unix::Library;
+use libloading::Library;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::path::PathBuf;
 
@@ -83,10 +83,6 @@ pub(super) fn init_hint(code: u32) -> String {
         _ => format!("cuInit returned {code} ({})", result_name(code)),
     }
 }
-
-/// What the simulator says its version is. It may be a string, or a function that returns one; we
-/// let it be the function, as all C exports are.
-pub(super) const SIM_VERSION: &CStr = c"memvelope_sim_version";
 
 /// Copies a C string of the simulator for good.
 pub(super) fn leak_text(text: &CStr) -> &'static str {

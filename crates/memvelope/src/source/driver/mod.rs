@@ -344,8 +344,8 @@ fn polled(body: Body) -> Event {
 }
 
 /// `memvelope_sim_version` of the simulated driver: a function that returns a C string.
-fn ask_simulator(library: &libloading::os::unix::Library) -> Option<&'static str> {
-    let address = loader::address_of(library, find::SIM_VERSION)?;
+fn ask_simulator(library: &libloading::Library) -> Option<&'static str> {
+    let address = loader::address_of(library, loader::SIMULATOR_VERSION)?;
     // SAFETY: only our simulator exports this name, with this type; it has no preconditions.
     let version =
         unsafe { std::mem::transmute::<*const c_void, extern "C" fn() -> *const c_char>(address) };

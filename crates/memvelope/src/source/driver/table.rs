@@ -4,7 +4,7 @@
 #![expect(unsafe_code, reason = "addresses from dlsym become typed functions")]
 
 use crate::source::loader;
-use libloading::os::unix::Library;
+use libloading::Library;
 use std::ffi::{c_char, c_int, c_void};
 
 /// A `CUresult` as the number it is. Never a Rust enum: newer drivers return codes that no older

@@ -1,0 +1,254 @@
+//! Runs each case in a child process with the simulator first on its library path, and reads the
+//! books that it leaves.
+
+#![expect(unsafe_code, reason = "calls the simulator's C functions")]
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
+use libloading::Library;
+use std::ffi::{c_char, c_void};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Set in children: the name of the test that runs there.
+const CHILD: &str = "SIM_TEST_CHILD";
+/// The names under which loaders look for the three libraries.
+const NAMES: [&str; 4] = ["libcuda.so", "libcuda.so.1", "libcupti.so.13", "libnvidia-ml.so.1"];
+
+/// The library under test, next to the test binary.
+pub(crate) fn library() -> PathBuf {
+    let exe = std::env::current_exe().expect("own path");
+    let deps = exe.parent().expect("a folder");
+    let candidates = [deps.join("libmemvelope_sim.so"), deps.join("../libmemvelope_sim.so")];
+    candidates.into_iter().find(|path| path.exists()).expect("the cdylib is built with the tests")
+}
+
+/// Runs `case` in a child process under `scenario` (TOML). Returns the child's books in the
+/// parent, `None` in the child itself.
+pub(crate) fn in_child(test: &str, scenario: &str, case: fn()) -> Option<serde_json::Value> {
+    in_child_with(test, scenario, &[], case)
+}
+
+/// The same, with more environment variables.
+pub(crate) fn in_child_with(
+    test: &str,
+    scenario: &str,
+    env: &[(&str, &Path)],
+    case: fn(),
+) -> Option<serde_json::Value> {
+    if std::env::var(CHILD).as_deref() == Ok(test) {
+        case();
+        return None;
+    }
+    let (books, output) = spawn(test, scenario, env);
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    let books = std::fs::read_to_string(books.path().join("books.json")).expect("books");
+    Some(serde_json::from_str(&books).expect("books are JSON"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn spawn(
+    test: &str,
+    scenario: &str,
+    env: &[(&str, &Path)],
+) -> (tempfile::TempDir, std::process::Output) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for name in NAMES {
+        std::os::unix::fs::symlink(library(), dir.path().join(name)).expect("a link");
+    }
+    let file = dir.path().join("scenario.toml");
+    std::fs::write(&file, scenario).expect("the scenario");
+    let output = Command::new(std::env::current_exe().expect("own path"))
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD, test)
+        .env("LD_LIBRARY_PATH", dir.path())
+        .env("MEMVELOPE_SIM_SCENARIO", &file)
+        .env("MEMVELOPE_SIM_BOOKS", dir.path().join("books.json"))
+        .env_remove("CUDA_INJECTION64_PATH")
+        .envs(env.iter().copied())
+        .output()
+        .expect("a child process");
+    (dir, output)
+}
+
+/// What a child said on stderr, for scenarios that must be refused; `None` in the child.
+pub(crate) fn refused(test: &str, scenario: &str, case: fn()) -> Option<String> {
+    if std::env::var(CHILD).as_deref() == Ok(test) {
+        case();
+        return None;
+    }
+    let (_, output) = spawn(test, scenario, &[]);
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    Some(text(&output.stderr))
+}
+
+macro_rules! functions {
+    ($library:ident, $soname:literal: $(fn $name:ident($($arg:ident: $type:ty),*);)*) => {
+        #[allow(non_snake_case, reason = "exported names")]
+        pub(crate) mod $library {
+            use super::*;
+            fn library() -> &'static Library {
+                static LIBRARY: OnceLock<Library> = OnceLock::new();
+                // SAFETY: the simulator has no constructors to speak of.
+                LIBRARY.get_or_init(|| unsafe { Library::new($soname) }.expect($soname))
+            }
+            $(#[allow(clippy::too_many_arguments, reason = "the C signature")]
+            pub(crate) fn $name($($arg: $type),*) -> u32 {
+                type Function = unsafe extern "C" fn($($type),*) -> u32;
+                let name = concat!(stringify!($name), "\0").as_bytes();
+                // SAFETY: the type is the declared one; pointers come from the tests' own values.
+                unsafe { library().get::<Function>(name).expect(stringify!($name))($($arg),*) }
+            })*
+        }
+    };
+}
+
+functions! { cu, "libcuda.so.1":
+    fn cuInit(flags: u32);
+    fn cuDriverGetVersion(to: *mut i32);
+    fn cuGetErrorName(code: u32, to: *mut *const c_char);
+    fn cuGetProcAddress_v2(name: *const c_char, to: *mut *mut c_void, version: i32, flags: u64,
+        status: *mut u32);
+    fn cuGetExportTable(to: *mut *const c_void, id: *const u8);
+    fn cuDevicePrimaryCtxRetain(to: *mut u64, device: i32);
+    fn cuDevicePrimaryCtxRelease_v2(device: i32);
+    fn cuDevicePrimaryCtxGetState(device: i32, flags: *mut u32, active: *mut i32);
+    fn cuCtxCreate_v2(to: *mut u64, flags: u32, device: i32);
+    fn cuCtxDestroy_v2(context: u64);
+    fn cuCtxSetCurrent(context: u64);
+    fn cuCtxGetCurrent(to: *mut u64);
+    fn cuCtxPushCurrent_v2(context: u64);
+    fn cuCtxPopCurrent_v2(to: *mut u64);
+    fn cuCtxSynchronize();
+    fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize);
+    fn cuMemAlloc_v2(to: *mut u64, bytes: usize);
+    fn cuMemAllocPitch_v2(to: *mut u64, pitch: *mut usize, width: usize, height: usize, size: u32);
+    fn cuMemAllocManaged(to: *mut u64, bytes: usize, flags: u32);
+    fn cuMemHostAlloc(to: *mut u64, bytes: usize, flags: u32);
+    fn cuMemAllocHost_v2(to: *mut u64, bytes: usize);
+    fn cuMemFree_v2(address: u64);
+    fn cuMemFreeHost(address: u64);
+    fn cuMemAllocAsync(to: *mut u64, bytes: usize, stream: u64);
+    fn cuMemAllocFromPoolAsync(to: *mut u64, bytes: usize, pool: u64, stream: u64);
+    fn cuMemFreeAsync(address: u64, stream: u64);
+    fn cuMemPoolCreate(to: *mut u64, props: *const [u64; 11]);
+    fn cuMemPoolDestroy(pool: u64);
+    fn cuMemPoolTrimTo(pool: u64, keep: usize);
+    fn cuMemPoolGetAttribute(pool: u64, attribute: u32, to: *mut u64);
+    fn cuMemPoolSetAttribute(pool: u64, attribute: u32, from: *mut u64);
+    fn cuDeviceGetDefaultMemPool(to: *mut u64, device: i32);
+    fn cuMemAddressReserve(to: *mut u64, bytes: usize, align: usize, at: u64, flags: u64);
+    fn cuMemAddressFree(address: u64, bytes: usize);
+    fn cuMemCreate(to: *mut u64, bytes: usize, props: *const [u64; 4], flags: u64);
+    fn cuMemRelease(handle: u64);
+    fn cuMemMap(address: u64, bytes: usize, offset: usize, handle: u64, flags: u64);
+    fn cuMemUnmap(address: u64, bytes: usize);
+    fn cuMemSetAccess(address: u64, bytes: usize, what: *const [i32; 3], count: usize);
+    fn cuMemGetAllocationGranularity(to: *mut usize, props: *const [u64; 4], option: u32);
+    fn cuMemcpyHtoD_v2(to: u64, from: *const u8, bytes: usize);
+    fn cuMemcpyDtoH_v2(to: *mut u8, from: u64, bytes: usize);
+    fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize);
+    fn cuMemcpyHtoDAsync_v2(to: u64, from: *const u8, bytes: usize, stream: u64);
+    fn cuMemcpy(to: u64, from: u64, bytes: usize);
+    fn cuMemsetD8_v2(to: u64, value: u8, count: usize);
+    fn cuMemsetD32_v2(to: u64, value: u32, count: usize);
+    fn cuMemsetD8Async(to: u64, value: u8, count: usize, stream: u64);
+    fn cuStreamCreate(to: *mut u64, flags: u32);
+    fn cuStreamDestroy_v2(stream: u64);
+    fn cuStreamQuery(stream: u64);
+    fn cuStreamSynchronize(stream: u64);
+    fn cuStreamWaitEvent(stream: u64, event: u64, flags: u32);
+    fn cuEventCreate(to: *mut u64, flags: u32);
+    fn cuEventRecord(event: u64, stream: u64);
+    fn cuEventQuery(event: u64);
+    fn cuEventSynchronize(event: u64);
+    fn cuEventElapsedTime_v2(to: *mut f32, from: u64, until: u64);
+    fn cuModuleLoadData(to: *mut u64, image: *const c_char);
+    fn cuModuleUnload(module: u64);
+    fn cuModuleGetFunction(to: *mut u64, module: u64, name: *const c_char);
+    fn cuLaunchKernel(function: u64, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32,
+        shared: u32, stream: u64, params: *mut *mut c_void, extra: *mut *mut c_void);
+}
+
+pub(crate) type Callback = extern "C" fn(*mut c_void, u32, u32, *const c_void);
+pub(crate) type Request = extern "C" fn(*mut *mut u8, *mut usize, *mut usize);
+pub(crate) type Complete = extern "C" fn(u64, u32, *mut u8, usize, usize);
+
+functions! { cupti, "libcupti.so.13":
+    fn cuptiGetVersion(to: *mut u32);
+    fn cuptiGetTimestamp(to: *mut u64);
+    fn cuptiGetResultString(code: u32, to: *mut *const c_char);
+    fn cuptiSubscribe(to: *mut u64, callback: Callback, data: *mut c_void);
+    fn cuptiSubscribe_v2(to: *mut u64, callback: Callback, data: *mut c_void, params: *mut [u64; 4]);
+    fn cuptiUnsubscribe(subscriber: u64);
+    fn cuptiEnableCallback(on: u32, subscriber: u64, domain: u32, cbid: u32);
+    fn cuptiEnableDomain(on: u32, subscriber: u64, domain: u32);
+    fn cuptiActivityRegisterCallbacks(request: Request, complete: Complete);
+    fn cuptiActivityEnable(kind: u32);
+    fn cuptiActivityDisable(kind: u32);
+    fn cuptiActivityFlushAll(flag: u32);
+    fn cuptiActivityGetNextRecord(buffer: *mut u8, valid: usize, record: *mut *mut u8);
+    fn cuptiActivityGetNumDroppedRecords(context: u64, stream: u32, to: *mut usize);
+    fn cuptiActivitySetAttribute(attribute: u32, size: *mut usize, value: *const u8);
+    fn cuptiActivityGetAttribute(attribute: u32, size: *mut usize, value: *mut u8);
+    fn cuptiGetContextId(context: u64, to: *mut u32);
+    fn cuptiGetStreamIdEx(context: u64, stream: u64, own: u8, to: *mut u32);
+    fn cuptiFinalize();
+}
+
+/// Two kernels, one without parameters.
+pub(crate) const PTX: &std::ffi::CStr = c".version 9.0
+.target sm_90
+.address_size 64
+.visible .entry decode(.param .u64 p) { ret; }
+.visible .entry idle() { ret; }
+";
+
+/// `cuInit`, and the primary context of device 0 made current.
+pub(crate) fn context() -> u64 {
+    assert_eq!(cu::cuInit(0), 0);
+    let mut context = 0;
+    assert_eq!(cu::cuDevicePrimaryCtxRetain(&mut context, 0), 0);
+    assert_eq!(cu::cuCtxSetCurrent(context), 0);
+    context
+}
+
+/// Allocates, and asserts that it works.
+pub(crate) fn alloc(bytes: usize) -> u64 {
+    let mut address = 0;
+    assert_eq!(cu::cuMemAlloc_v2(&mut address, bytes), 0);
+    address
+}
+
+/// A kernel of [`PTX`].
+pub(crate) fn kernel(name: &std::ffi::CStr) -> u64 {
+    let (mut module, mut function) = (0, 0);
+    assert_eq!(cu::cuModuleLoadData(&mut module, PTX.as_ptr()), 0);
+    assert_eq!(cu::cuModuleGetFunction(&mut function, module, name.as_ptr()), 0);
+    function
+}
+
+/// Launches `function` on `blocks` blocks of 128 threads.
+pub(crate) fn launch(function: u64, blocks: u32, stream: u64) -> u32 {
+    let mut argument = 0_u64;
+    let mut params = [(&raw mut argument).cast::<c_void>()];
+    let none = std::ptr::null_mut();
+    cu::cuLaunchKernel(function, blocks, 1, 1, 128, 1, 1, 0, stream, params.as_mut_ptr(), none)
+}
+
+/// Virtual time now.
+pub(crate) fn now() -> u64 {
+    let mut now = 0;
+    assert_eq!(cupti::cuptiGetTimestamp(&mut now), 0);
+    now
+}
+
+/// Free and total bytes of the current context's device.
+pub(crate) fn mem_info() -> (u64, u64) {
+    let (mut free, mut total) = (0, 0);
+    assert_eq!(cu::cuMemGetInfo_v2(&mut free, &mut total), 0);
+    (free as u64, total as u64)
+}
