@@ -102,11 +102,8 @@ fn table() -> MutexGuard<'static, Table> {
 /// Writes records into buffers, asking for and giving back buffers as needed. Without registered
 /// functions, and inside a client's own callback, records have nowhere to go and are dropped.
 pub(crate) fn deliver(mut records: VecDeque<Record>) {
-    if records.is_empty() {
-        return;
-    }
     let owner = if per_thread() { thread::number() } else { 0 };
-    loop {
+    while !records.is_empty() {
         let (functions, buffer) = {
             let mut table = table();
             let own = table.open.iter().position(|buffer| buffer.owner == owner);
@@ -118,9 +115,6 @@ pub(crate) fn deliver(mut records: VecDeque<Record>) {
             None => {
                 records.pop_front();
                 count_dropped(1);
-                if records.is_empty() {
-                    return;
-                }
                 continue;
             }
         };
