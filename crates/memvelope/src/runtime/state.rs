@@ -387,6 +387,9 @@ fn since(now: &Counters, before: &Counters) -> Counters {
         unknown_kinds,
         callbacks,
         caught_panics,
+        contexts_refused,
+        foreign_buffers,
+        unknown_device,
         decode_ns
     )
 }
