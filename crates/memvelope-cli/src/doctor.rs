@@ -3,22 +3,13 @@
 use crate::failure::{Failure, Outcome};
 use crate::sim_exec::{self, Choice};
 use anyhow::Context;
-use memvelope::config::{Config, KEYS, Key, Shape};
-use memvelope::runtime::{Mode, Session};
-use memvelope::snapshot::{DeviceSnapshot, HostSnapshot};
-use memvelope::source::driver::{DeviceInfo, Driver};
+use memvelope::runtime::Mode;
+use memvelope::runtime::doctor::{self, Device, Findings, Health};
 use memvelope::source::loader::{LoadReport, Outcome as Loading};
-use memvelope::source::nvml::Nvml;
-use memvelope::source::privileges::{self, Privileges};
 use memvelope::units::Bytes;
-use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
-
-/// How long the session may take to detach.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -33,66 +24,6 @@ pub(crate) struct Args {
     scenario: Option<PathBuf>,
 }
 
-/// What it comes to, and the exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Health {
-    /// Everything is recorded. Exit code 0.
-    Usable,
-    /// Something is missing. Exit code 1.
-    Degraded,
-    /// No driver or no device. Exit code 2.
-    Unusable,
-}
-
-/// All that doctor found.
-#[derive(Debug, Serialize)]
-struct Findings {
-    memvelope_version: &'static str,
-    simulated: bool,
-    health: Health,
-    /// Why it is not better, one sentence each.
-    problems: Vec<String>,
-    libraries: Vec<LoadReport>,
-    cuda_version: Option<u32>,
-    driver_version: Option<String>,
-    mode: Mode,
-    devices: Vec<Device>,
-    host: Option<HostSnapshot>,
-    privileges: Privileges,
-    limits: Vec<Limit>,
-    keys: Vec<KeyValue>,
-}
-
-#[derive(Debug, Serialize)]
-struct Device {
-    #[serde(flatten)]
-    info: DeviceInfo,
-    free_bytes: Option<Bytes>,
-    nvml_used_bytes: Option<Bytes>,
-    process_used_bytes: Option<Bytes>,
-    utilization_percent: Option<u32>,
-}
-
-/// A resource limit of the process (`/proc/self/limits`).
-#[derive(Debug, Serialize)]
-struct Limit {
-    name: String,
-    soft: String,
-    unit: String,
-}
-
-/// A `MEMVELOPE_*` key as it stands.
-#[derive(Debug, Serialize)]
-struct KeyValue {
-    name: &'static str,
-    /// `None`: not set, the default holds.
-    value: Option<String>,
-    default: String,
-    unit: &'static str,
-    doc: &'static str,
-}
-
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     if let Some(choice) = &args.device {
@@ -102,7 +33,7 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
             "--scenario describes the simulated driver\nhint: use it with --device sim",
         ));
     }
-    let findings = examine()?;
+    let findings = doctor::examine()?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&findings).context("writing JSON failed")?);
     } else {
@@ -113,110 +44,6 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
         Health::Degraded => ExitCode::from(1),
         Health::Unusable => ExitCode::from(2),
     })
-}
-
-fn examine() -> Outcome<Findings> {
-    let (config, config_problems) = Config::from_env();
-    let mut problems: Vec<String> = config_problems.iter().map(ToString::to_string).collect();
-    let is_misconfigured = !problems.is_empty();
-
-    let session = Session::start(&config)?;
-    session.sample();
-    let (driver, _) = Driver::load(&config);
-    let driver = driver.ok();
-    let infos = driver.and_then(|driver| driver.devices().ok()).unwrap_or_default();
-    let libraries = session.load_reports();
-    let cuda = libraries.iter().find(|report| report.library == "libcuda");
-    let (nvml, _) =
-        Nvml::load(&config, cuda.filter(|r| r.simulated).and_then(|r| r.chosen.as_deref()));
-    let nvml = nvml.ok();
-    let snapshot = session.snapshot();
-    let mode = session.mode();
-    problems.extend(snapshot.unseen.iter().cloned());
-    if let Err(error) = session.stop(STOP_TIMEOUT) {
-        problems.push(error.to_string());
-    }
-
-    let is_complete = match &mode {
-        Mode::Cupti(coverage) => coverage.missing.is_empty(),
-        Mode::Polling(_) | Mode::Blind(_) => false,
-    };
-    let health = if infos.is_empty() {
-        Health::Unusable
-    } else if is_complete && nvml.is_some() && !is_misconfigured {
-        Health::Usable
-    } else {
-        Health::Degraded
-    };
-    note_mode(&mode, &mut problems);
-    let device = |info: DeviceInfo| {
-        let seen = snapshot.devices.iter().find(|device| device.totals.device == info.index);
-        let ask = |of: fn(&DeviceSnapshot) -> Option<Bytes>| seen.and_then(of);
-        Device {
-            free_bytes: ask(|device| device.free_bytes),
-            nvml_used_bytes: ask(|device| device.nvml_used_bytes),
-            process_used_bytes: ask(|device| device.process_used_bytes),
-            utilization_percent: nvml.as_ref().and_then(|n| n.utilization_percent(info.index)),
-            info,
-        }
-    };
-    Ok(Findings {
-        memvelope_version: env!("CARGO_PKG_VERSION"),
-        simulated: snapshot.simulated,
-        health,
-        problems,
-        cuda_version: driver.and_then(|driver| driver.version().ok()),
-        driver_version: nvml.as_ref().and_then(|nvml| nvml.driver_version().ok()),
-        devices: infos.into_iter().map(device).collect(),
-        libraries,
-        mode,
-        host: snapshot.host,
-        privileges: privileges::report(),
-        limits: limits(),
-        keys: KEYS.iter().map(key_value).collect(),
-    })
-}
-
-/// Adds why the mode is not better, unless the session has said so itself.
-fn note_mode(mode: &Mode, problems: &mut Vec<String>) {
-    let reasons = match mode {
-        Mode::Cupti(coverage) => coverage.missing.as_slice(),
-        Mode::Polling(why) | Mode::Blind(why) => std::slice::from_ref(why),
-    };
-    for reason in reasons {
-        if !problems.iter().any(|problem| problem.contains(reason)) {
-            problems.push(reason.clone());
-        }
-    }
-}
-
-fn key_value(key: &Key) -> KeyValue {
-    let (default, unit) = match key.shape {
-        Shape::Number { unit, default, .. } => (default.to_string(), unit),
-        Shape::Word(words) => (words[0].to_owned(), "word"),
-        Shape::Path => ("(none)".to_owned(), "path"),
-    };
-    KeyValue {
-        name: key.name,
-        value: std::env::var_os(key.name).map(|value| value.to_string_lossy().into_owned()),
-        default,
-        unit,
-        doc: key.doc,
-    }
-}
-
-/// The limits that bear on a recorder: locked memory (pinned buffers), address space, open files.
-fn limits() -> Vec<Limit> {
-    let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let wanted = ["Max locked memory", "Max address space", "Max open files"];
-    let read = |name: &&str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(*name))?;
-        let mut words = line.split_whitespace();
-        let soft = words.next()?.to_owned();
-        let unit = words.nth(1).unwrap_or_default().to_owned();
-        Some(Limit { name: (*name).to_owned(), soft, unit })
-    };
-    wanted.iter().filter_map(read).collect()
 }
 
 fn text(findings: &Findings) -> String {
