@@ -21,6 +21,11 @@ pub(crate) fn use_cupti(get_timestamp: GetTimestamp) {
     GET_TIMESTAMP.store(get_timestamp as *mut (), Ordering::Release);
 }
 
+/// From now on the clock is the system's: CUPTI must not be called any more.
+pub(crate) fn use_system() {
+    GET_TIMESTAMP.store(std::ptr::null_mut(), Ordering::Release);
+}
+
 /// Now, on the recorder's clock. Takes no lock and allocates nothing.
 #[must_use]
 pub fn now() -> Nanos {

@@ -204,16 +204,18 @@ pub(crate) fn loaded_objects() -> Vec<OsString> {
         }
         // SAFETY: the loader owns the name and holds its lock; it is copied at once.
         let name = unsafe { CStr::from_ptr(name) }.to_bytes();
-        if !name.is_empty() {
-            // SAFETY: `data` is the vector below, borrowed by nobody else during the iteration.
-            let out = unsafe { &mut *data.cast::<Vec<OsString>>() };
-            out.push(OsStr::from_bytes(name).to_owned());
-        }
-        0
+        // SAFETY: `data` is the vector below, borrowed by nobody else during the iteration.
+        let out = unsafe { &mut *data.cast::<Vec<OsString>>() };
+        let push = std::panic::AssertUnwindSafe(|| {
+            if !name.is_empty() {
+                out.push(OsStr::from_bytes(name).to_owned());
+            }
+        });
+        // Anything but 0 ends the iteration.
+        std::panic::catch_unwind(push).map_or(1, |()| 0)
     }
     let mut out: Vec<OsString> = Vec::new();
-    // SAFETY: `visit` matches the callback's contract and cannot unwind short of an allocation
-    // failure, which aborts; `out` outlives the call.
+    // SAFETY: `visit` matches the callback's contract and does not unwind; `out` outlives the call.
     unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut out).cast()) };
     out
 }

@@ -158,7 +158,7 @@ fn find(
         if found.is_some() {
             report.skip(candidate, "an earlier one is in use");
         } else {
-            found = open(candidate, report);
+            found = open(candidate, simulated_with.is_some(), report);
         }
     }
     if found.is_none() && report.hint.is_empty() {
@@ -177,7 +177,11 @@ fn find(
 /// Initialised ones by path: repeated loads must neither leak nor count up NVML's own reference.
 static KNOWN: Mutex<Vec<(PathBuf, &'static nvml_wrapper::Nvml)>> = Mutex::new(Vec::new());
 
-fn open(candidate: &OsStr, report: &mut LoadReport) -> Option<&'static nvml_wrapper::Nvml> {
+fn open(
+    candidate: &OsStr,
+    simulated: bool,
+    report: &mut LoadReport,
+) -> Option<&'static nvml_wrapper::Nvml> {
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let remembered = known.iter().find(|(path, _)| path == candidate).map(|(_, nvml)| *nvml);
     let nvml = match remembered {
@@ -194,6 +198,10 @@ fn open(candidate: &OsStr, report: &mut LoadReport) -> Option<&'static nvml_wrap
             }
         },
     };
+    if !simulated && loader::is_simulator(&nvml.lib().__library) {
+        report.fail(candidate, "the simulator's, but no simulated driver is in use");
+        return None;
+    }
     report.push(candidate, Outcome::Loaded);
     let init = nvml.lib().nvmlInit_v2.as_ref().ok().map(|init| *init as *const c_void);
     let path = init.and_then(loader::path_of).unwrap_or_else(|| candidate.to_owned());

@@ -58,7 +58,7 @@ pub(super) unsafe extern "C" fn buffer_requested(
     size: *mut usize,
     max_records: *mut usize,
 ) {
-    STATE.at_the_edge(|| {
+    STATE.guarded(|| {
         let (pointer, bytes) = match STATE.arena() {
             Some(arena) if crate::source::fork::in_child() => arena.discard_buffer(),
             Some(arena) => arena.request(STATE.null_tolerated.load(Ordering::Relaxed)),
@@ -87,7 +87,7 @@ pub(super) unsafe extern "C" fn buffer_completed(
     _size: usize,
     valid_size: usize,
 ) {
-    STATE.at_the_edge(|| {
+    STATE.guarded(|| {
         if let Some(arena) = STATE.arena().filter(|_| !buffer.is_null()) {
             arena.complete(buffer, valid_size);
         }
@@ -101,7 +101,7 @@ pub(super) unsafe extern "C" fn on_callback(
     id: u32,
     data: *const c_void,
 ) {
-    STATE.at_the_edge(|| {
+    STATE.guarded(|| {
         if data.is_null() || STATE.sink().is_none() {
             return;
         }
@@ -446,3 +446,7 @@ unsafe fn allocating(call: &Call, request: &Request) {
         tag,
     }));
 }
+
+#[cfg(test)]
+#[path = "callbacks_tests.rs"]
+mod tests;

@@ -145,9 +145,13 @@ impl Search<'_> {
             Some(path) => vec![path.into()],
             None => {
                 let by_name = self.sonames.iter().map(OsString::from);
-                let files = directories().into_iter().flat_map(|dir| {
-                    self.sonames.iter().map(move |name| dir.join(name)).filter(|path| path.exists())
-                });
+                let files =
+                    directories(&|name| std::env::var_os(name)).into_iter().flat_map(|dir| {
+                        self.sonames
+                            .iter()
+                            .map(move |name| dir.join(name))
+                            .filter(|path| path.exists())
+                    });
                 by_name.chain(files.map(OsString::from)).collect()
             }
         };
@@ -163,18 +167,21 @@ impl Search<'_> {
     }
 }
 
+/// The environment, so that tests can have one of their own.
+type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
 /// Directories that may hold libcupti, those of this Python interpreter first.
-fn directories() -> Vec<PathBuf> {
+fn directories(environment: Environment<'_>) -> Vec<PathBuf> {
     let mut out = Vec::new();
-    for site in site_packages() {
+    for site in site_packages(environment) {
         // The cu13 wheels share one directory; the cu12 ones have one each.
         out.push(site.join("nvidia/cu13/lib"));
         out.push(site.join("nvidia/cuda_cupti/lib"));
     }
-    if let Some(prefix) = std::env::var_os("CONDA_PREFIX") {
+    if let Some(prefix) = environment("CONDA_PREFIX") {
         out.push(PathBuf::from(prefix).join("lib"));
     }
-    for toolkit in toolkits() {
+    for toolkit in toolkits(environment) {
         out.push(toolkit.join("extras/CUPTI/lib64"));
         out.push(toolkit.join("lib64"));
     }
@@ -184,7 +191,7 @@ fn directories() -> Vec<PathBuf> {
 
 /// `site-packages` of the interpreter that we run in, found without asking Python: from the paths
 /// of loaded extension modules (ours is one), the active environment, the interpreter's prefix.
-fn site_packages() -> Vec<PathBuf> {
+fn site_packages(environment: Environment<'_>) -> Vec<PathBuf> {
     let mut out: Vec<PathBuf> = Vec::new();
     for path in loader::loaded_objects() {
         let site = Path::new(&path).ancestors().find(|dir| {
@@ -193,12 +200,12 @@ fn site_packages() -> Vec<PathBuf> {
         });
         out.extend(site.map(Path::to_path_buf));
     }
-    let environment = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(std::env::var_os);
+    let active = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(environment);
     let interpreter = std::env::current_exe().ok().filter(|exe| {
         exe.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with("python"))
     });
     let prefix = interpreter.and_then(|exe| Some(exe.parent()?.parent()?.to_path_buf()));
-    for prefix in environment.map(PathBuf::from).chain(prefix) {
+    for prefix in active.map(PathBuf::from).chain(prefix) {
         for python in entries_starting_with(&prefix.join("lib"), "python3") {
             out.push(python.join("site-packages"));
         }
@@ -208,9 +215,9 @@ fn site_packages() -> Vec<PathBuf> {
     out
 }
 
-fn toolkits() -> Vec<PathBuf> {
-    let mut out: Vec<PathBuf> =
-        ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(std::env::var_os).map(PathBuf::from).collect();
+fn toolkits(environment: Environment<'_>) -> Vec<PathBuf> {
+    let named = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(environment);
+    let mut out: Vec<PathBuf> = named.map(PathBuf::from).collect();
     out.extend(entries_starting_with(Path::new("/usr/local"), "cuda"));
     out
 }
@@ -260,6 +267,23 @@ mod tests {
         let search = Search { sonames: sonames_for(13), report: &mut report };
         assert!(search.run(Some(Path::new(&libc))).is_none());
         assert!(format!("{report:?}").contains("not CUPTI"), "{report:?}");
+    }
+
+    #[test]
+    fn the_active_environment_comes_before_the_toolkit() {
+        let dir = tempfile::tempdir().unwrap();
+        let wheel = dir.path().join("venv/lib/python3.12/site-packages/nvidia/cu13/lib");
+        let toolkit = dir.path().join("cuda/extras/CUPTI/lib64");
+        for path in [&wheel, &toolkit] {
+            std::fs::create_dir_all(path).unwrap();
+        }
+        let found = directories(&|name| match name {
+            "VIRTUAL_ENV" => Some(dir.path().join("venv").into()),
+            "CUDA_HOME" => Some(dir.path().join("cuda").into()),
+            _ => None,
+        });
+        let place = |path: &Path| found.iter().position(|dir| dir == path);
+        assert!(place(&wheel).unwrap() < place(&toolkit).unwrap(), "{found:?}");
     }
 
     #[test]

@@ -72,11 +72,28 @@ static RECORDER: Recorder = Recorder {
 };
 
 impl Recorder {
-    /// Attaches. The driver must be initialised. `sink` gets callback events at once, on the
-    /// calling threads; activity events come out of [`Self::drain`].
+    /// Attaches. The driver must be initialised ([`Driver::is_initialized`]). `sink` gets callback
+    /// events at once, on the calling threads; activity events come out of [`Self::drain`].
     ///
     /// After [`Self::stop`] it may be started again, with another sink.
     pub fn start(
+        config: &Config,
+        driver: &'static Driver,
+        sink: &'static dyn Sink,
+        names: &'static Names,
+    ) -> (Result<&'static Self>, LoadReport) {
+        if driver.is_initialized() {
+            return Self::start_inside_init(config, driver, sink, names);
+        }
+        let mut report = LoadReport::new("libcupti");
+        report.hint =
+            "libcupti is not touched before cuInit returned 0: some versions crash".into();
+        (Err(report.to_error()), report)
+    }
+
+    /// The same from within `InitializeInjection`, which the driver calls while `cuInit` is under
+    /// way: the one place where CUPTI may be called before `cuInit` returned. Nowhere else.
+    pub fn start_inside_init(
         config: &Config,
         driver: &'static Driver,
         sink: &'static dyn Sink,

@@ -93,19 +93,13 @@ pub(super) fn attach(
     Ok(run)
 }
 
-/// Finds libcupti. The driver comes first: some versions of CUPTI crash in their very first call
-/// where `cuInit` did not succeed.
+/// Finds libcupti and its functions. Calls none of them.
 fn open(config: &Config, driver: &Driver, report: &mut LoadReport) -> Result<Cupti> {
     if fork::in_child() {
         report.hint = "this process was forked from one that was recording; CUDA does not survive \
                        that: use spawn"
             .into();
         return Err(report.to_error());
-    }
-    if !driver.is_initialized() {
-        driver.init().inspect_err(|error| {
-            report.hint = format!("libcupti is not touched before the driver works: {error}");
-        })?;
     }
     let library = find::find(config, driver, report).ok_or_else(|| report.to_error())?;
     // SAFETY: it exports cuptiGetVersion, so it is CUPTI; the loader never closes a library.
@@ -117,7 +111,7 @@ fn open(config: &Config, driver: &Driver, report: &mut LoadReport) -> Result<Cup
 fn version(cupti: &Cupti, report: &mut LoadReport) -> Result<u32> {
     let get_version = needed(cupti.get_version)?;
     let mut version = 0;
-    // SAFETY: `cuInit` returned 0; CUPTI writes one u32.
+    // SAFETY: `cuInit` returned 0 or has called us; CUPTI writes one u32.
     check("cuptiGetVersion", unsafe { get_version(&raw mut version) }).inspect_err(|error| {
         report.hint = error.to_string();
     })?;
@@ -372,7 +366,10 @@ impl Run {
     /// Asking for the current context tells: the answer is remembered by the driver's table.
     fn driver_is_gone(&self) -> bool {
         let _ = self.driver.current_device();
-        !self.driver.is_initialized()
+        if self.driver.is_gone() {
+            clock::use_system();
+        }
+        self.driver.is_gone()
     }
 
     /// Undoes whatever was done; the first error is returned, nothing is left out because of it.

@@ -109,7 +109,7 @@ impl State {
 
     /// Runs the body of a C callback. Unwinds stop here: one is always a bug of ours, and switches
     /// recording off for good.
-    pub(super) fn at_the_edge(&self, body: impl FnOnce()) {
+    pub(super) fn guarded(&self, body: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(body)).is_err() {
             self.caught_panics.fetch_add(1, Ordering::Relaxed);
             self.broken.store(true, Ordering::Release);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unwind_stops_at_the_edge_and_ends_recording() {
+    fn an_unwind_stops_guarded_and_ends_recording() {
         #[derive(Debug)]
         struct Deaf;
         impl Sink for Deaf {
@@ -183,7 +183,7 @@ mod tests {
         let state = State::new();
         state.sink.store(std::ptr::from_ref(remembered(&Deaf)).cast_mut(), Ordering::Release);
         assert!(state.sink().is_some());
-        state.at_the_edge(|| panic!("a bug of ours"));
+        state.guarded(|| panic!("a bug of ours"));
         assert_eq!(state.caught_panics.load(Ordering::Relaxed), 1);
         assert!(state.sink().is_none());
     }

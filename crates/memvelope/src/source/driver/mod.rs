@@ -14,6 +14,7 @@ use crate::event::{Body, DeviceIndex, Event, SeenBy};
 use crate::source::clock;
 use crate::source::loader::{self, LoadReport};
 use crate::units::Bytes;
+use libloading::Library;
 use serde::Serialize;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -25,9 +26,10 @@ use table::{CuContext, CuDevice, Table, attribute, pool_attribute};
 #[derive(Debug)]
 pub struct Driver {
     table: Table,
+    library: &'static Library,
     path: PathBuf,
     simulator_version: Option<&'static str>,
-    /// `cuInit` returned 0.
+    /// `cuInit` is known to have returned 0.
     initialized: AtomicBool,
     /// The driver said that it is being torn down: it is called no more (a call then crashes).
     gone: AtomicBool,
@@ -58,7 +60,7 @@ macro_rules! call {
                 symbol: $symbol,
                 hint: "the driver is too old for this; update it",
             }),
-            Some(_) if driver.gone.load(Ordering::Acquire) => {
+            Some(_) if driver.is_gone() => {
                 Err(driver_error($symbol, CuResult::DEINITIALIZED))
             }
             Some(function) => {
@@ -105,7 +107,21 @@ impl Driver {
     pub fn init(&self) -> Result<()> {
         call!(self, init = "cuInit"(0))?;
         self.initialized.store(true, Ordering::Release);
+        self.follow_virtual_clock();
         Ok(())
+    }
+
+    /// On the simulator time is virtual, for those too who never attach to its CUPTI.
+    fn follow_virtual_clock(&self) {
+        let simulated = self.simulator_version.is_some();
+        let address = loader::address_of(self.library, c"cuptiGetTimestamp");
+        if let Some(address) = address.filter(|_| simulated) {
+            // SAFETY: the simulator is one file, in which this name has this type; `cuInit`
+            // returned 0.
+            clock::use_cupti(unsafe {
+                std::mem::transmute::<*const c_void, clock::GetTimestamp>(address)
+            });
+        }
     }
 
     /// What to do about an error of [`Self::init`]; `None` for errors of another kind.
@@ -117,10 +133,17 @@ impl Driver {
         }
     }
 
-    /// Whether [`Self::init`] succeeded through this table and the driver is not being torn down.
+    /// Whether `cuInit` is known to have returned 0 (by [`Self::init`] or by a call that needs it)
+    /// and the driver is not being torn down.
     #[must_use]
     pub fn is_initialized(&self) -> bool {
-        self.initialized.load(Ordering::Acquire) && !self.gone.load(Ordering::Acquire)
+        self.initialized.load(Ordering::Acquire) && !self.is_gone()
+    }
+
+    /// Whether the driver said that it is being torn down. Nothing of CUDA is called any more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// The simulator's version, when this is the simulated driver.
@@ -151,6 +174,7 @@ impl Driver {
     pub fn devices(&self) -> Result<Vec<DeviceInfo>> {
         let mut count: c_int = 0;
         call!(self, device_get_count = "cuDeviceGetCount"(&raw mut count))?;
+        self.initialized.store(true, Ordering::Release);
         (0..count.max(0)).map(|ordinal| self.device(ordinal)).collect()
     }
 
@@ -344,7 +368,7 @@ fn polled(body: Body) -> Event {
 }
 
 /// `memvelope_sim_version` of the simulated driver: a function that returns a C string.
-fn ask_simulator(library: &libloading::Library) -> Option<&'static str> {
+fn ask_simulator(library: &Library) -> Option<&'static str> {
     let address = loader::address_of(library, loader::SIMULATOR_VERSION)?;
     // SAFETY: only our simulator exports this name, with this type; it has no preconditions.
     let version =
@@ -367,6 +391,7 @@ fn remembered(found: find::Found, simulator_version: Option<&'static str>) -> &'
     }
     let driver: &'static Driver = Box::leak(Box::new(Driver {
         table: found.table,
+        library: found.library,
         path: found.path,
         simulator_version,
         initialized: AtomicBool::new(false),
@@ -391,6 +416,17 @@ fn text_from_c(text: &[c_char]) -> String {
     let bytes: Vec<u8> =
         text.iter().map(|byte| *byte as u8).take_while(|byte| *byte != 0).collect();
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+impl Driver {
+    /// A driver that has none of the functions.
+    pub(crate) fn without_functions() -> &'static Self {
+        let mut report = LoadReport::new("libc");
+        let library = report.open("libc.so.6".as_ref(), loader::Open::OnlyIfLoaded).unwrap();
+        let (table, path) = (Table::resolve(library), PathBuf::from("libc.so.6"));
+        remembered(find::Found { table, library, path }, None)
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,117 @@
+//! Runs a case in a child process with the simulator first on its library path.
+
+use libloading::Library;
+use std::ffi::{c_char, c_void};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Set in children: the name of the test that runs there.
+const CHILD: &str = "SIM_SOURCE_CHILD";
+/// The names under which loaders look for the three libraries.
+const NAMES: [&str; 4] = ["libcuda.so", "libcuda.so.1", "libcupti.so.13", "libnvidia-ml.so.1"];
+
+/// A kernel without parameters.
+pub(crate) const PTX: &std::ffi::CStr = c".version 9.0
+.target sm_90
+.address_size 64
+.visible .entry idle() { ret; }
+";
+
+/// The simulator, if it is built: beside the test binary or one folder up.
+fn library() -> Option<PathBuf> {
+    let exe = std::env::current_exe().ok()?;
+    let deps = exe.parent()?;
+    // One folder up first: that is what the last `cargo build` of the simulator made.
+    let candidates = [deps.join("../libmemvelope_sim.so"), deps.join("libmemvelope_sim.so")];
+    candidates.into_iter().find(|path| path.exists())
+}
+
+/// Runs `case` in a child process under `scenario` (TOML).
+pub(crate) fn in_child(test: &str, scenario: &str, case: fn()) {
+    in_child_with(test, scenario, &[], case);
+}
+
+/// The same, with more environment variables.
+pub(crate) fn in_child_with(test: &str, scenario: &str, env: &[(&str, &Path)], case: fn()) {
+    if std::env::var(CHILD).as_deref() == Ok(test) {
+        return case();
+    }
+    let Some(library) = library() else {
+        println!("ignored: libmemvelope_sim.so is not built");
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for name in NAMES {
+        std::os::unix::fs::symlink(&library, dir.path().join(name)).expect("a link");
+    }
+    let file = dir.path().join("scenario.toml");
+    std::fs::write(&file, scenario).expect("the scenario");
+    let output = Command::new(std::env::current_exe().expect("own path"))
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD, test)
+        .env("LD_LIBRARY_PATH", dir.path())
+        .env("MEMVELOPE_SIM_SCENARIO", &file)
+        .env_remove("CUDA_INJECTION64_PATH")
+        .envs(env.iter().copied())
+        .output()
+        .expect("a child process");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "under {scenario:?}: {}\n{}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+}
+
+macro_rules! functions {
+    ($(fn $name:ident($($arg:ident: $type:ty),*);)*) => {
+        /// The driver as a host program calls it.
+        #[allow(non_snake_case, reason = "exported names")]
+        pub(crate) mod cu {
+            use super::*;
+            fn library() -> &'static Library {
+                static LIBRARY: OnceLock<Library> = OnceLock::new();
+                // SAFETY: the simulator's initialisers have no preconditions.
+                LIBRARY.get_or_init(|| unsafe { Library::new("libcuda.so.1") }.expect("libcuda"))
+            }
+            $(#[allow(clippy::too_many_arguments, reason = "the C signature")]
+            pub(crate) fn $name($($arg: $type),*) -> u32 {
+                type Function = unsafe extern "C" fn($($type),*) -> u32;
+                let name = concat!(stringify!($name), "\0").as_bytes();
+                // SAFETY: the type is the declared one; pointers come from the tests' own values.
+                unsafe { library().get::<Function>(name).expect(stringify!($name))($($arg),*) }
+            })*
+        }
+    };
+}
+
+functions! {
+    fn cuDevicePrimaryCtxRetain(to: *mut u64, device: i32);
+    fn cuDevicePrimaryCtxRelease_v2(device: i32);
+    fn cuDevicePrimaryCtxGetState(device: i32, flags: *mut u32, active: *mut i32);
+    fn cuCtxSetCurrent(context: u64);
+    fn cuCtxSynchronize();
+    fn cuMemAlloc_v2(to: *mut u64, bytes: usize);
+    fn cuMemAllocPitch_v2(to: *mut u64, pitch: *mut usize, width: usize, height: usize, size: u32);
+    fn cuMemAllocManaged(to: *mut u64, bytes: usize, flags: u32);
+    fn cuMemHostAlloc(to: *mut u64, bytes: usize, flags: u32);
+    fn cuMemAllocHost_v2(to: *mut u64, bytes: usize);
+    fn cuMemFree_v2(address: u64);
+    fn cuMemFreeHost(address: u64);
+    fn cuMemAllocAsync(to: *mut u64, bytes: usize, stream: u64);
+    fn cuMemFreeAsync(address: u64, stream: u64);
+    fn cuMemAddressReserve(to: *mut u64, bytes: usize, align: usize, at: u64, flags: u64);
+    fn cuMemCreate(to: *mut u64, bytes: usize, props: *const [u32; 4], flags: u64);
+    fn cuMemRelease(handle: u64);
+    fn cuMemMap(address: u64, bytes: usize, offset: usize, handle: u64, flags: u64);
+    fn cuMemUnmap(address: u64, bytes: usize);
+    fn cuMemcpyHtoD_v2(to: u64, from: *const u8, bytes: usize);
+    fn cuMemsetD8_v2(to: u64, value: u8, count: usize);
+    fn cuModuleLoadData(to: *mut u64, image: *const c_char);
+    fn cuModuleGetFunction(to: *mut u64, module: u64, name: *const c_char);
+    fn cuLaunchKernel(function: u64, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32,
+        shared: u32, stream: u64, params: *mut *mut c_void, extra: *mut *mut c_void);
+}
