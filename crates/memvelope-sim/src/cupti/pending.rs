@@ -47,7 +47,7 @@ pub(crate) struct Pending {
     vacant: Vec<usize>,
     complete: VecDeque<Record>,
     sequence: u64,
-    written: BTreeMap<u32, u64>,
+    made: BTreeMap<u32, u64>,
 }
 
 impl Pending {
@@ -61,7 +61,7 @@ impl Pending {
             vacant: Vec::new(),
             complete: VecDeque::new(),
             sequence: 0,
-            written: BTreeMap::new(),
+            made: BTreeMap::new(),
         }
     }
 
@@ -72,7 +72,7 @@ impl Pending {
 
     /// Adds a record of work that runs from `start` to `end`.
     pub(crate) fn push(&mut self, start: u64, end: u64, now: u64, record: Record) {
-        *self.written.entry(record.kind()).or_default() += 1;
+        *self.made.entry(record.kind()).or_default() += 1;
         if end <= now && self.running.is_empty() {
             self.complete.push_back(record);
             return;
@@ -125,8 +125,8 @@ impl Pending {
     }
 
     /// Records made so far, by kind.
-    pub(crate) fn written(&self) -> BTreeMap<&'static str, u64> {
+    pub(crate) fn made(&self) -> BTreeMap<&'static str, u64> {
         let name = |kind: u32| layout::layout_of(kind).map_or("?", |layout| layout.name);
-        self.written.iter().map(|(kind, count)| (name(*kind), *count)).collect()
+        self.made.iter().map(|(kind, count)| (name(*kind), *count)).collect()
     }
 }
