@@ -41,11 +41,6 @@ impl Links {
             is_incomplete: false,
         }
     }
-
-    /// Whether the ledger has to live on CUPTI's memory records for want of callbacks.
-    pub(super) fn ledger_lives_on_records(&self) -> bool {
-        matches!(&self.mode, Mode::Cupti(coverage) if !coverage.callbacks)
-    }
 }
 
 /// Loads, initialises the driver and attaches.
@@ -75,6 +70,7 @@ pub(super) fn attach_inside_init(
 ) -> Links {
     let mut links = load(config);
     let Some(driver) = links.driver else { return links };
+    driver.init_is_calling_us();
     attach_cupti(config, driver, sink, names, &mut links);
     links.is_incomplete = true;
     links

@@ -20,7 +20,10 @@ struct State {
     is_closed: bool,
     flush_wanted: u64,
     flush_done: u64,
+    /// Threads that have not ended.
     running: u32,
+    /// Of those, threads that answer flushes.
+    draining: u32,
 }
 
 /// Orders and answers. A leaf lock: nothing is called under it.
@@ -59,14 +62,14 @@ impl Control {
     }
 
     /// Asks the drain thread for everything; true once it is done, false after `timeout`. Without
-    /// a running thread there is nobody to wait for.
+    /// a drain thread there is nothing to wait for.
     pub(super) fn flush(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut state = self.lock();
         state.flush_wanted += 1;
         let wanted = state.flush_wanted;
         self.changed.notify_all();
-        while state.flush_done < wanted && state.running > 0 {
+        while state.flush_done < wanted && state.draining > 0 {
             let Some(left) = left_until(deadline) else { return false };
             state = self.wait(state, left);
         }
@@ -103,14 +106,17 @@ impl Control {
     }
 
     /// Counts a thread until the guard drops, whatever it dies of.
-    pub(super) fn running(&self) -> Running<'_> {
-        self.lock().running += 1;
-        self.adopt()
+    pub(super) fn running(&self, is_drain: bool) -> Running<'_> {
+        let mut state = self.lock();
+        state.running += 1;
+        state.draining += u32::from(is_drain);
+        drop(state);
+        self.adopt(is_drain)
     }
 
     /// Takes over a count made with [`Self::running`] by whoever started this thread.
-    pub(super) fn adopt(&self) -> Running<'_> {
-        Running { control: self, is_handed_over: false }
+    pub(super) fn adopt(&self, is_drain: bool) -> Running<'_> {
+        Running { control: self, is_drain, is_handed_over: false }
     }
 
     fn wait_for(&self, timeout: Duration, done: impl Fn(&State) -> bool) -> bool {
@@ -140,6 +146,7 @@ fn left_until(deadline: Instant) -> Option<Duration> {
 #[derive(Debug)]
 pub(super) struct Running<'a> {
     control: &'a Control,
+    is_drain: bool,
     is_handed_over: bool,
 }
 
@@ -157,6 +164,7 @@ impl Drop for Running<'_> {
         }
         let mut state = self.control.lock();
         state.running = state.running.saturating_sub(1);
+        state.draining = state.draining.saturating_sub(u32::from(self.is_drain));
         self.control.changed.notify_all();
     }
 }
@@ -169,8 +177,11 @@ mod tests {
     fn a_flush_is_answered_or_times_out() {
         let control = Control::default();
         assert!(control.flush(Duration::from_secs(60)), "nobody to wait for");
+        let poller = control.running(false);
+        assert!(control.flush(Duration::from_secs(60)), "the poller does not drain");
+        drop(poller);
         std::thread::scope(|scope| {
-            let running = control.running();
+            let running = control.running(true);
             assert!(!control.flush(Duration::from_millis(5)), "nobody answers yet");
             scope.spawn(|| {
                 let _running = running;

@@ -2,9 +2,8 @@
 
 use super::control::Order;
 use super::state::{self, Inner};
-use crate::event::{AllocKind, Allocation, Body, Event, FreeKind, MemoryRecord, Tag};
+use crate::event::{Body, Event};
 use crate::source::cupti::Recorder;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Events applied under one lock: long enough to make the lock invisible, short enough that a
@@ -93,13 +92,8 @@ fn apply(inner: &Inner, batch: &[Event]) {
     if batch.is_empty() {
         return;
     }
-    let lives_on_records = inner.ledger_lives_on_records();
-    for event in batch {
-        let Body::MemoryRecord(record) = event.body else { continue };
+    for event in batch.iter().filter(|event| is_about_memory(&event.body)) {
         inner.ledger.accept(event);
-        if lives_on_records {
-            enter_record(inner, event, &record);
-        }
     }
     let mut recorded = inner.recorded();
     for event in batch {
@@ -108,31 +102,28 @@ fn apply(inner: &Inner, batch: &[Event]) {
     }
 }
 
-/// Without callbacks CUPTI's memory records are all there is: each becomes an allocation or a free.
-fn enter_record(inner: &Inner, event: &Event, record: &MemoryRecord) {
-    // Tokens of callbacks count up from zero; these count in the upper half.
-    static TOKEN: AtomicU64 = AtomicU64::new(1 << 63);
-    let accept = |body| inner.ledger.accept(&Event { body, ..*event });
-    if record.is_free {
-        let token = TOKEN.fetch_add(1, Ordering::Relaxed);
-        accept(Body::FreeEntered { address: record.address, kind: FreeKind::Device, token });
-        accept(Body::FreeReturned { token, succeeded: true });
-        return;
+/// Whether the ledger has to hear of it. Kernels are the many: they are not to take its lock.
+/// (Without callbacks the source turns CUPTI's memory records into allocations and frees.)
+fn is_about_memory(body: &Body) -> bool {
+    match body {
+        Body::Allocated(_)
+        | Body::AllocationFailed(_)
+        | Body::FreeEntered { .. }
+        | Body::FreeReturned { .. }
+        | Body::Mapped { .. }
+        | Body::Unmapped { .. }
+        | Body::ContextDestroyed { .. }
+        | Body::MemoryRecord(_)
+        | Body::Pool { .. } => true,
+        Body::Kernel(_)
+        | Body::Copy(_)
+        | Body::Memset(_)
+        | Body::Sync(_)
+        | Body::Span(_)
+        | Body::DeviceMemory { .. }
+        | Body::DeviceUse { .. }
+        | Body::HostMemory { .. }
+        // Losses are read from the recorder's counters.
+        | Body::Dropped { .. } => false,
     }
-    // CUpti_ActivityMemoryKind: 1 pageable, 2 pinned, 5 managed, 7 managed static; others device.
-    let kind = match record.memory_kind {
-        1 | 2 => AllocKind::PinnedHost,
-        5 | 7 => AllocKind::Managed,
-        _ => AllocKind::Device,
-    };
-    accept(Body::Allocated(Allocation {
-        device: record.device,
-        context: 0,
-        kind,
-        address: record.address,
-        bytes: record.bytes,
-        stream: 0,
-        pool: 0,
-        tag: Tag::Untagged,
-    }));
 }

@@ -114,7 +114,7 @@ impl Session {
     /// Whether the driver is memvelope's simulator.
     #[must_use]
     pub fn is_simulated(&self) -> bool {
-        self.inner.is_awake() && self.inner.links().simulated
+        self.inner.is_awake() && self.inner.is_simulated()
     }
 
     /// One epoch of everything recorded and decoded so far. Does not flush.

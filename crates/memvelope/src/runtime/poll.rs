@@ -3,6 +3,7 @@
 use super::attach;
 use super::session;
 use super::state::{self, Inner};
+use crate::config::Record;
 use crate::error::Error;
 use crate::event::{Body, DeviceIndex, Event};
 use crate::snapshot::{DevicePlane, HostSnapshot, opening_balance};
@@ -10,14 +11,17 @@ use crate::source::cgroup;
 use crate::source::driver::DeviceInfo;
 use std::time::Duration;
 
-/// How often a driver that is still inside `cuInit` is asked whether it is done.
-const INIT_PERIOD: Duration = Duration::from_millis(10);
+/// How soon a driver that is still inside `cuInit` is asked whether it is done; later questions
+/// come at twice the distance each, up to the poll period.
+const INIT_PERIOD_MIN: Duration = Duration::from_millis(5);
 
 /// Runs until told to end.
 pub(super) fn run(inner: &Inner) {
-    let period = Duration::from_millis(inner.config.poll_period_ms);
+    let poll_period = Duration::from_millis(inner.config.poll_period_ms);
+    let mut init_period = INIT_PERIOD_MIN;
     loop {
-        let period = if inner.is_incomplete() { INIT_PERIOD.min(period) } else { period };
+        let period = if inner.is_incomplete() { init_period.min(poll_period) } else { poll_period };
+        init_period = init_period.saturating_mul(2);
         if inner.control.sleep(period) {
             break;
         }
@@ -49,11 +53,13 @@ fn complete(inner: &Inner) {
 /// Asks every plane now; with `here`, also the driver in the calling thread's context. No lock is
 /// held while anything foreign is called.
 pub(super) fn sample(inner: &Inner, here: bool) {
+    if inner.config.record == Record::Off {
+        return;
+    }
     if let Some(event) = cgroup::memory() {
         inner.planes().accept(&event);
     }
     let links = inner.links();
-    let has_records_only = links.ledger_lives_on_records();
     for device in links.devices.iter() {
         if let Some(nvml) = links.nvml.as_ref().filter(|_| inner.may_call()) {
             take(inner, nvml.use_of(device).map(Some));
@@ -62,8 +68,7 @@ pub(super) fn sample(inner: &Inner, here: bool) {
         if inner.may_call() {
             take(inner, driver.memory_of(device.index));
         }
-        // Records do not tell a pool's suballocations apart: its reserve would count them twice.
-        if inner.may_call() && !has_records_only {
+        if inner.may_call() {
             take(inner, driver.default_pool_of(device.index));
         }
     }

@@ -167,23 +167,25 @@ pub(super) fn start(
 
 fn start_threads(inner: &Arc<Inner>) -> Result<()> {
     if inner.recorder().is_some() || inner.is_incomplete() {
-        start_thread(inner, "memvelope-drain", drain::run)?;
+        start_thread(inner, "memvelope-drain", true, drain::run)?;
     }
-    start_thread(inner, "memvelope-poll", poll::run)
+    start_thread(inner, "memvelope-poll", false, poll::run)
 }
 
-fn start_thread(inner: &Arc<Inner>, thread: &'static str, run: fn(&Inner)) -> Result<()> {
-    let own = Arc::clone(inner);
+fn start_thread(
+    inner: &Arc<Inner>,
+    thread: &'static str,
+    is_drain: bool,
+    run: fn(&Inner),
+) -> Result<()> {
     // Counted before it starts, so that nobody sees a session whose thread is still to come.
-    let running = own.control.running();
+    let running = inner.control.running(is_drain);
+    let own = Arc::clone(inner);
     let handle = std::thread::Builder::new()
         .name(thread.into())
-        .spawn({
-            let own = Arc::clone(&own);
-            move || {
-                let _running = own.control.adopt();
-                run(&own);
-            }
+        .spawn(move || {
+            let _running = own.control.adopt(is_drain);
+            run(&own);
         })
         .map_err(|source| Error::StartThread { thread, source })?;
     running.hand_over();

@@ -72,8 +72,7 @@ pub(super) struct Inner {
     planes: Mutex<Planes>,
     problems: Mutex<Problems>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// What recorder and names had counted before this session: they outlive it.
-    counted_before: OnceLock<Counters>,
+    /// What the names had counted before this session: they outlive it.
     names_refused_before: u64,
     is_driver_gone: AtomicBool,
     is_broken: AtomicBool,
@@ -94,7 +93,7 @@ impl Inner {
         let window = Nanos(config.trace_window_ms.saturating_mul(Nanos::MILLI));
         let mut planes = Planes::default();
         planes.know(&links.devices);
-        let inner = Self {
+        Self {
             config: config.clone(),
             ledger,
             names,
@@ -107,7 +106,6 @@ impl Inner {
             planes: Mutex::new(planes),
             problems: Mutex::default(),
             threads: Mutex::default(),
-            counted_before: OnceLock::new(),
             names_refused_before: names.refused(),
             is_driver_gone: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
@@ -115,9 +113,7 @@ impl Inner {
             epoch: AtomicU64::new(0),
             thread_cpu_ns: Default::default(),
             last: OnceLock::new(),
-        };
-        inner.note_counters();
-        inner
+        }
     }
 
     pub(super) fn links(&self) -> Links {
@@ -126,27 +122,18 @@ impl Inner {
 
     pub(super) fn set_links(&self, links: Links) {
         *lock(&self.links) = links;
-        self.note_counters();
-    }
-
-    /// Remembers where the recorder's counters stood when it was attached.
-    fn note_counters(&self) {
-        if let Some(recorder) = self.recorder() {
-            let counters = recorder.counters();
-            self.counted_before.get_or_init(|| counters);
-        }
     }
 
     pub(super) fn recorder(&self) -> Option<&'static Recorder> {
         lock(&self.links).recorder
     }
 
-    pub(super) fn is_incomplete(&self) -> bool {
-        lock(&self.links).is_incomplete
+    pub(super) fn is_simulated(&self) -> bool {
+        lock(&self.links).simulated
     }
 
-    pub(super) fn ledger_lives_on_records(&self) -> bool {
-        lock(&self.links).ledger_lives_on_records()
+    pub(super) fn is_incomplete(&self) -> bool {
+        lock(&self.links).is_incomplete
     }
 
     pub(super) fn recorded(&self) -> MutexGuard<'_, Recorded> {
@@ -260,9 +247,7 @@ impl Inner {
 
     /// The recorder's counters since this session began.
     fn counters(&self) -> Counters {
-        let Some(recorder) = self.recorder() else { return Counters::default() };
-        let before = self.counted_before.get().copied().unwrap_or_default();
-        since(&recorder.counters(), &before)
+        self.recorder().map(Recorder::counters).unwrap_or_default()
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
@@ -283,11 +268,14 @@ impl Inner {
             let planes = self.planes();
             (planes.devices.clone(), planes.host)
         };
+        // Each lock is let go before the next is taken: a guard inside the literal below would
+        // live to its end.
+        let (simulated, unseen, time) = (self.is_simulated(), self.unseen(), self.now());
         let names_refused = self.names.refused().saturating_sub(self.names_refused_before);
         Snapshot::assemble(Parts {
             epoch: self.epoch.fetch_add(1, Ordering::AcqRel) + 1,
-            time: self.now(),
-            simulated: lock(&self.links).simulated,
+            time,
+            simulated,
             totals,
             findings,
             timeline,
@@ -302,7 +290,7 @@ impl Inner {
                 (DropReason::NamesFull, names_refused),
                 (DropReason::TraceSampled, sampled),
             ],
-            unseen: self.unseen(),
+            unseen,
         })
     }
 
@@ -315,15 +303,17 @@ impl Inner {
             }
             Mode::Blind(why) => vec![format!("everything about the GPU: {why}")],
         };
-        let links = self.links();
-        if links.ledger_lives_on_records() {
-            unseen.push(
-                "VMM allocations, and which allocations are inside pools: without driver \
-                 callbacks the ledger lives on CUPTI's memory records"
-                    .into(),
-            );
+        unseen.extend(self.links().missed);
+        let counters = self.counters();
+        for (count, what) in [
+            (counters.unknown_device, "allocations whose device nobody could name (refused)"),
+            (counters.contexts_refused, "contexts whose end goes unseen"),
+            (counters.foreign_buffers, "buffers that another CUPTI user took in our place"),
+        ] {
+            if count > 0 {
+                unseen.push(format!("{count} {what}"));
+            }
         }
-        unseen.extend(links.missed);
         let problems = lock(&self.problems);
         let texts = [&problems.driver, &problems.cupti, &problems.nvml];
         unseen.extend(texts.into_iter().flatten().cloned());
@@ -363,35 +353,6 @@ impl Inner {
             trace_events: recorded.sampler.events().len() as u64,
         }
     }
-}
-
-fn since(now: &Counters, before: &Counters) -> Counters {
-    macro_rules! difference {
-        ($($field:ident),*) => {
-            Counters {
-                $($field: now.$field.saturating_sub(before.$field),)*
-                // A size, not a count.
-                arena_bytes: now.arena_bytes,
-            }
-        };
-    }
-    difference!(
-        buffers_requested,
-        buffers_completed,
-        records,
-        dropped_by_cupti,
-        arena_exhausted,
-        queue_full,
-        bad_records,
-        bad_timestamps,
-        unknown_kinds,
-        callbacks,
-        caught_panics,
-        contexts_refused,
-        foreign_buffers,
-        unknown_device,
-        decode_ns
-    )
 }
 
 /// What our locks guard is consistent after every statement, so a panic elsewhere does not spoil it.

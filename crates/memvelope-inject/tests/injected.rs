@@ -1,0 +1,243 @@
+//! An unchanged C program under `CUDA_INJECTION64_PATH`, on the simulated driver: the report has
+//! exactly what the program did, and the program does not notice.
+
+mod common;
+
+use common::{Bench, built, run};
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+/// What the program does is decided by its argument; it always returns 7.
+const PROGRAM: &str = r#"
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+typedef unsigned long long ptr;
+static void *cuda;
+static int (*cuInit)(unsigned), (*cuDeviceGet)(int *, int);
+static int (*cuDevicePrimaryCtxRetain)(void **, int), (*cuCtxSetCurrent)(void *);
+static int (*cuMemAlloc_v2)(ptr *, size_t), (*cuMemFree_v2)(ptr);
+static int (*cuModuleLoadData)(void **, const void *);
+static int (*cuModuleGetFunction)(void **, void *, const char *);
+static int (*cuLaunchKernel)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                             unsigned, void *, void **, void **);
+static int (*cuCtxSynchronize)(void), (*cuMemsetD8_v2)(ptr, unsigned char, size_t);
+#define LOAD(name) *(void **)&name = dlsym(cuda, #name)
+#define MUST(call) do { int code = (call); if (code) { \
+    fprintf(stderr, #call ": %d\n", code); exit(3); } } while (0)
+
+static const char ptx[] =
+    ".version 7.0\n.target sm_70\n.address_size 64\n"
+    ".visible .entry storm(.param .u64 to)\n{\n  ret;\n}\n";
+
+static void work(void) {
+    int device; void *context, *module, *storm; ptr a, b, c; void *arguments[] = { &a };
+    MUST(cuDeviceGet(&device, 0));
+    MUST(cuDevicePrimaryCtxRetain(&context, device));
+    MUST(cuCtxSetCurrent(context));
+    MUST(cuMemAlloc_v2(&a, 3 << 20));
+    MUST(cuMemAlloc_v2(&b, 5 << 20));
+    MUST(cuMemAlloc_v2(&c, 7 << 20));
+    MUST(cuMemFree_v2(b));
+    MUST(cuMemsetD8_v2(a, 0, 3 << 20));
+    MUST(cuModuleLoadData(&module, ptx));
+    MUST(cuModuleGetFunction(&storm, module, "storm"));
+    for (int i = 0; i < 1000; i++)
+        MUST(cuLaunchKernel(storm, 4, 1, 1, 128, 1, 1, 0, 0, arguments, 0));
+    MUST(cuCtxSynchronize());
+}
+
+int main(int count, char **words) {
+    const char *how = count > 1 ? words[1] : "";
+    cuda = dlopen("libcuda.so.1", RTLD_NOW);
+    if (!cuda) { fprintf(stderr, "%s\n", dlerror()); return 4; }
+    LOAD(cuInit); LOAD(cuDeviceGet); LOAD(cuDevicePrimaryCtxRetain); LOAD(cuCtxSetCurrent);
+    LOAD(cuMemAlloc_v2); LOAD(cuMemFree_v2); LOAD(cuModuleLoadData); LOAD(cuModuleGetFunction);
+    LOAD(cuLaunchKernel); LOAD(cuCtxSynchronize); LOAD(cuMemsetD8_v2);
+    MUST(cuInit(0));
+    MUST(cuInit(0));
+    work();
+    if (!strcmp(how, "fork")) {
+        int status; pid_t child = fork();
+        if (child == 0) exit(9);   /* runs the exit handlers that it inherited */
+        waitpid(child, &status, 0);
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != 9) return 5;
+    }
+    if (!strcmp(how, "sleep")) usleep(700000);
+    if (!strcmp(how, "_exit") ) { usleep(700000); _exit(7); }
+    if (!strcmp(how, "abort")) { usleep(700000); abort(); }
+    return 7;
+}
+"#;
+
+/// Compiles the program; `None` without a C compiler.
+fn program(bench: &Bench) -> Option<PathBuf> {
+    let (source, binary) = (bench.path("program.c"), bench.path("program"));
+    std::fs::write(&source, PROGRAM).unwrap();
+    match Command::new("cc").arg("-o").arg(&binary).arg(&source).arg("-ldl").status() {
+        Ok(status) => {
+            assert!(status.success());
+            Some(binary)
+        }
+        Err(error) => {
+            println!("ignored: no C compiler ({error})");
+            None
+        }
+    }
+}
+
+/// Runs the program recorded, with a report and `env` besides.
+fn record(bench: &Bench, how: &str, env: &[(&str, &str)]) -> Option<Output> {
+    let program = program(bench)?;
+    let mut command = bench.command(program);
+    command
+        .arg(how)
+        .env("CUDA_INJECTION64_PATH", built("libmemvelope_inject.so"))
+        .env("MEMVELOPE_REPORT", bench.path("report.json"))
+        .env("MEMVELOPE_POLL_PERIOD_MS", "100")
+        .envs(env.iter().copied());
+    Some(run(&mut command))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The report has what the program did, which the simulator's own books confirm.
+fn assert_exact(bench: &Bench, report: &Value) {
+    let books = bench.json("books.json");
+    assert_eq!(report["simulated"], true);
+    assert!(report["mode"]["cupti"]["callbacks"] == true, "{}", report["mode"]);
+    let snapshot = &report["snapshot"];
+    let device = &snapshot["devices"][0];
+    let kind = &device["totals"]["by_kind"][0];
+    let own = &books["devices"][0]["families"]["device"];
+    for (field, value) in
+        [("live_bytes", 10 << 20), ("peak_bytes", 15 << 20), ("allocated_bytes", 15 << 20)]
+    {
+        assert_eq!(kind[field], value, "{field}: {kind}");
+    }
+    assert_eq!((&kind["live_count"], &kind["allocated_count"]), (&2.into(), &3.into()));
+    assert_eq!(kind["live_bytes"], own["live_bytes"]);
+    assert_eq!(kind["peak_bytes"], own["peak_bytes"]);
+    assert_eq!(kind["allocated_count"], own["allocations"]);
+    assert_eq!(device["uuid"], books["devices"][0]["uuid"]);
+    let kernels = snapshot["timeline"]["kernels"].as_array().unwrap();
+    assert_eq!(kernels.len(), 1, "{kernels:?}");
+    assert_eq!((&kernels[0]["name"], &kernels[0]["count"]), (&"storm".into(), &1000.into()));
+    assert_eq!(kernels[0]["total_ns"], books["kernels"]["storm"]["total_ns"]);
+    assert_eq!(snapshot["timeline"]["memsets"]["count"], 1);
+    assert_eq!(snapshot["dropped"], serde_json::json!([]));
+    let findings = &snapshot["findings"];
+    for (field, value) in [
+        ("untracked_frees", 0),
+        ("replaced", 0),
+        ("refused", 0),
+        ("underflows", 0),
+        ("recorded_allocations", 3),
+        ("recorded_frees", 1),
+    ] {
+        assert_eq!(findings[field], value, "{field}: {findings}");
+    }
+    assert_eq!(books["injection"]["returned"], 1);
+    assert_eq!(books["caught_panics"], 0);
+    assert_eq!(report["self_cost"]["recorder"]["caught_panics"], 0);
+}
+
+/// Records a run that ends by itself and compares.
+fn check(how: &str, env: &[(&str, &str)]) {
+    let bench = Bench::new("");
+    let Some(output) = record(&bench, how, env) else { return };
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "");
+    assert_eq!(text(&output.stderr), "");
+    let report = bench.json("report.json");
+    assert_eq!(report["final"], true);
+    assert_exact(&bench, &report);
+    let leftovers: Vec<_> = std::fs::read_dir(bench.dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".tmp"))
+        .collect();
+    assert!(leftovers.is_empty(), "{leftovers:?}");
+}
+
+#[test]
+fn a_short_program_is_recorded_exactly() {
+    check("", &[]);
+}
+
+#[test]
+fn a_program_that_outlives_a_few_periods_is_recorded_exactly() {
+    check("sleep", &[]);
+}
+
+#[test]
+fn a_forked_child_leaves_the_report_alone() {
+    check("fork", &[]);
+}
+
+#[test]
+fn small_buffers_lose_nothing() {
+    check("sleep", &[("MEMVELOPE_BUFFER_BYTES", "65536"), ("MEMVELOPE_DRAIN_PERIOD_MS", "1")]);
+}
+
+#[test]
+fn a_program_that_dies_leaves_its_last_periodic_report() {
+    for (how, code) in [("_exit", Some(7)), ("abort", None)] {
+        let bench = Bench::new("");
+        let Some(output) = record(&bench, how, &[]) else { return };
+        assert_eq!(output.status.code(), code, "{}", text(&output.stderr));
+        let report = bench.json("report.json");
+        assert_eq!(report["final"], false);
+        let kind = &report["snapshot"]["devices"][0]["totals"]["by_kind"][0];
+        assert_eq!(kind["live_bytes"], 10 << 20);
+        assert_eq!(report["snapshot"]["timeline"]["kernels"][0]["count"], 1000);
+    }
+}
+
+#[test]
+fn a_busy_subscription_is_said_and_the_rest_recorded() {
+    let bench = Bench::new("subscriber = \"nsys\"\n");
+    let Some(output) = record(&bench, "", &[]) else { return };
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    let report = bench.json("report.json");
+    let missing = report["snapshot"]["unseen"].to_string();
+    assert!(missing.contains("callbacks"), "{missing}");
+    assert_eq!(report["mode"]["cupti"]["callbacks"], false);
+    // The ledger lives on CUPTI's records then, and is just as exact for plain allocations.
+    let kind = &report["snapshot"]["devices"][0]["totals"]["by_kind"][0];
+    assert_eq!((&kind["live_bytes"], &kind["allocated_count"]), (&(10 << 20).into(), &3.into()));
+    assert_eq!(report["snapshot"]["timeline"]["kernels"][0]["count"], 1000);
+}
+
+#[test]
+fn mistyped_keys_are_said_once_and_change_nothing() {
+    let bench = Bench::new("");
+    let env = [("MEMVELOPE_BUFFER_BYTES", "lots"), ("MEMVELOPE_RECORD", "poll")];
+    let Some(output) = record(&bench, "", &env) else { return };
+    assert_eq!(output.status.code(), Some(7));
+    let stderr = text(&output.stderr);
+    assert_eq!(stderr.matches("MEMVELOPE_BUFFER_BYTES=lots").count(), 1, "{stderr}");
+    let report = bench.json("report.json");
+    assert!(report["mode"]["polling"].as_str().unwrap().contains("MEMVELOPE_RECORD"));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_said_once() {
+    let bench = Bench::new("");
+    for (path, complaint) in
+        [("/nonexistent/report.json", "writing /nonexistent/report.json"), ("x", "absolute path")]
+    {
+        let Some(output) = record(&bench, "sleep", &[("MEMVELOPE_REPORT", path)]) else { return };
+        assert_eq!(output.status.code(), Some(7));
+        let stderr = text(&output.stderr);
+        assert_eq!(stderr.matches(complaint).count(), 1, "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+}
