@@ -28,7 +28,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     if let Some(choice) = &args.device {
         sim_exec::settle(choice, args.scenario.as_deref())?;
-    } else if args.scenario.is_some() && !sim_exec::is_simulated() {
+    } else if args.scenario.is_some() && !sim_exec::is_re_executed() {
         return Err(Failure::bad(
             "--scenario describes the simulated driver\nhint: use it with --device sim",
         ));
@@ -44,6 +44,110 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
         Health::Degraded => ExitCode::from(1),
         Health::Unusable => ExitCode::from(2),
     })
+}
+
+fn examine() -> Outcome<Findings> {
+    let (config, config_problems) = Config::from_env();
+    let mut problems: Vec<String> = config_problems.iter().map(ToString::to_string).collect();
+    let is_misconfigured = !problems.is_empty();
+
+    let session = Session::start(&config)?;
+    session.sample();
+    let (driver, _) = Driver::load(&config);
+    let driver = driver.ok();
+    let infos = driver.and_then(|driver| driver.devices().ok()).unwrap_or_default();
+    let libraries = session.load_reports();
+    let cuda = libraries.iter().find(|report| report.library == "libcuda");
+    let (nvml, _) =
+        Nvml::load(&config, cuda.filter(|r| r.simulated).and_then(|r| r.chosen.as_deref()));
+    let nvml = nvml.ok();
+    let snapshot = session.snapshot();
+    let mode = session.mode();
+    problems.extend(snapshot.unseen.iter().cloned());
+    if let Err(error) = session.stop(STOP_TIMEOUT) {
+        problems.push(error.to_string());
+    }
+
+    let is_complete = match &mode {
+        Mode::Cupti(coverage) => coverage.missing.is_empty(),
+        Mode::Polling(_) | Mode::Blind(_) => false,
+    };
+    let health = if infos.is_empty() {
+        Health::Unusable
+    } else if is_complete && nvml.is_some() && !is_misconfigured {
+        Health::Usable
+    } else {
+        Health::Degraded
+    };
+    note_mode(&mode, &mut problems);
+    let device = |info: DeviceInfo| {
+        let seen = snapshot.devices.iter().find(|device| device.totals.device == info.index);
+        let ask = |of: fn(&DeviceSnapshot) -> Option<Bytes>| seen.and_then(of);
+        Device {
+            free_bytes: ask(|device| device.free_bytes),
+            nvml_used_bytes: ask(|device| device.nvml_used_bytes),
+            process_used_bytes: ask(|device| device.process_used_bytes),
+            utilization_percent: nvml.as_ref().and_then(|n| n.utilization_percent(info.index)),
+            info,
+        }
+    };
+    Ok(Findings {
+        memvelope_version: env!("CARGO_PKG_VERSION"),
+        simulated: snapshot.simulated,
+        health,
+        problems,
+        cuda_version: driver.and_then(|driver| driver.version().ok()),
+        driver_version: nvml.as_ref().and_then(|nvml| nvml.driver_version().ok()),
+        devices: infos.into_iter().map(device).collect(),
+        libraries,
+        mode,
+        host: snapshot.host,
+        privileges: privileges::report(),
+        limits: limits(),
+        keys: KEYS.iter().map(key_value).collect(),
+    })
+}
+
+/// Adds why the mode is not better, unless the session has said so itself.
+fn note_mode(mode: &Mode, problems: &mut Vec<String>) {
+    let reasons = match mode {
+        Mode::Cupti(coverage) => coverage.missing.as_slice(),
+        Mode::Polling(why) | Mode::Blind(why) => std::slice::from_ref(why),
+    };
+    for reason in reasons {
+        if !problems.iter().any(|problem| problem.contains(reason)) {
+            problems.push(reason.clone());
+        }
+    }
+}
+
+fn key_value(key: &Key) -> KeyValue {
+    let (default, unit) = match key.shape {
+        Shape::Number { unit, default, .. } => (default.to_string(), unit),
+        Shape::Word(words) => (words[0].to_owned(), "word"),
+        Shape::Path => ("(none)".to_owned(), "path"),
+    };
+    KeyValue {
+        name: key.name,
+        value: std::env::var_os(key.name).map(|value| value.to_string_lossy().into_owned()),
+        default,
+        unit,
+        doc: key.doc,
+    }
+}
+
+/// The limits that bear on a recorder: locked memory (pinned buffers), address space, open files.
+fn limits() -> Vec<Limit> {
+    let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let wanted = ["Max locked memory", "Max address space", "Max open files"];
+    let read = |name: &&str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(*name))?;
+        let mut words = line.split_whitespace();
+        let soft = words.next()?.to_owned();
+        let unit = words.nth(1).unwrap_or_default().to_owned();
+        Some(Limit { name: (*name).to_owned(), soft, unit })
+    };
+    wanted.iter().filter_map(read).collect()
 }
 
 fn text(findings: &Findings) -> String {
@@ -124,8 +228,9 @@ fn write_mode(out: &mut String, mode: &Mode) -> std::fmt::Result {
             let callbacks = if coverage.callbacks { "yes" } else { "no" };
             writeln!(out, "  allocation callbacks: {callbacks}")
         }
-        Mode::Polling(why) => writeln!(out, "  polling only: {why}"),
-        Mode::Blind(why) => writeln!(out, "  nothing is recorded: {why}"),
+        // Why, the problems above say.
+        Mode::Polling(_) => writeln!(out, "  polling only"),
+        Mode::Blind(_) => writeln!(out, "  nothing is recorded"),
     }
 }
 

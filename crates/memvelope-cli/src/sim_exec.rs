@@ -64,9 +64,8 @@ impl std::str::FromStr for Choice {
 /// # Errors
 /// No such device, no simulator, or a driver that was asked for by name and does not work.
 pub(crate) fn settle(choice: &Choice, scenario: Option<&Path>) -> Outcome<DeviceInfo> {
-    if is_simulated() {
-        let devices = devices()?;
-        return pick(choice, devices);
+    if is_re_executed() {
+        return pick(choice, simulated_devices()?);
     }
     match choice {
         Choice::Sim => Err(re_execute(scenario)),
@@ -86,7 +85,7 @@ pub(crate) fn settle(choice: &Choice, scenario: Option<&Path>) -> Outcome<Device
 }
 
 /// Whether this process was re-executed on the simulated driver.
-pub(crate) fn is_simulated() -> bool {
+pub(crate) fn is_re_executed() -> bool {
     std::env::var_os(config::SIM_ACTIVE.name).is_some()
 }
 
@@ -96,6 +95,24 @@ pub(crate) fn clean_up() {
     if let Some(directory) = std::env::var_os(config::SIM_ACTIVE.name) {
         remove_private(Path::new(&directory));
     }
+}
+
+/// The same in the re-executed process, where a driver that does not start means a scenario that
+/// makes no sense: the simulator has said on stderr what is wrong with it.
+fn simulated_devices() -> Outcome<Vec<DeviceInfo>> {
+    let (driver, _) = Driver::load(&Config::from_env().0);
+    if driver.as_ref().is_ok_and(|driver| driver.simulator_version().is_none()) {
+        return Err(Failure::bad(format!(
+            "{} is set, but libcuda is not simulated\nhint: unset it; --device sim sets it",
+            config::SIM_ACTIVE.name
+        )));
+    }
+    devices().map_err(|failure| {
+        let (Failure::BadInput(error) | Failure::Failed(error)) = failure;
+        Failure::BadInput(error.context(
+            "the simulated driver did not start\nhint: see above what is wrong with --scenario",
+        ))
+    })
 }
 
 fn devices() -> Outcome<Vec<DeviceInfo>> {

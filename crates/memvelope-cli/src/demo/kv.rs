@@ -20,8 +20,10 @@ const SLAB_BYTES: u64 = 16 * Bytes::MIB;
 /// take as much and use less.
 const DRIVER_PAGE_BYTES: u64 = 2 * Bytes::MIB;
 
-/// Share of all slabs that may stay empty before they are given back: one in so many, plus two.
-/// `cuMemFree` waits for the device, so a load that swings must not free and take all the time.
+/// Empty slabs are given back one in so many steps, and only beyond one in `EMPTY_SHARE` of all, plus
+/// two. `cuMemFree` waits for the device and a slab takes a driver call to come back, so a load that
+/// swings within a second must not free and take all the time.
+const TRIM_STEPS: u32 = 64;
 const EMPTY_SHARE: usize = 8;
 
 /// Position of a page that is not sealed.
@@ -108,6 +110,7 @@ pub(crate) struct KvCache {
     /// Entries of `slabs` without memory, to be filled before new ones are added.
     vacant: BTreeSet<u32>,
     empty_slabs: usize,
+    steps_untrimmed: u32,
     /// Spans of all sealed pages, dense, in no order: what the reading kernel walks.
     sealed: Vec<Span>,
     /// The page behind each entry of `sealed`.
@@ -137,6 +140,7 @@ impl KvCache {
             open: BTreeSet::new(),
             vacant: BTreeSet::new(),
             empty_slabs: 0,
+            steps_untrimmed: 0,
             sealed: Vec::new(),
             sealed_pages: Vec::new(),
             dirty_from: 0,
@@ -187,20 +191,24 @@ impl KvCache {
         }
     }
 
-    /// Gives empty slabs back to the driver, the highest first, down to what a swing may need.
+    /// Called once a step: gives the highest empty slab back to the driver when it is time to and
+    /// there are more than a swing may need.
     ///
     /// # Errors
-    /// What the driver said to a free; the slab counts as given back.
+    /// What the driver said to the free; the slab counts as given back.
     pub(crate) fn trim(&mut self, device: &Device) -> anyhow::Result<()> {
+        self.steps_untrimmed += 1;
         let used_slabs = self.slabs.len() - self.vacant.len();
-        let kept = used_slabs / EMPTY_SHARE + 2;
-        while self.empty_slabs > kept {
-            let full = self.geometry.slab_pages as usize;
-            let is_empty = |id: &&u32| self.slabs[**id as usize].free.len() == full;
-            let Some(&id) = self.open.iter().rev().find(is_empty) else { break };
-            self.free_slab(id, device)?;
+        if self.steps_untrimmed < TRIM_STEPS || self.empty_slabs <= used_slabs / EMPTY_SHARE + 2 {
+            return Ok(());
         }
-        Ok(())
+        self.steps_untrimmed = 0;
+        let full = self.geometry.slab_pages as usize;
+        let is_empty = |id: &&u32| self.slabs[**id as usize].free.len() == full;
+        match self.open.iter().rev().find(is_empty) {
+            Some(&id) => self.free_slab(id, device),
+            None => Ok(()),
+        }
     }
 
     /// Gives everything back.

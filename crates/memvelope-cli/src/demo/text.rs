@@ -1,6 +1,7 @@
 //! The report as a person reads it.
 
 use super::report::Report;
+use memvelope::event::DropReason;
 use memvelope::runtime::Mode;
 use memvelope::units::{Bytes, Nanos};
 use serde::Serialize;
@@ -172,9 +173,14 @@ impl Report {
         writeln!(out, "\nour own cost")?;
         writeln!(
             out,
-            "  {} of CPU on our threads ({:.2} % of the run), {} of host memory, {} records decoded",
+            "  {} of CPU on our threads ({:.2} % of the wall time, {:.2} % of the device's clock)",
             Nanos(cost.thread_cpu_ns),
             self.self_cost.thread_cpu_percent,
+            cost.thread_cpu_ns as f64 * 100.0 / self.counts.virtual_ns.max(1) as f64,
+        )?;
+        writeln!(
+            out,
+            "  {} of host memory, {} records decoded",
             Bytes(cost.host_bytes),
             cost.recorder.records
         )?;
@@ -185,7 +191,8 @@ impl Report {
             Mode::Polling(why) => writeln!(out, "  polling only: {why}")?,
             Mode::Blind(why) => writeln!(out, "  nothing was recorded: {why}")?,
         }
-        for (reason, count) in &self.lost {
+        // Sampling is no loss: totals are exact, and the trace's own line says what it holds.
+        for (reason, count) in self.lost.iter().filter(|(r, _)| *r != DropReason::TraceSampled) {
             writeln!(out, "  lost: {count} ({})", word(reason))?;
         }
         for sentence in &self.unseen {

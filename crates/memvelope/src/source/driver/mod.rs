@@ -111,6 +111,19 @@ impl Driver {
         Ok(())
     }
 
+    /// On the simulator time is virtual, for those too who never attach to its CUPTI.
+    fn follow_virtual_clock(&self) {
+        let simulated = self.simulator_version.is_some();
+        let address = loader::address_of(self.library, c"cuptiGetTimestamp");
+        if let Some(address) = address.filter(|_| simulated) {
+            // SAFETY: the simulator is one file, in which this name has this type; `cuInit`
+            // returned 0.
+            clock::use_cupti(unsafe {
+                std::mem::transmute::<*const c_void, clock::GetTimestamp>(address)
+            });
+        }
+    }
+
     /// Takes the driver as initialised without asking: for code that `cuInit` itself is calling
     /// (`InitializeInjection`), where another `cuInit` might wait for the first for ever.
     pub(crate) fn init_is_calling_us(&self) {
