@@ -192,7 +192,7 @@ fn note_mode(mode: &Mode, problems: &mut Vec<String>) {
         Mode::Polling(why) | Mode::Blind(why) => std::slice::from_ref(why),
     };
     for reason in reasons {
-        if !problems.contains(reason) {
+        if !problems.iter().any(|problem| problem.contains(reason)) {
             problems.push(reason.clone());
         }
     }
