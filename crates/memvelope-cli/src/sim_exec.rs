@@ -180,11 +180,12 @@ fn read_scenario(path: &Path) -> Outcome<PathBuf> {
     Ok(path.canonicalize().map_err(failed)?)
 }
 
-/// The simulator lies beside the executable, in `../lib` (an installation), or where cargo puts
-/// it (`target/PROFILE` for `target/PROFILE/deps/…`, and the other way round).
+/// The simulator lies beside the executable, in `../lib` (an installation), or where cargo puts it.
+/// `deps` comes first: cargo builds there, and renews the copy beside the executable only when the
+/// simulator itself was asked for.
 fn find_simulator(own: &Path) -> Outcome<PathBuf> {
     let beside = own.parent().unwrap_or(Path::new("/"));
-    let candidates = ["", "../lib", "deps", ".."].map(|folder| beside.join(folder).join(SIMULATOR));
+    let candidates = ["deps", "", "../lib", ".."].map(|folder| beside.join(folder).join(SIMULATOR));
     let found = candidates.iter().find_map(|path| path.canonicalize().ok());
     found.ok_or_else(|| {
         let tried: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
