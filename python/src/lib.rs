@@ -1,1 +1,40 @@
-//! Python extension module.
+//! The Python extension module `memvelope._native`: the library's types behind the stable ABI.
+//!
+//! It adds no behaviour of its own. Counts are checked at this edge, errors become exceptions one
+//! kind each, calls that block release the interpreter lock, and a panic of ours becomes an
+//! exception that `except Exception` catches.
+
+use pyo3::prelude::*;
+
+mod convert;
+mod doctor;
+mod envelope;
+mod errors;
+mod floor;
+mod gate;
+mod session;
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::doctor::doctor;
+    #[pymodule_export]
+    use super::envelope::{Envelope, Term};
+    #[pymodule_export]
+    use super::errors::{
+        ConfigureGateError, CuptiCallError, DriverCallError, FlushTimeoutError, InternalError,
+        LeaseReleased, LoadLibraryError, MemvelopeError, MissingSymbolError, NoRoomError,
+        NvmlCallError, PastMaximum, ReadConfigError, ReadFileError, ReadModelError, Rejected,
+        SessionExistsError, StartThreadError, UnknownModelError, WriteFileError,
+    };
+    #[pymodule_export]
+    use super::floor::Floor;
+    #[pymodule_export]
+    use super::gate::{Gate, Lease};
+    #[pymodule_export]
+    use super::session::{Session, Span};
+
+    #[pymodule_export]
+    #[expect(non_upper_case_globals, reason = "the name is Python's")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

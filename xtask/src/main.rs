@@ -1,23 +1,52 @@
-//! Builds, tests and packs memvelope.
+//! Builds, tests and packs memvelope. `cargo xtask` alone lists the tasks.
 
 mod bindings;
+mod bundle;
+mod demo;
 mod kernels;
+mod lane;
 mod pip;
+mod python;
+mod step;
+mod suite;
 
 use std::process::ExitCode;
 
+const TASKS: &str = "\
+cargo xtask TASK
+
+  demo [-- ARGS]         build everything, then `memvelope demo ARGS` (the main job)
+  test                   build everything, then every test lane that this machine has
+  lane NAME [--install]  one lane: sim, python, corpus, gpu (or what is missing for it)
+  gpu-bundle             pack what a GPU machine without a toolchain needs
+  bindings [--check]     regenerate the CUPTI bindings from NVIDIA's header wheels (or compare)
+  kernels [--check]      rebuild the PTX of cuda/ with pinned nvcc wheels (or compare)
+";
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let outcome = match args[..] {
-        ["bindings"] => bindings::bindings(false),
-        ["bindings", "--check"] => bindings::bindings(true),
-        ["kernels"] => kernels::kernels(false),
-        ["kernels", "--check"] => kernels::kernels(true),
-        _ => Err(anyhow::anyhow!("no such task: {args:?}; hint: bindings|kernels [--check]")),
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match words[..] {
+        ["demo", ref rest @ ..] => demo::demo(rest.strip_prefix(&["--"]).unwrap_or(rest)),
+        ["test"] => suite::test(),
+        ["lane", name] => lane::lane(name, false),
+        ["lane", name, "--install"] => lane::lane(name, true),
+        ["gpu-bundle"] => bundle::bundle(),
+        ["bindings"] => bindings::bindings(false).map(|()| ExitCode::SUCCESS),
+        ["bindings", "--check"] => bindings::bindings(true).map(|()| ExitCode::SUCCESS),
+        ["kernels"] => kernels::kernels(false).map(|()| ExitCode::SUCCESS),
+        ["kernels", "--check"] => kernels::kernels(true).map(|()| ExitCode::SUCCESS),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{TASKS}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("error: no such task: {}\nhint: one of\n{TASKS}", words.join(" "));
+            return ExitCode::from(2);
+        }
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(1)

@@ -1,3 +1,42 @@
-//! The memvelope command.
+//! The `memvelope` command: one file a subcommand.
+//!
+//! Exit codes: 0 done (for `doctor`: usable), 1 the work failed (for `doctor`: degraded), 2 bad
+//! input or usage, nothing was written (for `doctor`: unusable).
 
-fn main() {}
+mod demo;
+mod doctor;
+mod failure;
+mod sim_exec;
+
+use clap::{Parser, Subcommand};
+use failure::Failure;
+use std::process::ExitCode;
+
+/// Keeps an inference process inside the memory of its GPU.
+#[derive(Debug, Parser)]
+#[command(name = "memvelope", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what of this machine memvelope can use, and what to do about the rest.
+    Doctor(doctor::Args),
+    /// Serve a stream of requests behind the gate, on a GPU or on the simulated driver.
+    Demo(demo::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Demo(args) => demo::run(&args),
+    };
+    let code = outcome.unwrap_or_else(|failure: Failure| {
+        failure.print();
+        failure.exit_code()
+    });
+    sim_exec::clean_up();
+    code
+}

@@ -154,8 +154,10 @@ struct DevicePage<'a> {
 
 #[derive(Serialize)]
 struct ActivityPage {
-    written: BTreeMap<&'static str, u64>,
-    written_total: u64,
+    /// Records made, by kind.
+    made: BTreeMap<&'static str, u64>,
+    /// Records that reached a buffer.
+    written: u64,
     dropped: u64,
     buffers_requested: u64,
     buffers_completed: u64,
@@ -196,7 +198,7 @@ impl World {
     pub(crate) fn books_json(&self) -> String {
         let books = &self.books;
         let kernels = books.kernels.iter().enumerate().filter(|(_, total)| total.count > 0);
-        let (written, delivery) = (self.activity.written(), crate::cupti::buffers::totals());
+        let delivery = crate::cupti::buffers::totals();
         let pages = Pages {
             simulator: crate::VERSION_TEXT,
             simulated: true,
@@ -220,8 +222,8 @@ impl World {
             memsets: books.memsets,
             syncs: &books.syncs,
             activity: ActivityPage {
-                written_total: delivery.written,
-                written,
+                made: self.activity.made(),
+                written: delivery.written,
                 dropped: delivery.dropped,
                 buffers_requested: delivery.requested,
                 buffers_completed: delivery.completed,
@@ -275,6 +277,10 @@ pub(crate) fn write_at_exit() {
 
 /// Writes under a temporary name and renames, so that the final name never holds half a book.
 fn write_books() {
+    if crate::world::is_forked() {
+        // The parent's books are the parent's to write.
+        return;
+    }
     let Some(path) = std::env::var_os("MEMVELOPE_SIM_BOOKS").filter(|path| !path.is_empty()) else {
         return;
     };

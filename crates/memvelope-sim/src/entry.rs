@@ -84,7 +84,7 @@ impl Call {
             } else {
                 costs.calls.get(self.function.name()).copied().unwrap_or(of_class)
             };
-            world.now += ns;
+            world.now = world.now.saturating_add(ns);
         }
         action(&mut world)
     }

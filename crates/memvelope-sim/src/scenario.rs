@@ -351,6 +351,12 @@ impl Scenario {
                 return Err(format!("{key}: {name:?} is no function of the simulator"));
             }
         }
+        let kernels = self.kernels.named.values().chain([&self.kernels.default]);
+        for cost in kernels {
+            if !(0.0..=1e15).contains(&cost.per_block_ns) {
+                return Err(format!("kernels: per_block_ns = {}: from 0 up", cost.per_block_ns));
+            }
+        }
         self.copies.check()
     }
 }
@@ -384,7 +390,11 @@ impl Device {
                 self.pool_chunk_bytes
             ));
         }
-        let tenants: u64 = self.co_tenants.iter().map(|tenant| tenant.bytes).sum();
+        let tenants = self.co_tenants.iter().fold(0, |sum: u64, t| sum.saturating_add(t.bytes));
+        let sorted = |tenant: &CoTenant| tenant.steps.is_sorted_by_key(|step| step.after_ns);
+        if !self.co_tenants.iter().all(sorted) {
+            return Err("co_tenants.steps: in the order of after_ns".into());
+        }
         let fixed = self.context_bytes.saturating_add(self.hidden_bytes).saturating_add(tenants);
         if fixed > self.total_bytes {
             return Err(format!(
@@ -453,6 +463,12 @@ mod tests {
             ("[costs.calls]\ncuFly = 1", "costs.calls"),
             ("[copies]\ndtoh_bytes_per_us = 0", "copies.dtoh_bytes_per_us"),
             ("[kernels.named.k]\nns = 1", "ns"),
+            ("[kernels.default]\nper_block_ns = nan", "per_block_ns"),
+            (
+                "[[devices]]\n[[devices.co_tenants]]\npid = 1\nbytes = 1\nsteps = [{ after_ns = 2, \
+              bytes = 1 }, { after_ns = 1, bytes = 1 }]",
+                "steps",
+            ),
         ] {
             let error = Scenario::from_toml(text).unwrap_err();
             assert!(error.contains(named), "{text}: {error}");

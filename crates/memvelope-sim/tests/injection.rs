@@ -1,6 +1,8 @@
 //! The injection contract: the driver loads `$CUDA_INJECTION64_PATH` inside the first `cuInit` and
 //! calls `InitializeInjection` once, which may itself call the driver and CUPTI.
 
+#![allow(clippy::unwrap_used, reason = "tests end by panicking")]
+
 mod common;
 
 use common::{cu, in_child_with};
@@ -67,4 +69,14 @@ fn the_injected_library_is_called_once_and_may_call_back() {
 fn a_library_without_the_entry_point_is_noted() {
     let test = "a_library_without_the_entry_point_is_noted";
     check(test, "int nothing;", json!({ "loaded": true, "returned": null }));
+}
+
+#[test]
+fn a_library_that_is_not_there_is_noted() {
+    let test = "a_library_that_is_not_there_is_noted";
+    let env = [("CUDA_INJECTION64_PATH", Path::new("/nowhere/libinject.so"))];
+    let Some(books) = in_child_with(test, "", &env, || assert_eq!(cu::cuInit(0), 0)) else {
+        return;
+    };
+    assert_eq!(books["injection"]["loaded"], json!(false));
 }

@@ -1,5 +1,7 @@
 //! The simulated NVML, through nvml-wrapper as it is.
 
+#![allow(clippy::unwrap_used, reason = "tests end by panicking")]
+
 mod common;
 
 use common::{alloc, context, cu, in_child, kernel, launch};

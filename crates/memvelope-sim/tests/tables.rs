@@ -2,6 +2,7 @@
 //! what happens to scenarios that cannot be read.
 
 #![expect(unsafe_code, reason = "looks symbols up")]
+#![allow(clippy::unwrap_used, reason = "tests end by panicking")]
 
 mod common;
 
@@ -171,4 +172,28 @@ fn books_can_be_read_at_run_time() {
     }) else {
         return;
     };
+}
+
+#[test]
+fn a_forked_child_has_no_driver_and_writes_no_books() {
+    let Some(books) = in_child("a_forked_child_has_no_driver_and_writes_no_books", "", || {
+        common::context();
+        // SAFETY: the child calls the simulator and leaves; it takes no lock of the test harness.
+        let status = unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                let codes = (cu::cuInit(0), cu::cuMemAlloc_v2(&mut 0, 1));
+                // Runs the exit handlers, as a program that forks and returns would.
+                libc::exit(i32::from(codes != (3, 3)));
+            }
+            let mut status = -1;
+            libc::waitpid(child, &mut status, 0);
+            status
+        };
+        assert_eq!(status, 0);
+        common::alloc(4096);
+    }) else {
+        return;
+    };
+    assert_eq!(books["devices"][0]["requested_live_bytes"], serde_json::json!(4096));
 }

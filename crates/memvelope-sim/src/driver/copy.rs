@@ -36,7 +36,7 @@ impl Direction {
             Self::DeviceToHost | Self::HostToHost => copies.dtoh_bytes_per_us,
             Self::DeviceToDevice => copies.dtod_bytes_per_us,
         };
-        copies.latency_ns + scaled(bytes, speed)
+        copies.latency_ns.saturating_add(scaled(bytes, speed))
     }
 }
 
@@ -186,7 +186,8 @@ pub(crate) fn set(
             return Ok(());
         }
         let copies = &world.scenario.copies;
-        let duration = copies.latency_ns + scaled(bytes as u64, copies.memset_bytes_per_us);
+        let duration =
+            copies.latency_ns.saturating_add(scaled(bytes as u64, copies.memset_bytes_per_us));
         let slot = world.enqueue(wait.stream(), duration)?;
         world.books.memset(bytes as u64, duration);
         if pending::is_on(memset::LAYOUT.kind) {

@@ -9,6 +9,9 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 /// `cuInit`: idempotent; the first success loads the injection library.
 pub(crate) fn init() -> Done {
+    if world::is_forked() {
+        return Err(Code::NOT_INITIALIZED);
+    }
     {
         let world = world::machine().ok_or(Code::SYSTEM_NOT_READY)?;
         if world.scenario.init_code != 0 {

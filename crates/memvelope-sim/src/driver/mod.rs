@@ -37,7 +37,8 @@ fn as_is(stream: u64) -> u64 {
 driver_functions! {
     cuInit(_flags: u32) = 1 Free => |_call| init::init();
     cuDriverGetVersion(version: *mut i32) = 2 Free => |_call| init::version(version);
-    cuGetErrorName(code: u32, to: *mut *const c_char) = 0 Free => |_call| init::error_name(code, to);
+    cuGetErrorName(code: u32, to: *mut *const c_char) = 0 Free
+        => |_call| init::error_name(code, to);
     cuGetErrorString(code: u32, to: *mut *const c_char) = 0 Free
         => |_call| init::error_string(code, to);
     cuGetProcAddress(symbol: *const c_char, to: *mut *const c_void, version: i32, flags: u64)
@@ -53,10 +54,12 @@ driver_functions! {
     };
 
     cuDeviceGetCount(count: *mut i32) = 4 Call => |call| device::count(call, count);
-    cuDeviceGet(device: *mut i32, ordinal: i32) = 3 Call => |call| device::get(call, device, ordinal);
+    cuDeviceGet(device: *mut i32, ordinal: i32) = 3 Call
+        => |call| device::get(call, device, ordinal);
     cuDeviceGetName(name: *mut c_char, len: i32, dev: i32) = 5 Call
         => |call| device::name(call, name, len, dev);
-    cuDeviceGetUuid(uuid: *mut [u8; 16], dev: i32) = 482 Call => |call| device::uuid(call, uuid, dev);
+    cuDeviceGetUuid(uuid: *mut [u8; 16], dev: i32) = 482 Call
+        => |call| device::uuid(call, uuid, dev);
     cuDeviceGetUuid_v2(uuid: *mut [u8; 16], dev: i32) = 647 Call
         => |call| device::uuid(call, uuid, dev);
     cuDeviceTotalMem_v2(bytes: *mut usize, dev: i32) = 259 Call

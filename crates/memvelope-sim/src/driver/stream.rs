@@ -28,9 +28,11 @@ pub(crate) fn destroy(call: &Call, handle: u64) -> Done {
         if stream.flags & LEGACY != 0 {
             return Err(Code::INVALID_HANDLE);
         }
-        // Queued work still runs; only the handle goes.
+        // Queued work still runs, and the context waits for it; only the handle goes.
         world.streams.remove(&handle);
         world.queues.remove(&handle);
+        let context = world.context(stream.context)?;
+        context.orphan_tail = context.orphan_tail.max(stream.tail);
         Ok(())
     })
 }

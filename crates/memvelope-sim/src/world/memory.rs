@@ -101,6 +101,7 @@ pub(crate) struct Alloc {
     pub(crate) requested: u64,
     /// Size of its address range, as [`Addresses`] keeps it.
     pub(crate) span: u64,
+    pub(crate) align: u64,
     /// Whether it shares its pages.
     pub(crate) small: bool,
     /// The pool it came from; 0 for none.
@@ -121,39 +122,37 @@ pub(crate) struct Host {
 #[derive(Debug)]
 pub(crate) struct Addresses {
     next: u64,
-    free: HashMap<u64, Vec<u64>>,
+    /// Free ranges by size and alignment.
+    free: HashMap<(u64, u64), Vec<u64>>,
 }
+
+/// Device addresses begin here and end below what user space may map.
+const ADDRESS_FIRST: u64 = 0x0000_0100_0000_0000;
+const ADDRESS_END: u64 = 1 << 47;
 
 impl Default for Addresses {
     fn default() -> Self {
         // Below anything a Linux process has mapped, so that a device pointer taken for a host
         // pointer faults at once.
-        Self { next: 0x0000_0100_0000_0000, free: HashMap::new() }
+        Self { next: ADDRESS_FIRST, free: HashMap::new() }
     }
 }
 
 impl Addresses {
-    pub(crate) fn take(&mut self, span: u64) -> u64 {
-        if let Some(address) = self.free.get_mut(&span).and_then(Vec::pop) {
-            return address;
+    /// A range of `span` bytes at a multiple of `align`.
+    pub(crate) fn take(&mut self, span: u64, align: u64) -> Done<u64> {
+        if let Some(address) = self.free.get_mut(&(span, align)).and_then(Vec::pop) {
+            return Ok(address);
         }
-        let address = self.next;
-        self.next += span;
-        address
+        let address = self.next.checked_next_multiple_of(align).ok_or(Code::OUT_OF_MEMORY)?;
+        let next = address.checked_add(span).filter(|next| *next <= ADDRESS_END);
+        self.next = next.ok_or(Code::OUT_OF_MEMORY)?;
+        Ok(address)
     }
 
-    pub(crate) fn give(&mut self, address: u64, span: u64) {
-        self.free.entry(span).or_default().push(address);
-    }
-
-    /// A fresh range at a multiple of `align`.
-    pub(crate) fn take_aligned(&mut self, span: u64, align: u64) -> u64 {
-        let align = align.max(1);
-        self.next = self.next.div_ceil(align) * align;
-        let address = self.next;
-        self.next += span;
-        // Small allocations follow at their own alignment, pages at theirs.
-        address
+    /// Gives back what [`Self::take`] gave for the same size and alignment.
+    pub(crate) fn give(&mut self, address: u64, span: u64, align: u64) {
+        self.free.entry((span, align)).or_default().push(address);
     }
 }
 
@@ -237,13 +236,18 @@ impl World {
         } else {
             record.pages(requested).ok_or(Code::OUT_OF_MEMORY)?
         };
-        if small {
-            self.small_changed(device, self.devices[device].small + span)?;
+        let align = if small { SMALL_ALIGN } else { record.spec.page_bytes };
+        let address = self.addresses.take(span, align)?;
+        let taken = if small {
+            self.small_changed(device, self.devices[device].small + span)
         } else {
-            self.take_physical(device, span)?;
+            self.take_physical(device, span)
+        };
+        if let Err(code) = taken {
+            self.addresses.give(address, span, align);
+            return Err(code);
         }
-        let address = self.addresses.take(span);
-        let alloc = Alloc { device, context, family, requested, span, small, pool: 0 };
+        let alloc = Alloc { device, context, family, requested, span, align, small, pool: 0 };
         self.allocs.insert(address, alloc);
         self.count_requested(device, family, requested);
         Ok(address)
@@ -266,7 +270,7 @@ impl World {
             crate::pinned::unmap(address, alloc.requested);
             self.books.freed(alloc.device, Family::Managed, alloc.requested);
         } else {
-            self.addresses.give(address, alloc.span);
+            self.addresses.give(address, alloc.span, alloc.align);
             self.uncount_requested(alloc.device, alloc.family, alloc.requested);
         }
         Ok(alloc)
@@ -279,8 +283,8 @@ impl World {
         let device = self.context(context)?.device;
         let address = crate::pinned::map(requested)?;
         let family = Family::Managed;
-        let span = requested;
-        let alloc = Alloc { device, context, family, requested, span, small: false, pool: 0 };
+        let (span, align, small, pool) = (requested, 1, false, 0);
+        let alloc = Alloc { device, context, family, requested, span, align, small, pool };
         self.allocs.insert(address, alloc);
         self.books.allocated(device, family, requested);
         Ok(address)
@@ -338,5 +342,91 @@ impl World {
             Some((base, host)) if address - base < host.requested => 2,
             _ => 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Scenario;
+
+    /// A naive account of who holds what.
+    #[derive(Default)]
+    struct Naive {
+        device: Vec<(u64, u64)>,
+        pool: Vec<(u64, u64)>,
+        handles: Vec<(u64, u64)>,
+    }
+
+    impl Naive {
+        fn physical(&self, page: u64, small: u64, reserved: u64) -> u64 {
+            let rounded = |bytes: u64, to: u64| bytes.div_ceil(to) * to;
+            let sizes = || self.device.iter().map(|(_, bytes)| *bytes);
+            let small_sum: u64 = sizes().filter(|b| *b <= small).map(|b| rounded(b, 512)).sum();
+            let big: u64 = sizes().filter(|b| *b > small).map(|b| rounded(b, page)).sum();
+            let handles: u64 = self.handles.iter().map(|(_, bytes)| *bytes).sum();
+            rounded(small_sum, page) + big + handles + reserved
+        }
+    }
+
+    /// Random allocations and frees against the naive account: bytes agree after every step, and
+    /// an allocation fails exactly when it does not fit.
+    #[test]
+    fn accounts_agree_with_a_naive_model() {
+        let text = "[[devices]]\ntotal_bytes = 268435456\ncontext_bytes = 8388608\n\
+                    hidden_bytes = 4194304\npool_chunk_bytes = 4194304\n";
+        let mut world = World::new(Scenario::from_toml(text).unwrap());
+        let context = world.handle(crate::world::Tag::Context);
+        world.make_context(context, 0, 0).unwrap();
+        crate::thread::set_current(context);
+        let pool = world.devices[0].default_pool;
+        let (page, small) = (world.devices[0].spec.page_bytes, world.devices[0].spec.small_bytes);
+        let (mut naive, mut random, mut ooms) = (Naive::default(), 0x2545_f491_u64, 0);
+        let mut draw = move |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % below
+        };
+        for _ in 0..20_000 {
+            let bytes = 1 + draw(3) * draw(6 << 20);
+            match draw(7) {
+                0 | 1 => match world.allocate(Family::Device, bytes) {
+                    Ok(address) => naive.device.push((address, bytes)),
+                    Err(_) => ooms += 1,
+                },
+                2 => match world.allocate_from_pool(pool, bytes) {
+                    Ok(address) => naive.pool.push((address, bytes)),
+                    Err(_) => ooms += 1,
+                },
+                3 => match world.vmm_create(0, bytes.div_ceil(page) * page) {
+                    Ok(handle) => naive.handles.push((handle, bytes.div_ceil(page) * page)),
+                    Err(_) => ooms += 1,
+                },
+                4 if !naive.device.is_empty() => {
+                    let at = draw(naive.device.len() as u64) as usize;
+                    world.release(naive.device.swap_remove(at).0).unwrap();
+                }
+                5 if !naive.pool.is_empty() => {
+                    let at = draw(naive.pool.len() as u64) as usize;
+                    world.release(naive.pool.swap_remove(at).0).unwrap();
+                    world.trim_pools_of(0);
+                }
+                6 if !naive.handles.is_empty() => {
+                    let at = draw(naive.handles.len() as u64) as usize;
+                    world.vmm_release(naive.handles.swap_remove(at).0).unwrap();
+                }
+                _ => {}
+            }
+            let reserved = world.pools[&pool].reserved;
+            assert_eq!(world.devices[0].physical, naive.physical(page, small, reserved));
+            let fixed = 8_388_608 + 4_194_304;
+            assert_eq!(world.free_bytes(0) + world.devices[0].physical + fixed, 268_435_456);
+            let used: u64 = naive.pool.iter().map(|(_, bytes)| bytes.div_ceil(512) * 512).sum();
+            assert!(world.pools[&pool].used == used && reserved >= used);
+        }
+        assert!(ooms > 100, "the limit was reached: {ooms}");
+        naive.handles.iter().for_each(|(handle, _)| world.vmm_release(*handle).unwrap());
+        world.destroy_context(context).unwrap();
+        crate::thread::set_current(0);
+        assert_eq!((world.devices[0].physical, world.devices[0].requested), (0, 0));
     }
 }

@@ -22,6 +22,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 static WORLD: OnceLock<Option<Mutex<World>>> = OnceLock::new();
 /// Set once `cuInit` succeeded.
 static READY: AtomicBool = AtomicBool::new(false);
+/// Set in a child forked after that.
+static FORKED: AtomicBool = AtomicBool::new(false);
 
 /// The machine, made on first use; `None` when its scenario cannot be read (said once on stderr).
 pub(crate) fn machine() -> Option<MutexGuard<'static, World>> {
@@ -45,13 +47,34 @@ pub(crate) fn machine_if_made() -> Option<MutexGuard<'static, World>> {
     Some(world.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Whether `cuInit` succeeded.
+/// Whether `cuInit` succeeded, in this process.
 pub(crate) fn is_ready() -> bool {
     READY.load(Ordering::Acquire)
 }
 
+/// Whether this process was forked from one that had initialised the driver: as with the real
+/// one, there is no way back.
+pub(crate) fn is_forked() -> bool {
+    FORKED.load(Ordering::Acquire)
+}
+
+/// Makes the driver unusable in children that this process forks from now on.
+#[expect(unsafe_code, reason = "pthread_atfork")]
+fn die_in_children() {
+    extern "C" fn in_child() {
+        FORKED.store(true, Ordering::Release);
+        READY.store(false, Ordering::Release);
+    }
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the handler only stores to atomics, which is allowed between fork and exec.
+        unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+    });
+}
+
 /// Marks the driver initialised. Returns whether it already was.
 pub(crate) fn set_ready() -> bool {
+    die_in_children();
     READY.swap(true, Ordering::AcqRel)
 }
 
@@ -100,6 +123,8 @@ pub(crate) struct Context {
     pub(crate) legacy_tail: u64,
     /// When the last work of all its blocking streams ends.
     pub(crate) blocking_tail: u64,
+    /// When the last work of its destroyed streams ends.
+    pub(crate) orphan_tail: u64,
     pub(crate) limits: HashMap<u32, usize>,
 }
 
@@ -217,6 +242,7 @@ impl World {
                 per_thread: HashMap::new(),
                 legacy_tail: self.now,
                 blocking_tail: self.now,
+                orphan_tail: self.now,
                 limits: HashMap::new(),
             },
         );

@@ -72,13 +72,14 @@ impl World {
         if used > pool.reserved {
             self.grow_pool(handle, used - pool.reserved)?;
         }
+        let address = self.addresses.take(span, POOL_ALIGN)?;
         let pool = self.pool(handle)?;
         pool.used = used;
         pool.used_high = pool.used_high.max(used);
         let device = pool.device;
-        let address = self.addresses.take(span);
         let family = Family::PoolUsed;
-        let alloc = Alloc { device, context, family, requested, span, small: false, pool: handle };
+        let (align, small, pool) = (POOL_ALIGN, false, handle);
+        let alloc = Alloc { device, context, family, requested, span, align, small, pool };
         self.allocs.insert(address, alloc);
         self.count_requested(device, family, requested);
         Ok(address)

@@ -153,7 +153,8 @@ impl World {
     /// When everything queued in `context` so far is done.
     pub(crate) fn context_done_at(&self, context: u64) -> u64 {
         let of_context = self.streams.values().filter(|stream| stream.context == context);
-        of_context.map(|stream| stream.tail).max().unwrap_or(self.now)
+        let orphan = self.contexts.get(&context).map_or(0, |context| context.orphan_tail);
+        of_context.map(|stream| stream.tail).max().unwrap_or(self.now).max(orphan)
     }
 
     pub(crate) fn event(&mut self, handle: u64) -> Done<&mut Event> {

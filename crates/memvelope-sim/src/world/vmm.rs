@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 /// The three tables.
 #[derive(Debug, Default)]
 pub(crate) struct Vmm {
-    reservations: BTreeMap<u64, u64>,
+    /// Size and alignment by address.
+    reservations: BTreeMap<u64, (u64, u64)>,
     mappings: BTreeMap<u64, Mapping>,
     handles: HashMap<u64, Physical>,
 }
@@ -74,18 +75,20 @@ impl World {
             return Err(Code::INVALID_VALUE);
         }
         let page = self.devices[0].spec.page_bytes;
-        let address = self.addresses.take_aligned(bytes, align.max(page));
-        self.vmm.reservations.insert(address, bytes);
+        let align = align.max(page);
+        let address = self.addresses.take(bytes, align)?;
+        self.vmm.reservations.insert(address, (bytes, align));
         Ok(address)
     }
 
     pub(crate) fn vmm_unreserve(&mut self, address: u64, bytes: u64) -> Done {
-        if self.vmm.reservations.get(&address) != Some(&bytes) || self.vmm.overlaps(address, bytes)
-        {
+        let reserved = self.vmm.reservations.get(&address).filter(|(size, _)| *size == bytes);
+        let align = reserved.ok_or(Code::INVALID_VALUE)?.1;
+        if self.vmm.overlaps(address, bytes) {
             return Err(Code::INVALID_VALUE);
         }
         self.vmm.reservations.remove(&address);
-        // The range is not used again: a stale pointer into it stays invalid.
+        self.addresses.give(address, bytes, align);
         Ok(())
     }
 
@@ -130,7 +133,7 @@ impl World {
     pub(crate) fn vmm_map(&mut self, address: u64, bytes: u64, offset: u64, handle: u64) -> Done {
         let end = address.checked_add(bytes).ok_or(Code::INVALID_VALUE)?;
         let reserved = self.vmm.reservations.range(..=address).next_back();
-        if reserved.is_none_or(|(base, size)| base + size < end) || offset != 0 {
+        if reserved.is_none_or(|(base, (size, _))| base + size < end) || offset != 0 {
             return Err(Code::INVALID_VALUE);
         }
         let physical = *self.vmm.handles.get(&handle).ok_or(Code::INVALID_VALUE)?;

@@ -182,7 +182,8 @@ functions! { cupti, "libcupti.so.13":
     fn cuptiGetTimestamp(to: *mut u64);
     fn cuptiGetResultString(code: u32, to: *mut *const c_char);
     fn cuptiSubscribe(to: *mut u64, callback: Callback, data: *mut c_void);
-    fn cuptiSubscribe_v2(to: *mut u64, callback: Callback, data: *mut c_void, params: *mut [u64; 4]);
+    fn cuptiSubscribe_v2(to: *mut u64, callback: Callback, data: *mut c_void,
+        params: *mut [u64; 4]);
     fn cuptiUnsubscribe(subscriber: u64);
     fn cuptiEnableCallback(on: u32, subscriber: u64, domain: u32, cbid: u32);
     fn cuptiEnableDomain(on: u32, subscriber: u64, domain: u32);

@@ -2,6 +2,7 @@
 
 mod attach;
 mod control;
+pub mod doctor;
 mod drain;
 mod poll;
 mod sampler;

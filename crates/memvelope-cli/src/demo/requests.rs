@@ -1,0 +1,264 @@
+//! The stream of requests: from a CSV file, or drawn by a seeded generator.
+
+use crate::failure::{Failure, Outcome};
+use rand::RngExt;
+use rand_pcg::Pcg64;
+use rand_pcg::rand_core::SeedableRng;
+use std::io::Read;
+use std::path::Path;
+
+/// Columns of a request file, in any order; `class` may be missing.
+const COLUMNS: [&str; 4] = ["timestamp_s", "prompt_tokens", "output_tokens", "class"];
+
+/// A timestamp past this is a unit mistake (milliseconds, Unix time), not a trace: ten years.
+const TIMESTAMP_S_MAX: f64 = 10.0 * 365.25 * 86_400.0;
+
+/// Rows a file may have; each takes 32 bytes of memory.
+const ROWS_MAX: usize = 10_000_000;
+
+/// One request as the client sends it.
+///
+/// Token counts are as on the wire: a negative number is a count that no gate accepts
+/// (two's complement, past 63 bits), so that it is the gate that rejects it, with its reason.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Request {
+    /// When it arrives, in seconds since the first of them could.
+    pub(crate) arrival_s: f64,
+    /// Tokens of its prompt.
+    pub(crate) prompt_tokens: u64,
+    /// Tokens it would produce if nobody cut it.
+    pub(crate) output_tokens: u64,
+}
+
+/// How the generator draws.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Generator {
+    /// How many requests.
+    pub(crate) count: u64,
+    /// Arrivals per second (Poisson).
+    pub(crate) rate_per_s: f64,
+    /// Seed; the same seed draws the same requests.
+    pub(crate) seed: u64,
+}
+
+impl Generator {
+    /// Medians and spreads of the log-normal lengths. They give means of about 1,150 and 210
+    /// tokens, those of the public Azure conversation trace of 2023.
+    const PROMPT: (f64, f64) = (700.0, 1.0);
+    const OUTPUT: (f64, f64) = (155.0, 0.78);
+    /// Longest prompt and output drawn: that trace's longest, rounded.
+    const PROMPT_TOKENS_MAX: f64 = 14_000.0;
+    const OUTPUT_TOKENS_MAX: f64 = 1_000.0;
+
+    /// Draws all requests, in order of arrival.
+    pub(crate) fn draw(&self) -> Vec<Request> {
+        let mut random = Pcg64::seed_from_u64(self.seed);
+        let mut now_s = 0.0;
+        (0..self.count)
+            .map(|_| {
+                let request = Request {
+                    arrival_s: now_s,
+                    prompt_tokens: length(&mut random, Self::PROMPT, Self::PROMPT_TOKENS_MAX),
+                    output_tokens: length(&mut random, Self::OUTPUT, Self::OUTPUT_TOKENS_MAX),
+                };
+                now_s -= (1.0 - random.random::<f64>()).ln() / self.rate_per_s;
+                request
+            })
+            .collect()
+    }
+}
+
+/// A log-normal length in whole tokens, at least one.
+fn length(random: &mut Pcg64, (median, sigma): (f64, f64), tokens_max: f64) -> u64 {
+    // Box-Muller; 1 - u keeps the logarithm away from zero.
+    let radius = (-2.0 * (1.0 - random.random::<f64>()).ln()).sqrt();
+    let normal = radius * (std::f64::consts::TAU * random.random::<f64>()).cos();
+    (median * (sigma * normal).exp()).clamp(1.0, tokens_max) as u64
+}
+
+/// Reads a request file.
+///
+/// # Errors
+/// Names the file, the line and the field.
+pub(crate) fn read_csv(path: &Path) -> Outcome<Vec<Request>> {
+    let file = std::fs::File::open(path)
+        .map_err(|source| memvelope::Error::ReadFile { path: path.to_owned(), source })?;
+    parse_csv(file, &path.display().to_string())
+}
+
+fn parse_csv(source: impl Read, file: &str) -> Outcome<Vec<Request>> {
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(source);
+    let columns = Columns::find(&mut reader, file)?;
+    let mut requests = Vec::new();
+    let mut record = csv::StringRecord::new();
+    loop {
+        match reader.read_record(&mut record) {
+            Ok(false) => break,
+            Ok(true) if requests.len() == ROWS_MAX => {
+                return Err(Failure::bad(format!("{file}: more than {ROWS_MAX} rows")));
+            }
+            Ok(true) => requests.push(columns.request(&record, file)?),
+            Err(error) => return Err(malformed(&error, file, &columns.names)),
+        }
+    }
+    if requests.is_empty() {
+        return Err(Failure::bad(format!("{file}: no requests, only a header")));
+    }
+    // Traces merged from several sources are not always in order; arrival decides.
+    requests.sort_by(|a, b| a.arrival_s.total_cmp(&b.arrival_s));
+    Ok(requests)
+}
+
+/// Where each column is.
+struct Columns {
+    names: Vec<String>,
+    timestamp: usize,
+    prompt: usize,
+    output: usize,
+}
+
+impl Columns {
+    fn find(reader: &mut csv::Reader<impl Read>, file: &str) -> Outcome<Self> {
+        let header = reader.headers().map_err(|error| malformed(&error, file, &[]))?;
+        let find = |name: &str| {
+            header.iter().position(|column| column == name).ok_or_else(|| {
+                Failure::bad(format!(
+                    "{file}:1: field `{name}`: there is no such column\n\
+                     hint: the first line must name the columns {}, the last one optional",
+                    COLUMNS.join(",")
+                ))
+            })
+        };
+        let columns = Self {
+            names: header.iter().map(str::to_owned).collect(),
+            timestamp: find(COLUMNS[0])?,
+            prompt: find(COLUMNS[1])?,
+            output: find(COLUMNS[2])?,
+        };
+        match header.iter().find(|column| !COLUMNS.contains(column)) {
+            Some(unknown) => Err(Failure::bad(format!(
+                "{file}:1: field `{unknown}`: unknown column\nhint: known: {}",
+                COLUMNS.join(",")
+            ))),
+            None => Ok(columns),
+        }
+    }
+
+    fn request(&self, record: &csv::StringRecord, file: &str) -> Outcome<Request> {
+        let line = record.position().map_or(0, csv::Position::line);
+        let field = |column: usize| record.get(column).unwrap_or_default();
+        let refuse = |name: &str, value: &str, expected: &str| {
+            Failure::bad(format!("{file}:{line}: field `{name}`: {value:?} is not {expected}"))
+        };
+        let text = field(self.timestamp);
+        let arrival_s = text
+            .parse::<f64>()
+            .ok()
+            .filter(|seconds| (0.0..=TIMESTAMP_S_MAX).contains(seconds))
+            .ok_or_else(|| refuse(COLUMNS[0], text, "a time in seconds from 0 to ten years"))?;
+        let count = |column: usize, name: &str| {
+            let text = field(column);
+            wire_count(text).ok_or_else(|| refuse(name, text, "a whole number of tokens"))
+        };
+        Ok(Request {
+            arrival_s,
+            prompt_tokens: count(self.prompt, COLUMNS[1])?,
+            output_tokens: count(self.output, COLUMNS[2])?,
+        })
+    }
+}
+
+/// A whole number of any sign and size as a wire count: negative ones in two's complement, those
+/// past 64 bits held at the largest. Neither fits 63 bits, so a gate rejects both.
+fn wire_count(text: &str) -> Option<u64> {
+    if let Ok(count) = text.parse::<i64>() {
+        return Some(count.cast_unsigned());
+    }
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let is_whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_whole.then_some(u64::MAX)
+}
+
+fn malformed(error: &csv::Error, file: &str, names: &[String]) -> Failure {
+    let line = error.position().map_or(1, csv::Position::line);
+    let name = |field: usize| names.get(field).map_or("(past the last)", String::as_str);
+    match error.kind() {
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            // The first field that is missing, or the first one too many.
+            let field = (*len).min(*expected_len) as usize;
+            Failure::bad(format!(
+                "{file}:{line}: field `{}`: the line has {len} fields, the header {expected_len}",
+                name(field)
+            ))
+        }
+        csv::ErrorKind::Utf8 { err, .. } => {
+            Failure::bad(format!("{file}:{line}: field `{}`: not UTF-8", name(err.field())))
+        }
+        _ => Failure::bad(format!("{file}:{line}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expect: Result<usize, &str>) -> Vec<Request> {
+        match (parse_csv(text.as_bytes(), "f.csv"), expect) {
+            (Ok(requests), Ok(count)) => {
+                assert_eq!(requests.len(), count);
+                requests
+            }
+            (Err(Failure::BadInput(error)), Err(part)) => {
+                assert!(error.to_string().contains(part), "{error}");
+                Vec::new()
+            }
+            (got, expect) => panic!("{text:?}: {got:?}, expected {expect:?}"),
+        }
+    }
+
+    #[test]
+    fn a_malformed_file_is_named_with_line_and_field() {
+        let head = "timestamp_s,prompt_tokens,output_tokens,class\n";
+        check("", Err("f.csv:1: field `timestamp_s`"));
+        check(head, Err("no requests"));
+        check("timestamp_s,prompt_tokens\n0,1\n", Err("f.csv:1: field `output_tokens`"));
+        check("timestamp_s,prompt_tokens,output_tokens,colour\n", Err("field `colour`"));
+        check(&format!("{head}0,1,2,a\n0,x,2,a\n"), Err("f.csv:3: field `prompt_tokens`: \"x\""));
+        check(&format!("{head}0,1,2.5,a\n"), Err("f.csv:2: field `output_tokens`: \"2.5\""));
+        check(&format!("{head}-1,1,2,a\n"), Err("f.csv:2: field `timestamp_s`"));
+        check(&format!("{head}NaN,1,2,a\n"), Err("f.csv:2: field `timestamp_s`"));
+        check(&format!("{head}1e300,1,2,a\n"), Err("f.csv:2: field `timestamp_s`"));
+        check(&format!("{head}0,1\n"), Err("f.csv:2: field `output_tokens`"));
+        check(&format!("{head}0,,2,a\n"), Err("f.csv:2: field `prompt_tokens`: \"\""));
+    }
+
+    #[test]
+    fn absurd_counts_pass_the_file_and_are_left_to_the_gate() {
+        let text =
+            "timestamp_s,prompt_tokens,output_tokens\n0,-5,1\n0,0,1\n0,99999999999999999999,1\n";
+        let requests = check(text, Ok(3));
+        assert!(requests[0].prompt_tokens > u64::MAX >> 1);
+        assert_eq!(requests[1].prompt_tokens, 0);
+        assert_eq!(requests[2].prompt_tokens, u64::MAX);
+    }
+
+    #[test]
+    fn rows_are_put_in_order_of_arrival() {
+        let requests = check("output_tokens,timestamp_s,prompt_tokens\n7,2,1\n8,1,1\n", Ok(2));
+        assert_eq!(requests[0].output_tokens, 8);
+    }
+
+    #[test]
+    fn the_generator_repeats_itself_and_has_the_means_it_names() {
+        let generator = Generator { count: 20_000, rate_per_s: 50.0, seed: 7 };
+        let requests = generator.draw();
+        assert_eq!(requests, generator.draw());
+        let mean = |of: fn(&Request) -> u64| {
+            requests.iter().map(of).sum::<u64>() as f64 / requests.len() as f64
+        };
+        assert!((1000.0..1300.0).contains(&mean(|r| r.prompt_tokens)));
+        assert!((190.0..230.0).contains(&mean(|r| r.output_tokens)));
+        let last = requests.last().unwrap().arrival_s;
+        assert!((350.0..450.0).contains(&last), "{last}");
+    }
+}

@@ -1,0 +1,99 @@
+"""Keeps an inference process inside the memory of its GPU.
+
+    envelope = memvelope.Envelope.plan("model/config.json", total_bytes=80 << 30)
+    gate = memvelope.Gate(envelope)
+    with gate.admit(prompt_tokens=700, max_new_tokens=300) as lease:
+        lease.grow(1)
+
+A gate on a declared budget (`Gate.from_blocks`) needs no model, no driver and no GPU. Importing
+this package loads none of them, and neither torch nor vllm.
+"""
+
+from ._native import (
+    ConfigureGateError,
+    CuptiCallError,
+    DriverCallError,
+    Envelope,
+    FlushTimeoutError,
+    Gate,
+    InternalError,
+    Lease,
+    LeaseReleased,
+    LoadLibraryError,
+    MemvelopeError,
+    MissingSymbolError,
+    NoRoomError,
+    NvmlCallError,
+    PastMaximum,
+    ReadConfigError,
+    ReadFileError,
+    ReadModelError,
+    Rejected,
+    Session,
+    SessionExistsError,
+    Span,
+    StartThreadError,
+    Term,
+    UnknownModelError,
+    WriteFileError,
+    __version__,
+    doctor,
+)
+from ._profile import Profile, profile, snapshot
+
+__all__ = [
+    "ConfigureGateError",
+    "CuptiCallError",
+    "DriverCallError",
+    "Envelope",
+    "FlushTimeoutError",
+    "Gate",
+    "InternalError",
+    "Lease",
+    "LeaseReleased",
+    "LoadLibraryError",
+    "MemvelopeError",
+    "MissingSymbolError",
+    "NoRoomError",
+    "NvmlCallError",
+    "PastMaximum",
+    "Profile",
+    "ReadConfigError",
+    "ReadFileError",
+    "ReadModelError",
+    "Rejected",
+    "Session",
+    "SessionExistsError",
+    "Span",
+    "StartThreadError",
+    "Term",
+    "UnknownModelError",
+    "WriteFileError",
+    "__version__",
+    "doctor",
+    "inject_path",
+    "profile",
+    "sim_path",
+    "snapshot",
+]
+
+
+def inject_path() -> str:
+    """Path of the injection library, for `CUDA_INJECTION64_PATH`.
+
+    Raises `FileNotFoundError` where the package was built without it.
+    """
+    from ._libs_path import lib
+
+    return lib("libmemvelope_inject.so")
+
+
+def sim_path() -> str:
+    """Path of the simulated driver. It serves under the names libcuda.so.1, libcupti.so.13 and
+    libnvidia-ml.so.1, which `memvelope demo --device sim` links to it.
+
+    Raises `FileNotFoundError` where the package was built without it.
+    """
+    from ._libs_path import lib
+
+    return lib("libmemvelope_sim.so")

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Runs the GPU lane from this bundle: no toolchain needed, only the NVIDIA driver (and Python for
+# the wheel's stage). Every stage leaves results/STAGE.json; a stage that has left one is skipped,
+# so an interrupted run is resumed by running this again. At the end results.json holds them all,
+# with GPU, driver, CUDA and commit. `run.sh --afresh` forgets earlier stages.
+set -uo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+results=${RESULTS:-$here/results}
+[ "${1:-}" = --afresh ] && rm -rf "$results"
+mkdir -p "$results"
+
+# A JSON string of stdin.
+quote() {
+    sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/\t/\\t/g' | tr -d '\r\000-\010\013\014\016-\037' |
+        awk 'BEGIN { printf "\"" } NR > 1 { printf "\\n" } { printf "%s", $0 } END { printf "\"" }'
+}
+
+# stage NAME SECONDS COMMAND...: exit code, seconds and output; `json` is the output when it is JSON.
+stage() {
+    local name=$1 limit=$2 begin code log form
+    shift 2
+    if [ -s "$results/$name.json" ]; then
+        echo "== $name: already done"
+        return
+    fi
+    echo "== $name"
+    log=$results/$name.log
+    begin=$(date +%s)
+    timeout "$limit" "$@" >"$log.out" 2>"$log.err"
+    code=$?
+    form=text
+    [ "$(head -c 1 "$log.out")" = "{" ] && form=json
+    {
+        printf '{"exit_code": %d, "seconds": %d, "stderr": ' "$code" $(($(date +%s) - begin))
+        tail -c 20000 "$log.err" | quote
+        printf ', "%s": ' "$form"
+        if [ $form = json ]; then cat "$log.out"; else tail -c 60000 "$log.out" | quote; fi
+        printf '}\n'
+    } >"$results/$name.part"
+    mv "$results/$name.part" "$results/$name.json"
+    echo "   exit code $code"
+}
+
+machine() {
+    local query=name,uuid,driver_version,memory.total,compute_cap
+    nvidia-smi --query-gpu=$query --format=csv,noheader || return 1
+    nvidia-smi | grep -o 'CUDA Version: [0-9.]*'
+    uname -r
+}
+
+wheel() {
+    local place
+    place=$(mktemp -d) || return 1
+    python3 -m zipfile -e "$here"/wheel/*.whl "$place" || return 1
+    chmod +x "$place"/memvelope/_libs/memvelope 2>/dev/null
+    PYTHONPATH=$place python3 -c 'import json, memvelope; print(json.dumps(memvelope.doctor(), default=str))'
+    local code=$?
+    rm -rf "$place"
+    return $code
+}
+
+demo() {
+    local name=$1
+    shift
+    "$here/bin/memvelope" demo --device 0 --json --out "$results/$name" "$@"
+}
+
+stage machine 60 bash -c "$(declare -f machine); machine"
+stage doctor 60 "$here/bin/memvelope" doctor --json
+stage conformance 300 env MEMVELOPE_GPU=require "$here/bin/conformance" --test-threads=1
+stage demo 300 bash -c "here='$here' results='$results'; $(declare -f demo); demo demo"
+stage demo-tight 300 bash -c "here='$here' results='$results'; $(declare -f demo)
+    demo demo-tight --vram 24GiB --speed 4"
+stage demo-no-gate 300 bash -c "here='$here' results='$results'; $(declare -f demo)
+    demo demo-no-gate --vram 24GiB --speed 4 --no-gate"
+for bench in "$here"/bin/bench-*; do
+    [ -x "$bench" ] && stage "$(basename "$bench")" 300 "$bench"
+done
+if command -v python3 >/dev/null; then
+    stage wheel 60 bash -c "here='$here'; $(declare -f wheel); wheel"
+fi
+
+# One file, written whole or not at all.
+{
+    printf '{\n"commit": "%s"' "$(cat "$here/commit.txt")"
+    for part in "$results"/*.json; do
+        [ "$(basename "$part")" = results.json ] && continue
+        printf ',\n"%s": ' "$(basename "$part" .json)"
+        cat "$part"
+    done
+    printf '}\n'
+} >"$results/.results.part"
+mv "$results/.results.part" "$results/results.json"
+echo "== $results/results.json"
+! grep -q '"exit_code": [1-9]' "$results"/*.json
