@@ -38,15 +38,18 @@ class _Recording:
         self.session: Session | None = None
         self.report: dict[str, Any] | None = None
         self.problems: list[str] = []
-        # Held until the recording is finished: whoever starts the next one waits on it, lest it
-        # take a session that is about to end for somebody else's.
-        self._finished = allocate_lock()
+        # Two latches, held until the recording has started and until it is finished. Whoever joins
+        # waits on the first, so that a profile is recorded from its beginning; whoever starts the
+        # next recording waits on the second, lest it take a session that is about to end for
+        # somebody else's.
+        self._started, self._finished = allocate_lock(), allocate_lock()
+        self._started.acquire()
         self._finished.acquire()
 
     def start(self) -> None:
-        if self._before is not None:
-            self._before.wait()
-            self._before = None
+        before, self._before = self._before, None
+        if before is not None:
+            pass_latch(before._finished)
         try:
             self.session = Session.current()
             if self.session is None:
@@ -59,6 +62,11 @@ class _Recording:
             # Warning: an unusable MEMVELOPE_* key where warnings are errors. The profiled code is
             # worth more than its profile, so it runs unrecorded.
             self.problems.append(f"recording could not be started: {error}")
+        finally:
+            self._started.release()
+
+    def join(self) -> None:
+        pass_latch(self._started)
 
     def finish(self) -> None:
         try:
@@ -84,10 +92,12 @@ class _Recording:
         except MemvelopeError as error:
             self.problems.append(f"the report could not be made: {error}")
 
-    def wait(self) -> None:
-        # Bounded, because a profile entered by a signal handler during finish() waits for itself.
-        if self._finished.acquire(timeout=2 * STOP_TIMEOUT_S):
-            self._finished.release()
+
+def pass_latch(latch: Any) -> None:
+    """Waits until a latch is open. Bounded, because a profile that a signal handler enters while
+    this very thread starts or ends a recording would wait for itself."""
+    if latch.acquire(timeout=2 * STOP_TIMEOUT_S):
+        latch.release()
 
 
 class Profile:
@@ -111,12 +121,11 @@ class Profile:
             recording = _recording
         assert recording is not None
         self._recording = recording
-        if first:
-            try:
-                recording.start()
-            except BaseException:
-                self._leave(recording)
-                raise
+        try:
+            recording.start() if first else recording.join()
+        except BaseException:
+            self._leave(recording)
+            raise
         self._spans.append((recording, self._span(recording)))
         return self
 

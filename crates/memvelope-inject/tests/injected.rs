@@ -68,9 +68,9 @@ int main(int count, char **words) {
         waitpid(child, &status, 0);
         if (!WIFEXITED(status) || WEXITSTATUS(status) != 9) return 5;
     }
-    if (!strcmp(how, "sleep")) usleep(700000);
-    if (!strcmp(how, "_exit") ) { usleep(700000); _exit(7); }
-    if (!strcmp(how, "abort")) { usleep(700000); abort(); }
+    if (!strcmp(how, "sleep")) usleep(2000000);
+    if (!strcmp(how, "_exit") ) { usleep(2000000); _exit(7); }
+    if (!strcmp(how, "abort")) { usleep(2000000); abort(); }
     return 7;
 }
 "#;

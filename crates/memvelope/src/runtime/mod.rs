@@ -126,7 +126,7 @@ impl Session {
     /// Asks the planes now: cgroup, NVML and, in the calling thread's context, the driver. Does
     /// nothing once the session has ended.
     pub fn sample(&self) {
-        if !self.inner.is_frozen() && self.inner.is_awake() && !self.inner.is_incomplete() {
+        if !self.inner.is_frozen() && self.inner.is_awake() {
             poll::sample(&self.inner, true);
         }
     }

@@ -9,11 +9,14 @@ use crate::event::{Body, DeviceIndex, Event};
 use crate::snapshot::{DevicePlane, HostSnapshot, opening_balance};
 use crate::source::cgroup;
 use crate::source::driver::DeviceInfo;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How soon a driver that is still inside `cuInit` is asked whether it is done; later questions
 /// come at twice the distance each, up to the poll period.
 const INIT_PERIOD_MIN: Duration = Duration::from_millis(5);
+
+/// How long a caller waits for another thread that is finishing the attachment.
+const COMPLETE_WAIT_MAX: Duration = Duration::from_millis(200);
 
 /// Runs until told to end.
 pub(super) fn run(inner: &Inner) {
@@ -26,11 +29,7 @@ pub(super) fn run(inner: &Inner) {
             break;
         }
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            if inner.is_incomplete() {
-                complete(inner);
-            } else {
-                sample(inner, false);
-            }
+            sample(inner, false);
         }));
         if outcome.is_err() {
             inner.break_off("polling panicked");
@@ -41,19 +40,33 @@ pub(super) fn run(inner: &Inner) {
     inner.note_cpu(state::POLL);
 }
 
-fn complete(inner: &Inner) {
+/// Finishes an attachment that began inside `cuInit`; false while the driver does not answer.
+fn complete(inner: &Inner) -> bool {
+    let Some(_turn) = inner.begin_completing() else {
+        // Somebody else is at it; a moment is enough, and waiting for longer helps nobody.
+        let deadline = Instant::now() + COMPLETE_WAIT_MAX;
+        while inner.is_incomplete() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        return !inner.is_incomplete();
+    };
     let mut links = inner.links();
-    if attach::complete(&inner.config, session::sink(), inner.names, &mut links) {
+    if !links.is_incomplete {
+        return true;
+    }
+    let is_complete = inner.may_call()
+        && attach::complete(&inner.config, session::sink(), inner.names, &mut links);
+    if is_complete {
         inner.planes().know(&links.devices);
         inner.set_links(links);
-        sample(inner, false);
     }
+    is_complete
 }
 
 /// Asks every plane now; with `here`, also the driver in the calling thread's context. No lock is
 /// held while anything foreign is called.
 pub(super) fn sample(inner: &Inner, here: bool) {
-    if inner.config.record == Record::Off {
+    if inner.config.record == Record::Off || (inner.is_incomplete() && !complete(inner)) {
         return;
     }
     if let Some(event) = cgroup::memory() {

@@ -210,9 +210,7 @@ pub(super) fn stop(session: &Session, timeout: Duration) -> Result<Snapshot> {
         };
     }
     let is_flushed = inner.control.flush(timeout);
-    if !inner.is_incomplete() {
-        poll::sample(inner, false);
-    }
+    poll::sample(inner, false);
     let is_ended = end(inner, deadline.saturating_duration_since(Instant::now()));
     let mut slot = PROCESS.slot();
     if matches!(&*slot, Slot::Running(running) if Arc::ptr_eq(&running.inner, inner)) {

@@ -82,24 +82,12 @@ impl Recorder {
         sink: &'static dyn Sink,
         names: &'static Names,
     ) -> (Result<&'static Self>, LoadReport) {
-        if driver.is_initialized() {
-            return Self::start_inside_init(config, driver, sink, names);
+        let mut report = LoadReport::new("libcupti");
+        if !driver.is_initialized() {
+            report.hint =
+                "libcupti is not touched before cuInit returned 0: some versions crash".into();
+            return (Err(report.to_error()), report);
         }
-        let mut report = LoadReport::new("libcupti");
-        report.hint =
-            "libcupti is not touched before cuInit returned 0: some versions crash".into();
-        (Err(report.to_error()), report)
-    }
-
-    /// The same from within `InitializeInjection`, which the driver calls while `cuInit` is under
-    /// way: the one place where CUPTI may be called before `cuInit` returned. Nowhere else.
-    pub fn start_inside_init(
-        config: &Config,
-        driver: &'static Driver,
-        sink: &'static dyn Sink,
-        names: &'static Names,
-    ) -> (Result<&'static Self>, LoadReport) {
-        let mut report = LoadReport::new("libcupti");
         if RECORDER.phase.compare_exchange(IDLE, BUSY, Ordering::AcqRel, Ordering::Acquire).is_err()
         {
             report.hint = "a recorder is already attached in this process".into();
