@@ -77,6 +77,7 @@ pub(super) struct Inner {
     is_driver_gone: AtomicBool,
     is_broken: AtomicBool,
     is_stopping: AtomicBool,
+    is_completing: AtomicBool,
     epoch: AtomicU64,
     thread_cpu_ns: [AtomicU64; 2],
     last: OnceLock<Last>,
@@ -110,6 +111,7 @@ impl Inner {
             is_driver_gone: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
+            is_completing: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             thread_cpu_ns: Default::default(),
             last: OnceLock::new(),
@@ -180,6 +182,12 @@ impl Inner {
     /// True for the one caller that is to stop the session.
     pub(super) fn begin_stop(&self) -> bool {
         !self.is_stopping.swap(true, Ordering::AcqRel)
+    }
+
+    /// The turn to finish attaching; `None` while another thread has it.
+    pub(super) fn begin_completing(&self) -> Option<Completing<'_>> {
+        let is_taken = self.is_completing.swap(true, Ordering::AcqRel);
+        (!is_taken).then_some(Completing { inner: self })
     }
 
     pub(super) fn freeze(&self, last: Last) {
@@ -352,6 +360,17 @@ impl Inner {
                 + self.names.host_bytes(),
             trace_events: recorded.sampler.events().len() as u64,
         }
+    }
+}
+
+/// Gives the turn back when dropped.
+pub(super) struct Completing<'a> {
+    inner: &'a Inner,
+}
+
+impl Drop for Completing<'_> {
+    fn drop(&mut self) {
+        self.inner.is_completing.store(false, Ordering::Release);
     }
 }
 
