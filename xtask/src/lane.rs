@@ -111,6 +111,11 @@ impl Tally {
             if let Some(result) = line.strip_prefix("test result: ok. ") {
                 tally.passed += number_before(result, " passed");
                 tally.ignored += number_before(result, " ignored");
+            } else if let Some((_, why)) = line.split_once(" ... ignored") {
+                // Counted in its result line; the reason follows in brackets or after a comma.
+                let why = why.trim_matches(|c: char| !c.is_alphanumeric() && c != '.');
+                let why = if why.is_empty() { "no reason given" } else { why };
+                *tally.reasons.entry(why.to_owned()).or_default() += 1;
             } else if let Some(why) = line.trim_start().strip_prefix("ignored: ") {
                 tally.passed = tally.passed.saturating_sub(1);
                 tally.ignored += 1;
@@ -132,7 +137,7 @@ fn rust_tests() -> Result<Tally> {
     // memvelope-python is an extension module: without an interpreter it does not link. Its tests
     // are the Python lane's.
     let mut command = step::cargo();
-    command.args(["test", "--workspace", "--exclude", "memvelope-python", "--locked", "--quiet"]);
+    command.args(["test", "--workspace", "--exclude", "memvelope-python", "--locked"]);
     command.args(["--", "--show-output"]);
     let shown = |line: &str| line.starts_with("test result") || line.contains("ignored: ");
     let ran = step::capture("Rust tests (unit, integration, doc)", &mut command, HINT, shown)?;
@@ -191,7 +196,7 @@ fn no_gpu() -> Option<String> {
 
 fn gpu() -> Result<Tally> {
     let mut command = step::cargo();
-    command.args(["test", "--locked", "--quiet", "-p", "memvelope-tests", "--test", "conformance"]);
+    command.args(["test", "--locked", "-p", "memvelope-tests", "--test", "conformance"]);
     command.args(["--", "gpu::"]).env("MEMVELOPE_GPU", "require");
     let ran = step::capture("conformance on the GPU", &mut command, HINT, |_| true)?;
     Ok(Tally::from_libtest(&ran.stdout))
@@ -204,12 +209,14 @@ mod tests {
     #[test]
     fn results_and_reasons_are_counted() {
         let tally = Tally::from_libtest(
-            "test result: ok. 7 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out\n\
+            "test gpu::a ... ignored (no GPU)\ntest gpu::b ... ignored, no GPU\n\
+             test result: ok. 7 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out\n\
              ---- a stdout ----\nignored: no ../shared\n\
              test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n",
         );
         assert_eq!((tally.passed, tally.ignored), (9, 3));
         assert_eq!(tally.reasons["no ../shared"], 1);
+        assert_eq!(tally.reasons["no GPU"], 2);
         assert_eq!(number_before("12 passed, 3 skipped in 0.1s", " skipped"), 3);
         assert_eq!(number_before("nothing", " passed"), 0);
     }

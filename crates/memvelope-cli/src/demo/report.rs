@@ -133,8 +133,8 @@ impl Report {
         } else {
             (from.kv_pages_peak, from.counts.claimed_peak_blocks)
         };
-        let seen = from.snapshot.devices.iter().map(|device| &device.totals);
-        let totals = seen.filter(|t| t.device == from.info.index).next().cloned();
+        let mut seen = from.snapshot.devices.iter().map(|device| &device.totals);
+        let totals = seen.find(|totals| totals.device == from.info.index).cloned();
         let totals = totals.unwrap_or_default();
         let mut counts = from.counts.clone();
         if gated {

@@ -25,7 +25,7 @@ pub(crate) fn without_driver(args: &[&str]) -> Command {
 
 /// Runs it and holds it to an exit code.
 pub(crate) fn run(command: &mut Command, code: i32) -> Output {
-    let output = command.output().unwrap();
+    let output = command.output().expect("the command starts");
     assert_eq!(
         output.status.code(),
         Some(code),

@@ -1,5 +1,7 @@
 //! The command as its users run it: arguments in, exit code, text and files out.
 
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first thing that is amiss")]
+
 mod common;
 mod demo;
 mod doctor;
