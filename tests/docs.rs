@@ -1,6 +1,8 @@
 //! Pages that are made from tables in the code say what the code says.
 //! `UPDATE_DOCS=1 cargo test -p memvelope-tests --test docs` rewrites them.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests abort on purpose, as the tests do")]
+
 use memvelope::config::{KEYS, Key, Reader, Shape};
 use std::fmt::Write as _;
 use std::path::Path;

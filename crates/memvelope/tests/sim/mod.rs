@@ -22,8 +22,8 @@ pub(crate) const PTX: &std::ffi::CStr = c".version 9.0
 fn library() -> Option<PathBuf> {
     let exe = std::env::current_exe().ok()?;
     let deps = exe.parent()?;
-    // One folder up first: that is what the last `cargo build` of the simulator made.
-    let candidates = [deps.join("../libmemvelope_sim.so"), deps.join("libmemvelope_sim.so")];
+    // In `deps` first: that is what cargo built along with these tests.
+    let candidates = [deps.join("libmemvelope_sim.so"), deps.join("../libmemvelope_sim.so")];
     candidates.into_iter().find(|path| path.exists())
 }
 
