@@ -1,4 +1,4 @@
-//! What the ledger and the timeline cost an event, against the plainest thing that could do.
+//! What ledger, timeline and trace cost an event, against the plainest thing that could do.
 //!
 //! `cargo bench -p memvelope --bench ledger [-- --quick]`
 
@@ -9,6 +9,7 @@ mod pair;
 use memvelope::event::{
     AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind, Kernel, Names, SeenBy, Tag,
 };
+use memvelope::export::chrome::TraceWriter;
 use memvelope::ledger::Ledger;
 use memvelope::timeline::Timeline;
 use memvelope::units::{Bytes, Nanos};
@@ -137,8 +138,61 @@ fn timeline_pair() -> pair::Pair {
     pair
 }
 
+/// Kernels into a trace of nowhere, against the standard formatter writing the same fields.
+fn trace_pair() -> pair::Pair {
+    let names = Names::new(8, 64);
+    let name = names.intern("_Z12paged_decodePKhPhi");
+    let kernel = |i: u64| Kernel {
+        device: DeviceIndex(0),
+        context: 1,
+        stream: 7,
+        name,
+        correlation: i as u32,
+        start: Nanos(i * 1_003),
+        end: Nanos(i * 1_003 + 907),
+        grid: [64, 1, 1],
+        block: [128, 1, 1],
+    };
+    let mut subject = |operations: u64| {
+        let mut out = std::io::sink();
+        let mut writer =
+            TraceWriter::new(&mut out, &names, Nanos(0), false, u64::MAX).expect("a sink");
+        for i in 0..operations {
+            writer.event(black_box(&event(i, Body::Kernel(kernel(i))))).expect("a sink");
+        }
+    };
+    let mut peer = |operations: u64| {
+        use std::io::Write;
+        let text = names.text(name);
+        let mut line = Vec::new();
+        for i in 0..operations {
+            let k = black_box(kernel(i));
+            line.clear();
+            write!(
+                line,
+                ",\n{{\"ph\":\"X\",\"name\":\"{text}\",\"cat\":\"kernel\",\"pid\":100,\"tid\":{},\
+                 \"ts\":{:.3},\"dur\":{:.3},\"args\":{{\"grid\":{:?},\"block\":{:?},\
+                 \"correlation\":{}}}}}",
+                k.stream,
+                k.start.0 as f64 / 1e3,
+                (k.end.0 - k.start.0) as f64 / 1e3,
+                k.grid,
+                k.block,
+                k.correlation
+            )
+            .expect("memory");
+            black_box(&line);
+        }
+    };
+    pair::measure(
+        ("trace: write a kernel as JSON", &mut subject),
+        ("the same through write!", &mut peer),
+        100_000,
+    )
+}
+
 fn main() {
-    for pair in [ledger_pair(), timeline_pair()] {
+    for pair in [ledger_pair(), timeline_pair(), trace_pair()] {
         pair.print();
     }
 }

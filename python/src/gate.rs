@@ -32,7 +32,7 @@ impl Gate {
         envelope: &Envelope,
         max_new_tokens_default: Option<&Bound<'_, PyAny>>,
         max_tokens: Option<&Bound<'_, PyAny>>,
-        pools: Option<&Bound<'_, PyDict>>,
+        pools: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         guarded(|| {
             let inner = envelope.inner();
@@ -56,7 +56,7 @@ impl Gate {
         block_tokens: Option<&Bound<'_, PyAny>>,
         max_new_tokens_default: Option<&Bound<'_, PyAny>>,
         max_tokens: Option<&Bound<'_, PyAny>>,
-        pools: Option<&Bound<'_, PyDict>>,
+        pools: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         guarded(|| {
             let capacity = Blocks(amount("capacity_blocks", "blocks", capacity_blocks)?);
@@ -193,12 +193,18 @@ fn configure(
     config: &mut GateConfig,
     max_new_tokens_default: Option<&Bound<'_, PyAny>>,
     max_tokens: Option<&Bound<'_, PyAny>>,
-    pools: Option<&Bound<'_, PyDict>>,
+    pools: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     config.max_new_tokens_default =
         optional_amount("max_new_tokens_default", "tokens", max_new_tokens_default)?.map(Tokens);
     config.max_tokens = optional_amount("max_tokens", "tokens", max_tokens)?.map(Tokens);
-    for (name, share) in pools.into_iter().flatten() {
+    let Some(pools) = pools else { return Ok(()) };
+    let Ok(pools) = pools.cast::<PyDict>() else {
+        let found = pools.get_type().name()?;
+        let text = format!("pools: expected a dict of names to shares, not {found}");
+        return Err(PyTypeError::new_err(text));
+    };
+    for (name, share) in pools {
         let Ok(name) = name.extract::<String>() else {
             return Err(PyTypeError::new_err(format!("pools: {name} is not a name (a str)")));
         };

@@ -1,6 +1,8 @@
 //! An unchanged C program under `CUDA_INJECTION64_PATH`, on the simulated driver: the report has
 //! exactly what the program did, and the program does not notice.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod common;
 
 use common::{Bench, built, run};

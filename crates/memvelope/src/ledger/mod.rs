@@ -54,7 +54,7 @@ pub struct Findings {
     /// Allocations at an address that was still live (a free was missed).
     pub replaced: u64,
     /// Allocations, mappings and pools not entered because the table was full, or because the
-    /// device's ordinal was past [`DEVICES_MAX`].
+    /// device's ordinal was unknown or past [`DEVICES_MAX`].
     pub refused: u64,
     /// Bytes of those: live bytes are too low by at most so much.
     pub refused_bytes: Bytes,

@@ -150,7 +150,11 @@ pub(super) fn start(
     }
     let ledger = PROCESS.fresh_ledger(config);
     PROCESS.is_recording.store(config.record != Record::Off, Ordering::Release);
-    let links = attach(config, sink(), names);
+    // A bug of ours must not unwind into a host that only wanted to be looked at.
+    let attached = std::panic::AssertUnwindSafe(|| attach(config, sink(), names));
+    let links = std::panic::catch_unwind(attached).unwrap_or_else(|_| {
+        Links::blind("attaching panicked, nothing is recorded; this is a bug of memvelope's")
+    });
     let session = Session { inner: Arc::new(Inner::new(config, ledger, names, links)) };
     if config.record != Record::Off {
         if !session.inner.is_incomplete() {

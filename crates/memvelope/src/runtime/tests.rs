@@ -122,3 +122,25 @@ fn threads_are_named_and_joined() {
     assert_eq!(ours(), 0);
     assert!(session.self_cost().thread_cpu_ns > 0);
 }
+
+#[test]
+fn a_broken_invariant_ends_the_recording_once_and_says_so() {
+    let _turn = alone();
+    let session = Session::start(&without_driver()).unwrap();
+    session.inner.break_off("the first");
+    session.inner.break_off("the second");
+    let Mode::Blind(why) = session.mode() else { panic!("{:?}", session.mode()) };
+    assert!(why.contains("the first") && why.contains("bug"), "{why}");
+    assert!(!session.inner.may_call());
+    let last = session.stop(SOON).unwrap();
+    assert!(last.unseen[0].contains("the first"), "{:?}", last.unseen);
+}
+
+#[test]
+fn a_panic_while_attaching_is_a_blind_session() {
+    let _turn = alone();
+    let session = session::start(&without_driver(), |_, _, _| panic!("on purpose")).unwrap();
+    assert!(matches!(session.mode(), Mode::Blind(why) if why.contains("panicked")));
+    session.stop(SOON).unwrap();
+    assert!(Session::current().is_none());
+}
