@@ -92,4 +92,5 @@ fi
 } >"$results/.results.part"
 mv "$results/.results.part" "$results/results.json"
 echo "== $results/results.json"
-! grep -q '"exit_code": [1-9]' "$results"/*.json
+# Doctor's 1 says that something is not recorded, which its stage tells; everything else must be 0.
+! grep -l '"exit_code": [1-9]' "$results"/*.json | grep -v -e /doctor.json -e /results.json

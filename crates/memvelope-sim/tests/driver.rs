@@ -54,8 +54,8 @@ fn cudarc_allocates_copies_launches_and_synchronises() {
     };
     assert_eq!(books["simulated"], json!(true));
     assert_eq!(books["kernels"]["decode"]["count"], json!(3));
-    // 4 blocks of 1024 threads: 3,000 ns and 5 ns per block.
-    assert_eq!(books["kernels"]["decode"]["total_ns"], json!(3 * (3_000 + 4 * 5)));
+    // 4 blocks of 1024 threads: 3,000 ns and 20 ns per block.
+    assert_eq!(books["kernels"]["decode"]["total_ns"], json!(3 * (3_000 + 4 * 20)));
     assert_eq!(books["copies"]["host_to_device"]["bytes"], json!(40_000));
     assert_eq!(books["copies"]["device_to_host"]["count"], json!(2));
     assert_eq!(books["copies"]["device_to_device"]["count"], json!(1));

@@ -106,6 +106,9 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     let requests = read_requests(args)?;
     let info = sim_exec::settle(&args.device, args.scenario.as_deref())?;
 
+    if sim_exec::is_re_executed() {
+        eprintln!("SIMULATED: running on memvelope's simulated driver, not on a GPU");
+    }
     let begin = Instant::now();
     let (config, problems) = Config::from_env();
     for problem in problems {
