@@ -13,6 +13,7 @@ mod serve;
 mod text;
 
 use crate::failure::{Failure, Outcome};
+use crate::output;
 use crate::sim_exec::{self, Choice};
 use anyhow::Context;
 use device::Device;
@@ -104,15 +105,16 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     check_numbers(args)?;
     let layout = read_model(args.model.as_deref())?;
     let requests = read_requests(args)?;
+    output::check_directory(&args.out)?;
     let info = sim_exec::settle(&args.device, args.scenario.as_deref())?;
 
     if sim_exec::is_re_executed() {
-        eprintln!("SIMULATED: running on memvelope's simulated driver, not on a GPU");
+        output::remark("SIMULATED: running on memvelope's simulated driver, not on a GPU");
     }
     let begin = Instant::now();
     let (config, problems) = Config::from_env();
     for problem in problems {
-        eprintln!("warning: {problem}");
+        output::remark(&format!("warning: {problem}"));
     }
     let session = Session::start(&config)?;
     let outcome = record(args, &layout, &requests, &info, &session, begin);
@@ -122,9 +124,9 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     }
     let report = outcome?;
     if args.json {
-        println!("{}", report.to_json().context("writing the report failed")?);
+        output::print(&format!("{}\n", report.to_json().context("writing the report failed")?))?;
     } else {
-        print!("{}", report.text());
+        output::print(&report.text())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -139,6 +141,8 @@ fn record(
     begin: Instant,
 ) -> Outcome<Report> {
     let mut device = Device::open(info, args.seed)?;
+    // Every library is open by now: a run that is interrupted from here on leaves nothing behind.
+    sim_exec::clean_up();
     let plan = prepare(args, layout, info, session, &mut device)?;
     let gate = Gate::new(GateConfig {
         max_tokens: layout.max_tokens,
@@ -265,7 +269,8 @@ fn measure(
     let seen = snapshot.devices.iter().find(|device| device.totals.device == info.index);
     let seen = seen.with_context(|| {
         format!(
-            "device {} is in no snapshot\nhint: `memvelope doctor` says what the session can see",
+            "device {} is in no snapshot, and the demo plans with what it measures\n\
+             hint: unset MEMVELOPE_RECORD=off if it is set; `memvelope doctor` says what is seen",
             info.index.0
         )
     })?;

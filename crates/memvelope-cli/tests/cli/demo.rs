@@ -215,6 +215,49 @@ fn a_kill_leaves_no_half_written_file() {
             json(&place.path().join(name));
         }
     }
+    // What killed runs left half-written, the next run removes.
+    run(&mut memvelope(&args), 0);
+    let names = std::fs::read_dir(place.path()).unwrap().flatten().map(|entry| entry.file_name());
+    let left: Vec<_> = names.filter(|name| name.to_string_lossy().ends_with(".tmp")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// A run may take a minute: that its results cannot be written is said before it.
+#[test]
+fn an_output_directory_that_cannot_be_written_is_told_at_once() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let out = file.path().join("below");
+    let output =
+        run(&mut memvelope(&["demo", "--device", "sim", "--out", out.to_str().unwrap()]), 2);
+    let text = stderr(&output);
+    assert!(text.contains("--out") && text.contains("is not a directory"), "{text}");
+    assert!(!text.contains("SIMULATED"), "it ran: {text}");
+}
+
+/// From the moment that the libraries are open, an interrupted run leaves nothing behind.
+#[test]
+fn an_interrupted_run_leaves_no_private_directory() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("out");
+    let args = ["demo", "--device", "sim", "--count", "500000", "--out", out.to_str().unwrap()];
+    let mut child = memvelope(&args)
+        .env("TMPDIR", place.path())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let entries = || std::fs::read_dir(place.path()).unwrap().count();
+    let deadline = Instant::now() + std::time::Duration::from_secs(60);
+    let mut wait_for = |count: usize| {
+        while entries() != count && Instant::now() < deadline {
+            assert!(child.try_wait().unwrap().is_none(), "the run is over before it was seen");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    };
+    wait_for(1); // the private directory appears
+    wait_for(0); // and goes, while the run goes on
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(entries(), 0);
 }
 
 #[test]
