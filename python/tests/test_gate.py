@@ -19,7 +19,8 @@ def check(gate, request, reason, short_by_tokens):
         gate.admit(*request)
     rejected = caught.value
     assert (rejected.reason, rejected.short_by_tokens) == (reason, short_by_tokens)
-    assert rejected.reason in str(rejected)
+    # The reason and, for people who meet it for the first time, what it means.
+    assert str(rejected).startswith(f"{rejected.reason}: ")
     comes_back = reason in ("no_capacity", "overcommitted")
     assert (rejected.retry_after_s is not None) == comes_back
     if comes_back:
