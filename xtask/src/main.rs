@@ -2,6 +2,7 @@
 
 mod bindings;
 mod bundle;
+mod corpus;
 mod demo;
 mod kernels;
 mod lane;

@@ -30,16 +30,12 @@ struct Row {
 
 impl Row {
     fn passed(name: &'static str, tally: Tally) -> Self {
-        let mut reasons: Vec<String> = Vec::new();
-        for (reason, count) in &tally.reasons {
-            reasons.push(format!("{count} x {reason}"));
-        }
         let number = |n: u64| if tally.is_empty() { "ok".into() } else { n.to_string() };
         Self {
             name,
             passed: number(tally.passed),
             ignored: if tally.is_empty() { String::new() } else { tally.ignored.to_string() },
-            remark: reasons.join("; "),
+            remark: tally.remark(),
         }
     }
 }
