@@ -108,15 +108,16 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     output::check_directory(&args.out)?;
     let info = sim_exec::settle(&args.device, args.scenario.as_deref())?;
 
-    if sim_exec::is_re_executed() {
-        output::remark("SIMULATED: running on memvelope's simulated driver, not on a GPU");
-    }
     let begin = Instant::now();
     let (config, problems) = Config::from_env();
     for problem in problems {
         output::remark(&format!("warning: {problem}"));
     }
     let session = Session::start(&config)?;
+    // Also where somebody else put the simulated driver on the library path.
+    if sim_exec::is_re_executed() || session.is_simulated() {
+        output::remark("SIMULATED: running on memvelope's simulated driver, not on a GPU");
+    }
     let outcome = record(args, &layout, &requests, &info, &session, begin);
     if outcome.is_err() {
         // Best effort: the run's own error is what matters.
