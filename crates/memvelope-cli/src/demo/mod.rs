@@ -55,7 +55,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "auto|sim|ORDINAL|UUID", default_value = "auto")]
     #[serde(skip)]
     device: Choice,
-    /// Requests as CSV: timestamp_s,prompt_tokens,output_tokens[,class]. Default: a generator.
+    /// Requests as CSV: `timestamp_s,prompt_tokens,output_tokens[,class]`. Default: a generator.
     #[arg(long, value_name = "FILE.csv")]
     requests: Option<PathBuf>,
     /// Serve only the first N requests of the file.
