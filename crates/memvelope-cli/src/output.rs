@@ -18,8 +18,8 @@ pub(crate) fn print(text: &str) -> Outcome<()> {
     }
 }
 
-/// Says something on stderr. Where that cannot be written (closed, a full disk) nobody is left to be
-/// told, and a run is worth more than its remarks: `eprintln!` would panic.
+/// Says something on stderr. Where that cannot be written (closed, a full disk) nobody is left to
+/// be told, and a run is worth more than its remarks: `eprintln!` would panic.
 pub(crate) fn remark(text: &str) {
     let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
