@@ -23,13 +23,14 @@ use memvelope::event::Tag;
 use memvelope::export::write_atomically;
 use memvelope::model::Layout;
 use memvelope::runtime::Session;
-use memvelope::snapshot::Snapshot;
+use memvelope::snapshot::{DeviceSnapshot, Snapshot};
 use memvelope::source::driver::DeviceInfo;
 use memvelope::units::{Blocks, Bytes};
 use report::{Inputs, Report};
 use requests::{Generator, Request};
 use serde::Serialize;
 use serve::{Counts, Server, Settings};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -47,6 +48,10 @@ const WEIGHT_CHUNK_BYTES: u64 = 16 * Bytes::GIB;
 /// numbers as wide as all heads. A modest engine's working set.
 const ACTIVATION_TOKENS: u64 = 8192;
 const ACTIVATION_ROW_BYTES: u64 = 8 * 2;
+
+/// A model description is read so far and no further, whatever it is a path to: more than the
+/// library takes for one, so that the library says what is wrong.
+const MODEL_BYTES_MAX: u64 = 32 * Bytes::MIB;
 
 #[derive(Clone, Debug, Serialize, clap::Args)]
 pub(crate) struct Args {
@@ -219,7 +224,7 @@ fn prepare(
     device: &mut Device,
 ) -> Outcome<Plan> {
     if let Some(vram) = args.vram {
-        let total = device.total()?;
+        let (_, total) = device.memory()?;
         let withheld = total.0.checked_sub(vram).ok_or_else(|| {
             Failure::bad(format!(
                 "--vram: {} is more than the device has\nhint: {} has {total}",
@@ -242,8 +247,9 @@ fn prepare(
         .map_err(|error| no_room(error, "the activations do not fit: allocating", activations.0))?;
     session.sample();
     let snapshot = session.snapshot();
-    let envelope = measure(args, layout, info, &snapshot)?;
-    let geometry = kv::Geometry::new(block_bytes, args.block_tokens);
+    let page_bytes = device.page_bytes()?;
+    let envelope = measure(args, layout, info, &snapshot, device, page_bytes)?;
+    let geometry = kv::Geometry::new(block_bytes, args.block_tokens, page_bytes);
     let capacity = geometry.capacity(envelope.kv_capacity_bytes);
     if capacity == Blocks::ZERO {
         return Err(memvelope::Error::NoRoom {
@@ -261,19 +267,25 @@ fn measure(
     layout: &Layout,
     info: &DeviceInfo,
     snapshot: &Snapshot,
+    device: &Device,
+    page_bytes: Bytes,
 ) -> Outcome<Envelope> {
-    let seen = snapshot.devices.iter().find(|device| device.totals.device == info.index);
-    let seen = seen.with_context(|| {
-        format!(
-            "device {} is in no snapshot\nhint: `memvelope doctor` says what the session can see",
-            info.index.0
-        )
-    })?;
+    let seen = match snapshot.device(info.index) {
+        Some(seen) => seen.clone(),
+        // A blind session asked nobody; the driver answers us all the same.
+        None => {
+            let (free, total) = device.memory()?;
+            let mut blind = DeviceSnapshot { allocations_unseen: true, ..Default::default() };
+            (blind.free_bytes, blind.total_bytes) = (Some(free), Some(total));
+            blind
+        }
+    };
     let mut declared = Declared::default();
+    declared.page_bytes = page_bytes;
     declared.block_tokens = args.block_tokens;
     // We know our own workspace; the default is for engines that nobody could ask.
     declared.activations = Some(activations(layout));
-    Ok(Envelope::measured(seen, layout, &declared)?)
+    Ok(Envelope::measured(&seen, layout, &declared)?)
 }
 
 /// Bytes of activations that the demo takes, its tables apart.
@@ -321,8 +333,10 @@ fn check_numbers(args: &Args) -> Outcome<()> {
 
 fn read_model(path: Option<&Path>) -> Outcome<Layout> {
     let Some(path) = path else { return Ok(Layout::builtin_8b()) };
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| memvelope::Error::ReadFile { path: path.to_owned(), source })?;
+    let mut text = String::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(MODEL_BYTES_MAX).read_to_string(&mut text));
+    read.map_err(|source| memvelope::Error::ReadFile { path: path.to_owned(), source })?;
     Layout::from_config(&text)
         .map_err(|error| Failure::BadInput(anyhow::anyhow!("{}: {error}", path.display())))
 }

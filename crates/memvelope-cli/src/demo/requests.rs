@@ -86,8 +86,36 @@ pub(crate) fn read_csv(path: &Path) -> Outcome<Vec<Request>> {
     parse_csv(file, &path.display().to_string())
 }
 
+/// Longest line of a request file; real ones have some forty bytes.
+const LINE_BYTES_MAX: usize = 64 << 10;
+
+/// A reader that refuses endless lines, so that no file (or device) is read into memory whole.
+struct Lines<R> {
+    source: R,
+    /// Bytes since the last end of a line.
+    length: usize,
+}
+
+impl<R: Read> Read for Lines<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        for part in buffer[..count].split_inclusive(|byte| *byte == b'\n') {
+            self.length += part.len();
+            if self.length > LINE_BYTES_MAX {
+                let problem = format!("a line is longer than {LINE_BYTES_MAX} bytes");
+                return Err(std::io::Error::other(problem));
+            }
+            if part.ends_with(b"\n") {
+                self.length = 0;
+            }
+        }
+        Ok(count)
+    }
+}
+
 fn parse_csv(source: impl Read, file: &str) -> Outcome<Vec<Request>> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(source);
+    let mut reader =
+        csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(Lines { source, length: 0 });
     let columns = Columns::find(&mut reader, file)?;
     let mut requests = Vec::new();
     let mut record = csv::StringRecord::new();
@@ -230,6 +258,8 @@ mod tests {
         check(&format!("{head}1e300,1,2,a\n"), Err("f.csv:2: field `timestamp_s`"));
         check(&format!("{head}0,1\n"), Err("f.csv:2: field `output_tokens`"));
         check(&format!("{head}0,,2,a\n"), Err("f.csv:2: field `prompt_tokens`: \"\""));
+        check(&"0".repeat(1 << 20), Err("f.csv:1: a line is longer than"));
+        check(&format!("{head}{}", "0,1,2,a\n".repeat(20_000)), Ok(20_000));
     }
 
     #[test]

@@ -145,6 +145,42 @@ fn counts_that_make_no_sense_are_rejected_by_reason() {
     assert_eq!(number(&ran.report, &["completed"]), 1);
 }
 
+/// What nobody recorded is absent, and the gate still keeps the run inside the device.
+#[test]
+fn without_recording_the_gate_still_holds() {
+    let place = tempfile::tempdir().unwrap();
+    let busy = place.path().join("busy.toml");
+    std::fs::write(&busy, "subscriber = \"another profiler\"\n").unwrap();
+    let books = place.path().join("books.json");
+    let check = |record: &str, extra: &[&str]| {
+        let out = place.path().join("out");
+        let mut command = memvelope(&["demo", "--device", "sim", "--out", out.to_str().unwrap()]);
+        command.args(TIGHT).args(extra).env("MEMVELOPE_RECORD", record);
+        run(command.env("MEMVELOPE_SIM_BOOKS", &books), 0);
+        let (report, books) = (json(&out.join("report.json")), json(&books));
+        assert_eq!(number(&report, &["completed"]), 150, "{record} {extra:?}");
+        assert_eq!(number(&books, &["cuda_ooms"]), 0, "{record} {extra:?}");
+        assert!(report["peak_vram_bytes"].is_null(), "{record} {extra:?}");
+        assert!(!report["unseen"].as_array().unwrap().is_empty(), "{record} {extra:?}");
+    };
+    check("auto", &["--scenario", busy.to_str().unwrap()]);
+    check("poll", &[]);
+    check("off", &[]);
+}
+
+/// The gate counts what slabs take, not what they ask for: here 64 MiB for every 16 or less.
+#[test]
+fn large_driver_pages_are_no_surprise() {
+    let place = tempfile::tempdir().unwrap();
+    let large = place.path().join("large.toml");
+    let pages = "[[devices]]\npage_bytes = 67108864\npool_chunk_bytes = 67108864\n";
+    std::fs::write(&large, pages).unwrap();
+    let ran = demo(&[TIGHT, &["--scenario", large.to_str().unwrap()]].concat());
+    assert_equals_books(&ran);
+    assert_eq!(number(&ran.report, &["cuda_ooms"]), 0);
+    assert_eq!(number(&ran.report, &["completed"]), 150);
+}
+
 /// Each input is refused with exit code 2, names what is wrong, and nothing is written.
 #[test]
 fn bad_input_is_named_and_nothing_is_written() {
@@ -168,6 +204,10 @@ fn bad_input_is_named_and_nothing_is_written() {
         (&["--model", &alien], &["alien.json", "abacus", "llama"]),
         (&["--model", &holey], &["holey.json", "num_hidden_layers"]),
         (&["--model", &broken], &["broken.json"]),
+        (&["--model", "/dev/zero"], &["/dev/zero"]),
+        (&["--requests", "/dev/zero"], &["/dev/zero", "longer"]),
+        (&["--requests", "/"], &["/"]),
+        (&["--model", "/"], &["/"]),
         (&["--scenario", &odd], &["odd.toml", "bytes"]),
         (&["--scenario", "/nonexistent.toml"], &["/nonexistent.toml"]),
         (&["--vram", "900GiB"], &["--vram"]),
