@@ -161,6 +161,9 @@ fn without_recording_the_gate_still_holds() {
         assert_eq!(number(&report, &["completed"]), 150, "{record} {extra:?}");
         assert_eq!(number(&books, &["cuda_ooms"]), 0, "{record} {extra:?}");
         assert!(report["peak_vram_bytes"].is_null(), "{record} {extra:?}");
+        assert_eq!(report["simulated"], true, "{record} {extra:?}");
+        let trace = std::fs::read_to_string(out.join("trace.json")).unwrap();
+        assert!(trace.contains("SIMULATED"), "{record} {extra:?}");
         assert!(!report["unseen"].as_array().unwrap().is_empty(), "{record} {extra:?}");
     };
     check("auto", &["--scenario", busy.to_str().unwrap()]);
