@@ -145,6 +145,9 @@ fn record(
 ) -> Outcome<Report> {
     let mut device = Device::open(info, args.seed)?;
     let plan = prepare(args, layout, info, session, &mut device)?;
+    // Before serving: a place where nothing can be written should not cost a whole run to find.
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("making the directory {} failed", args.out.display()))?;
     let gate = Gate::new(GateConfig {
         max_tokens: layout.max_tokens,
         ..GateConfig::new(plan.capacity, plan.envelope.curve)
@@ -166,8 +169,6 @@ fn record(
     session.sample();
     session.flush(FLUSH_TIMEOUT)?;
 
-    std::fs::create_dir_all(&args.out)
-        .with_context(|| format!("making the directory {} failed", args.out.display()))?;
     let trace_path = args.out.join("trace.json");
     let trace = session.write_trace(&trace_path, TRACE_BYTES_MAX)?;
     let usage = gate.usage();
