@@ -19,10 +19,15 @@ struct Ran {
 }
 
 fn demo(extra: &[&str]) -> Ran {
+    demo_polling(extra, "1000")
+}
+
+fn demo_polling(extra: &[&str], poll_period_ms: &str) -> Ran {
     let place = tempfile::tempdir().unwrap();
     let (out, books) = (place.path().join("out"), place.path().join("books.json"));
     let mut command = memvelope(&["demo", "--device", "sim", "--out", out.to_str().unwrap()]);
     command.args(extra).env("MEMVELOPE_SIM_BOOKS", &books);
+    command.env("MEMVELOPE_POLL_PERIOD_MS", poll_period_ms);
     let output = run(&mut command, 0);
     assert_no_temporary_files(&out);
     Ran {
@@ -270,14 +275,16 @@ fn the_private_directory_is_gone_afterwards() {
     assert_eq!(left.len(), 1, "{left:?}");
 }
 
+/// Whatever else our own threads ask meanwhile: long enough for many polls at the shorter period.
 #[test]
 fn the_same_seed_decides_the_same() {
-    let decisions = || {
-        let ran = demo(TIGHT);
+    let decisions = |poll_period_ms| {
+        let ran = demo_polling(&[TIGHT, &["--speed", "0.02"]].concat(), poll_period_ms);
         let keys = ["admitted", "rejected", "completed", "peak_kv_bytes", "virtual_ns", "steps"];
         keys.map(|key| number(&ran.report, &[key]))
     };
-    assert_eq!(decisions(), decisions());
+    assert_eq!(decisions("60000"), decisions("60000"));
+    assert_eq!(decisions("100"), decisions("60000"));
 }
 
 fn assert_no_temporary_files(out: &Path) {
