@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 #[path = "sim/mod.rs"]
+#[allow(dead_code, reason = "shared; each test file uses a part of it")]
 mod sim;
 
 use memvelope::config::Config;
