@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "atexit and clock_gettime are foreign")]
 
 use super::attach::Links;
+use super::control::deadline_after;
 use super::state::{FORKED, Inner, Last};
 use super::{Session, drain, poll};
 use crate::config::{Config, Record};
@@ -204,10 +205,10 @@ pub(super) fn stop(session: &Session, timeout: Duration) -> Result<Snapshot> {
     if fork::in_child() {
         return Ok(inner.snapshot());
     }
-    let deadline = Instant::now() + timeout;
+    let deadline = deadline_after(timeout);
     if !inner.begin_stop() {
         // Somebody else is stopping it, or has.
-        return if inner.control.wait_closed(timeout + END_WAIT_MIN) {
+        return if inner.control.wait_closed(timeout.saturating_add(END_WAIT_MIN)) {
             Ok(inner.snapshot())
         } else {
             Err(Error::FlushTimeout { waited_ms })

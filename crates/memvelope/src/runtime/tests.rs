@@ -56,6 +56,15 @@ fn sessions_may_follow_one_another() {
 }
 
 #[test]
+fn waiting_for_ever_is_allowed() {
+    let _turn = alone();
+    let session = Session::start(&without_driver()).unwrap();
+    session.flush(Duration::MAX).unwrap();
+    let last = session.stop(Duration::MAX).unwrap();
+    assert_eq!(session.stop(Duration::MAX).unwrap(), last);
+}
+
+#[test]
 fn off_means_off() {
     let _turn = alone();
     let config = Config { record: Record::Off, ..Config::default() };
