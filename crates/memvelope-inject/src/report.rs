@@ -1,6 +1,6 @@
 //! Keeping the report: a thread that rewrites it, and the last word at exit.
 
-use memvelope::error::Error;
+use memvelope::error::{Error, say};
 use memvelope::export::write_atomically;
 use memvelope::runtime::Session;
 use std::path::PathBuf;
@@ -55,7 +55,7 @@ pub(crate) fn keep(session: Session, path: PathBuf, period_ms: u64) {
     });
     if let Err(source) = outcome {
         let error = Error::StartThread { thread: "memvelope-rept", source };
-        eprintln!("memvelope: the report is written at exit only: {error}");
+        say(&format_args!("the report is written at exit only: {error}"));
     }
 }
 
@@ -101,7 +101,7 @@ impl Keeper {
         if let Err(error) = outcome {
             // Said once: the next period would only repeat it.
             if !self.has_failed.swap(true, Ordering::AcqRel) {
-                eprintln!("memvelope: {error}");
+                say(&error);
             }
         }
     }

@@ -234,7 +234,7 @@ impl Inner {
             return;
         }
         let why = format!("recording was switched off: {what}; this is a bug of memvelope's");
-        eprintln!("memvelope: {why}");
+        crate::error::say(&why);
         if let Some(recorder) = recorder
             && let Err(error) = recorder.stop()
         {
