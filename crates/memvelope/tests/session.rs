@@ -322,3 +322,33 @@ fn a_driver_that_does_not_start_is_a_reason() {
         assert!(last.simulated, "a blind session on the simulator is simulated all the same");
     });
 }
+
+/// A request that found the arena empty got no buffer, so none is missing afterwards: a flush then
+/// must not force CUPTI to give up records of work that is still running.
+#[test]
+fn an_exhausted_arena_does_not_make_every_later_flush_a_forced_one() {
+    let test = "an_exhausted_arena_does_not_make_every_later_flush_a_forced_one";
+    let (tiny, two) = (std::path::Path::new("65536"), std::path::Path::new("2"));
+    let slow = std::path::Path::new("60000");
+    let env = [
+        ("MEMVELOPE_BUFFER_BYTES", tiny),
+        ("MEMVELOPE_BUFFER_COUNT", two),
+        ("MEMVELOPE_DRAIN_PERIOD_MS", slow),
+    ];
+    sim::in_child_with(test, "[kernels.default]\nbase_ns = 1000000\n", &env, || {
+        let session = start();
+        enter_context();
+        let function = kernel();
+        launch(function, 900);
+        assert_eq!(cu::cuCtxSynchronize(), 0);
+        session.flush(SOON).unwrap();
+        assert!(session.self_cost().recorder.arena_exhausted > 0);
+        let before = session.snapshot().timeline.kernels[0].totals.count;
+        launch(function, 5);
+        session.flush(SOON).unwrap();
+        assert_eq!(cu::cuCtxSynchronize(), 0);
+        session.flush(SOON).unwrap();
+        let last = session.stop(SOON).unwrap();
+        assert_eq!(last.timeline.kernels[0].totals.count, before + 5, "{:?}", last.dropped);
+    });
+}

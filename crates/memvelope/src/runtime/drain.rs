@@ -49,24 +49,19 @@ pub(super) fn run(inner: &Inner) {
 fn flush(inner: &Inner, recorder: &Recorder) {
     ask(inner, recorder, false);
     decode(inner, recorder);
-    if outstanding(recorder) > 0 {
+    if recorder.outstanding() > 0 {
         ask(inner, recorder, true);
     }
     let deadline = Instant::now() + ARRIVAL_MAX;
     loop {
         // Looked at before decoding, so that what has arrived by then is decoded.
-        let is_last = outstanding(recorder) == 0 || Instant::now() >= deadline;
+        let is_last = recorder.outstanding() == 0 || Instant::now() >= deadline;
         decode(inner, recorder);
         if is_last {
             return;
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-fn outstanding(recorder: &Recorder) -> u64 {
-    let counters = recorder.counters();
-    counters.buffers_requested.saturating_sub(counters.buffers_completed)
 }
 
 fn ask(inner: &Inner, recorder: &Recorder, forced: bool) {

@@ -173,6 +173,12 @@ impl Recorder {
         self.totals().since(&baseline)
     }
 
+    /// Buffers that CUPTI holds. Not by [`Self::counters`], which begin anew with each recording
+    /// while CUPTI may hold buffers of the last one, and which count requests that got none.
+    pub(crate) fn outstanding(&self) -> u64 {
+        state::STATE.arena().map_or(0, buffers::Arena::outstanding)
+    }
+
     fn totals(&self) -> Counters {
         counters::totals(&state::STATE, &self.drain)
     }
