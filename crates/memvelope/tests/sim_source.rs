@@ -361,6 +361,31 @@ fn an_exhausted_arena_drops_records_and_says_so() {
 }
 
 #[test]
+fn what_stop_brings_back_is_counted_and_not_the_next_recordings() {
+    in_child("what_stop_brings_back_is_counted_and_not_the_next_recordings", "", || {
+        let host = host();
+        let config = Config::read(|name| match name {
+            "MEMVELOPE_BUFFER_BYTES" => Some("65536".into()),
+            "MEMVELOPE_BUFFER_COUNT" => Some("2".into()),
+            _ => None,
+        })
+        .0;
+        let recorder = host.record_with(&config).0.unwrap();
+        launch(4000);
+        recorder.stop().unwrap();
+        let dropped = sim::books()["activity"]["dropped"].as_u64().unwrap();
+        assert!(dropped > 0);
+        assert_eq!(recorder.counters().dropped_by_cupti, dropped);
+        // Nobody drained that recording: what it left behind is not this one's.
+        let recorder = host.record_with(&config).0.unwrap();
+        launch(3);
+        let events = drained(recorder);
+        assert_eq!(events.iter().filter(|event| is_kernel(event)).count(), 3);
+        recorder.stop().unwrap();
+    });
+}
+
+#[test]
 fn missing_functions_are_named_and_the_rest_goes_on() {
     let test = "missing_functions_are_named_and_the_rest_goes_on";
     in_child(test, "missing = [\"cuDeviceGetDefaultMemPool\"]\n", || {

@@ -1,6 +1,7 @@
 //! The drain thread: asks CUPTI for its buffers, decodes them, and feeds timeline, trace and ledger.
 
 use super::control::Order;
+use super::poll;
 use super::state::{self, Inner};
 use crate::event::{Body, Event};
 use crate::source::cupti::Recorder;
@@ -21,9 +22,11 @@ pub(super) fn run(inner: &Inner) {
         if order == Order::Stop {
             break;
         }
-        let recorder = inner.recorder();
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let Some(recorder) = recorder.filter(|_| inner.may_call()) else { return };
+            // Between the driver's call into us and its own answer nobody but that call may touch
+            // CUPTI: `cuInit` may yet fail, and some versions then crash.
+            let is_usable = inner.may_call() && (!inner.is_incomplete() || poll::complete(inner));
+            let Some(recorder) = inner.recorder().filter(|_| is_usable) else { return };
             match order {
                 Order::Flush(_) => flush(inner, recorder),
                 Order::Tick | Order::Stop => {
@@ -52,6 +55,11 @@ fn flush(inner: &Inner, recorder: &Recorder) {
     if recorder.outstanding() > 0 {
         ask(inner, recorder, true);
     }
+    decode_late(inner, recorder);
+}
+
+/// Decodes what came back, and waits a moment for what CUPTI still holds.
+pub(super) fn decode_late(inner: &Inner, recorder: &Recorder) {
     let deadline = Instant::now() + ARRIVAL_MAX;
     loop {
         // Looked at before decoding, so that what has arrived by then is decoded.
@@ -70,8 +78,12 @@ fn ask(inner: &Inner, recorder: &Recorder, forced: bool) {
     }
 }
 
-/// Decodes what came back so far.
-pub(super) fn decode(inner: &Inner, recorder: &Recorder) {
+/// Decodes what came back so far. A thread that was left to itself because it hung, and whose
+/// session has ended meanwhile, leaves the buffers to the session that runs now.
+fn decode(inner: &Inner, recorder: &Recorder) {
+    if inner.is_frozen() {
+        return;
+    }
     let mut batch = Vec::with_capacity(BATCH);
     recorder.drain(&mut |event| {
         batch.push(*event);

@@ -41,7 +41,7 @@ pub(super) fn run(inner: &Inner) {
 }
 
 /// Finishes an attachment that began inside `cuInit`; false while the driver does not answer.
-fn complete(inner: &Inner) -> bool {
+pub(super) fn complete(inner: &Inner) -> bool {
     let Some(_turn) = inner.begin_completing() else {
         // Somebody else is at it; a moment is enough, and waiting for longer helps nobody.
         let deadline = Instant::now() + COMPLETE_WAIT_MAX;

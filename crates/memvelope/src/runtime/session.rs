@@ -244,7 +244,7 @@ fn end(inner: &Inner, timeout: Duration) -> bool {
         inner.join_threads();
         // Stopping may have brought the last buffers back.
         if let Some(recorder) = recorder {
-            drain::decode(inner, recorder);
+            drain::decode_late(inner, recorder);
         }
     }
     PROCESS.is_recording.store(false, Ordering::Release);

@@ -328,9 +328,9 @@ impl Inner {
         unseen
     }
 
-    /// Now, on the recorder's clock; no CUPTI call once it may not be called.
+    /// Now, on the recorder's clock; no CUPTI call while it may not be called.
     pub(super) fn now(&self) -> Nanos {
-        if self.may_call() { clock::now() } else { clock::system_now() }
+        if self.may_call() && !self.is_incomplete() { clock::now() } else { clock::system_now() }
     }
 
     pub(super) fn history(&self) -> Vec<HistoryPoint> {

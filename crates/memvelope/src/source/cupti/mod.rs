@@ -93,6 +93,7 @@ impl Recorder {
             report.hint = "a recorder is already attached in this process".into();
             return (Err(Error::SessionExists), report);
         }
+        RECORDER.drain.discard();
         let before = RECORDER.totals();
         match session::attach(config, driver, sink, names, &mut report) {
             Ok(run) => {
@@ -162,7 +163,14 @@ impl Recorder {
             return Ok(());
         }
         let run = lock(&self.run).clone();
-        let outcome = run.map_or(Ok(()), |run| run.detach());
+        let outcome = run.map_or(Ok(()), |run| {
+            let outcome = run.detach();
+            // What was lost since the last drain: nobody will ask for it later.
+            if run.may_be_called() {
+                self.drain.ask_losses(&run.cupti);
+            }
+            outcome
+        });
         self.phase.store(IDLE, Ordering::Release);
         outcome
     }
