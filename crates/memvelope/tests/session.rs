@@ -352,3 +352,39 @@ fn an_exhausted_arena_does_not_make_every_later_flush_a_forced_one() {
         assert_eq!(last.timeline.kernels[0].totals.count, before + 5, "{:?}", last.dropped);
     });
 }
+
+/// Without callbacks the ledger lives on records that lie in one buffer a thread, and buffers come
+/// back in any order.
+#[test]
+fn memory_records_of_several_threads_are_booked_in_order() {
+    let test = "memory_records_of_several_threads_are_booked_in_order";
+    let slow = std::path::Path::new("60000");
+    let env = [("MEMVELOPE_DRAIN_PERIOD_MS", slow)];
+    sim::in_child_with(test, "subscriber = \"nsys\"\ncupti = \"13.0\"\n", &env, || {
+        let session = Session::start(&Config::from_env().0).unwrap();
+        enter_context();
+        let (give, take) = std::sync::mpsc::channel::<u64>();
+        std::thread::scope(|scope| {
+            // The thread that frees has its buffer first.
+            scope.spawn(move || {
+                enter_context();
+                let own = allocate(MIB);
+                for address in take {
+                    assert_eq!(cu::cuMemFree_v2(address), 0);
+                }
+                assert_eq!(cu::cuMemFree_v2(own), 0);
+            });
+            scope.spawn(move || {
+                enter_context();
+                for _ in 0..500 {
+                    give.send(allocate(MIB)).unwrap();
+                }
+            });
+        });
+        session.flush(SOON).unwrap();
+        let last = session.stop(SOON).unwrap();
+        let totals = &last.devices[0].totals.vram;
+        let found = (totals.live_bytes.0, totals.allocated_count, last.findings.untracked_frees);
+        assert_eq!(found, (0, 501, 0), "{:?}", last.findings);
+    });
+}

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// snapshot never waits for a whole buffer.
 const BATCH: usize = 512;
 
+/// Allocations and frees put in order at one time: more than a drain period brings, 8 MiB at most.
+const CHANGES_MAX: usize = 1 << 16;
+
 /// Completed buffers may arrive a beat after a flush returned; how long a flush waits for them.
 const ARRIVAL_MAX: Duration = Duration::from_millis(20);
 
@@ -85,23 +88,41 @@ fn decode(inner: &Inner, recorder: &Recorder) {
         return;
     }
     let mut batch = Vec::with_capacity(BATCH);
+    let mut changes = Vec::new();
     recorder.drain(&mut |event| {
+        if changes_the_ledger(&event.body) {
+            changes.push(*event);
+            if changes.len() >= CHANGES_MAX {
+                book(inner, &mut changes);
+            }
+            return;
+        }
         batch.push(*event);
         if batch.len() >= BATCH {
             apply(inner, &batch);
             batch.clear();
         }
     });
+    book(inner, &mut changes);
     apply(inner, &batch);
+}
+
+/// Books allocations and frees in the order in which they happened. CUPTI fills a buffer per
+/// thread, so that what one thread allocated and another freed stands in two buffers, which come
+/// back in any order: a free that is booked first frees nothing, and its allocation stays for ever.
+fn book(inner: &Inner, changes: &mut Vec<Event>) {
+    // Stable: the two halves of a free have one time.
+    changes.sort_by_key(|event| event.time);
+    changes.drain(..).for_each(|event| inner.ledger.accept(&event));
 }
 
 fn apply(inner: &Inner, batch: &[Event]) {
     if batch.is_empty() {
         return;
     }
-    for event in batch.iter().filter(|event| is_about_memory(&event.body)) {
-        inner.ledger.accept(event);
-    }
+    // CUPTI's own memory records are counted only.
+    let is_counted = |event: &&Event| matches!(event.body, Body::MemoryRecord(_));
+    batch.iter().filter(is_counted).for_each(|event| inner.ledger.accept(event));
     let mut recorded = inner.recorded();
     for event in batch {
         recorded.timeline.accept(event);
@@ -109,9 +130,9 @@ fn apply(inner: &Inner, batch: &[Event]) {
     }
 }
 
-/// Whether the ledger has to hear of it. Kernels are the many: they are not to take its lock.
-/// (Without callbacks the source turns CUPTI's memory records into allocations and frees.)
-fn is_about_memory(body: &Body) -> bool {
+/// Whether it changes the ledger: without callbacks the source turns CUPTI's memory records into
+/// allocations and frees. Kernels are the many: they are not to take its lock.
+fn changes_the_ledger(body: &Body) -> bool {
     match body {
         Body::Allocated(_)
         | Body::AllocationFailed(_)
@@ -120,9 +141,9 @@ fn is_about_memory(body: &Body) -> bool {
         | Body::Mapped { .. }
         | Body::Unmapped { .. }
         | Body::ContextDestroyed { .. }
-        | Body::MemoryRecord(_)
         | Body::Pool { .. } => true,
-        Body::Kernel(_)
+        Body::MemoryRecord(_)
+        | Body::Kernel(_)
         | Body::Copy(_)
         | Body::Memset(_)
         | Body::Sync(_)
