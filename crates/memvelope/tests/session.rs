@@ -307,6 +307,8 @@ unsafe extern "C" {
     fn libc_fork() -> i32;
     #[link_name = "_exit"]
     fn libc_exit(code: i32) -> !;
+    #[link_name = "alarm"]
+    fn libc_alarm(seconds: u32) -> u32;
     #[link_name = "waitpid"]
     fn libc_wait(pid: i32, status: *mut i32, options: i32) -> i32;
 }
@@ -386,5 +388,47 @@ fn memory_records_of_several_threads_are_booked_in_order() {
         let totals = &last.devices[0].totals.vram;
         let found = (totals.live_bytes.0, totals.allocated_count, last.findings.untracked_frees);
         assert_eq!(found, (0, 501, 0), "{:?}", last.findings);
+    });
+}
+
+/// A child may be forked at a moment at which another thread holds a lock of ours.
+#[test]
+fn a_child_forked_amid_work_does_not_wait_for_threads_it_has_not() {
+    in_child("a_child_forked_amid_work_does_not_wait_for_threads_it_has_not", "", || {
+        let session = start();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let order = std::sync::atomic::Ordering::Relaxed;
+        std::thread::scope(|scope| {
+            for thread in 0..2 {
+                let (session, is_over) = (&session, &is_over);
+                scope.spawn(move || {
+                    let name = format!("{thread}").repeat(1000);
+                    while !is_over.load(order) {
+                        drop(session.span(&name));
+                    }
+                });
+            }
+            for _ in 0..200 {
+                // SAFETY: the child runs a few calls of ours and ends at once.
+                let pid = unsafe { libc_fork() };
+                if pid == 0 {
+                    // SAFETY: ends a child that hangs.
+                    unsafe { libc_alarm(10) };
+                    let own = Session::start(&Config::default());
+                    let is_blind = own.is_ok_and(|own| matches!(own.mode(), Mode::Blind(_)));
+                    // SAFETY: ends the child without running anything of the parent's.
+                    unsafe { libc_exit(i32::from(!is_blind)) };
+                }
+                let mut status = -1;
+                // SAFETY: waits for the child just forked.
+                assert_eq!(unsafe { libc_wait(pid, &mut status, 0) }, pid);
+                if status != 0 {
+                    is_over.store(true, order);
+                }
+                assert_eq!(status, 0, "14: the child hung");
+            }
+            is_over.store(true, order);
+        });
+        session.stop(SOON).unwrap();
     });
 }

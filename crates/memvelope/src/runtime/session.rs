@@ -139,15 +139,14 @@ pub(super) fn start(
     config: &Config,
     attach: impl FnOnce(&Config, &'static dyn Sink, &'static Names) -> Links,
 ) -> Result<Session> {
-    let names = PROCESS.names(config);
+    let config = &config.within_limits();
     if fork::in_child() {
-        let ledger = PROCESS.ledger.get_or_init(|| Ledger::new(1));
-        let inner = Inner::new(config, ledger, names, Links::blind(FORKED));
-        return Ok(Session { inner: Arc::new(inner) });
+        return Ok(inert(config));
     }
+    let names = PROCESS.names(config);
     let mut claim = Claim::new()?;
     if config.record != Record::Off {
-        install_hooks();
+        fork::watch();
     }
     let ledger = PROCESS.fresh_ledger(config);
     PROCESS.is_recording.store(config.record != Record::Off, Ordering::Release);
@@ -156,6 +155,9 @@ pub(super) fn start(
     let links = std::panic::catch_unwind(attached).unwrap_or_else(|_| {
         Links::blind("attaching panicked, nothing is recorded; this is a bug of memvelope's")
     });
+    if config.record != Record::Off {
+        watch_exit();
+    }
     let session = Session { inner: Arc::new(Inner::new(config, ledger, names, links)) };
     if config.record != Record::Off {
         if !session.inner.is_incomplete() {
@@ -168,6 +170,16 @@ pub(super) fn start(
     }
     claim.outcome = Slot::Running(session.clone());
     Ok(session)
+}
+
+/// A session in a forked child. Ledger and names are its own: a thread that is not there may hold
+/// the locks of the process's.
+fn inert(config: &Config) -> Session {
+    static LEDGER: OnceLock<Ledger> = OnceLock::new();
+    static NAMES: OnceLock<Names> = OnceLock::new();
+    let ledger = LEDGER.get_or_init(|| Ledger::new(1));
+    let names = NAMES.get_or_init(|| Names::new(1, 16));
+    Session { inner: Arc::new(Inner::new(config, ledger, names, Links::blind(FORKED))) }
 }
 
 fn start_threads(inner: &Arc<Inner>) -> Result<()> {
@@ -257,11 +269,12 @@ fn end(inner: &Inner, timeout: Duration) -> bool {
     is_ended
 }
 
-/// Once a process: a forked child knows that it is one, and an exiting process ends our threads.
-fn install_hooks() {
+/// Once a process: an exiting process ends our threads. Exit handlers run in the reverse order of
+/// their registration, so this comes after the libraries were loaded: our threads are then gone
+/// before driver and CUPTI take themselves down.
+fn watch_exit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        fork::watch();
         // SAFETY: `on_exit` is an `extern "C" fn()` that lives as long as this object; libc
         // unregisters it should the object be unloaded. Its only failure is a full table: then
         // the threads are ended by the process's end itself, as those of any library are.
@@ -298,4 +311,37 @@ pub(super) fn thread_cpu_ns() -> u64 {
     }
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Stands for the exit handler of a library that attaching loads. Ends the process with what
+    /// the test wants to know: whether our own handler ran before.
+    extern "C" fn library_exit() {
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(if is_exiting() { 42 } else { 43 }) }
+    }
+
+    #[test]
+    fn our_threads_end_before_the_libraries_do() {
+        const CHILD: &str = "EXIT_ORDER_CHILD";
+        if std::env::var_os(CHILD).is_some() {
+            let attach = |_: &Config, _: &'static dyn Sink, _: &'static Names| {
+                // SAFETY: the handler is a function of this program.
+                assert_eq!(unsafe { libc::atexit(library_exit) }, 0);
+                Links::blind("a test")
+            };
+            start(&Config::default(), attach).unwrap();
+            return;
+        }
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["runtime::session::tests::our_threads_end_before_the_libraries_do", "--exact"])
+            .env(CHILD, "1")
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(42));
+    }
 }
