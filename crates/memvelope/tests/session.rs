@@ -432,3 +432,38 @@ fn a_child_forked_amid_work_does_not_wait_for_threads_it_has_not() {
         session.stop(SOON).unwrap();
     });
 }
+
+/// The opening balance and what the session saw add up to what the device says, however busy the
+/// program was when the session attached.
+#[test]
+fn the_opening_balance_is_not_torn_by_a_program_that_allocates() {
+    in_child("the_opening_balance_is_not_torn_by_a_program_that_allocates", "", || {
+        start().stop(SOON).unwrap();
+        enter_context();
+        for _ in 0..40 {
+            let is_over = std::sync::atomic::AtomicBool::new(false);
+            let order = std::sync::atomic::Ordering::Relaxed;
+            let mut kept = Vec::new();
+            std::thread::scope(|scope| {
+                let busy = scope.spawn(|| {
+                    enter_context();
+                    let mut kept = Vec::new();
+                    while !is_over.load(order) && kept.len() < 20_000 {
+                        kept.push(allocate(2 * MIB));
+                    }
+                    kept
+                });
+                let session = start();
+                is_over.store(true, order);
+                kept = busy.join().unwrap();
+                session.sample();
+                let device = session.stop(SOON).unwrap().devices.remove(0);
+                let known = device.opening_bytes.unwrap().0 + device.totals.vram.live_bytes.0;
+                // One call was under way when callbacks were switched on, and may have none.
+                let known = known + 2 * MIB as u64;
+                assert!(known >= device.nvml_used_bytes.unwrap().0, "{device:?}");
+            });
+            kept.into_iter().for_each(|address| assert_eq!(cu::cuMemFree_v2(address), 0));
+        }
+    });
+}

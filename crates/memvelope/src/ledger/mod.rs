@@ -118,6 +118,20 @@ impl Ledger {
         self.lock().devices().get(device.0).map_or(Bytes::ZERO, |totals| totals.vram.live_bytes)
     }
 
+    /// Live VRAM of a device, and how many allocations and frees of it there were so far: where two
+    /// such numbers are equal, nothing happened in between.
+    #[must_use]
+    pub fn vram_and_turnover(&self, device: DeviceIndex) -> (Bytes, u64) {
+        let books = self.lock();
+        let Some(totals) = books.devices().get(device.0) else { return (Bytes::ZERO, 0) };
+        // What was allocated and is not live was freed.
+        let turnover = totals
+            .by_kind
+            .iter()
+            .map(|kind| kind.allocated_count.saturating_mul(2).saturating_sub(kind.live_count));
+        (totals.vram.live_bytes, turnover.sum())
+    }
+
     /// VRAM over time: the upper envelope of every device's curve.
     #[must_use]
     pub fn history(&self) -> Vec<HistoryPoint> {
