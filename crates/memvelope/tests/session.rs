@@ -467,3 +467,26 @@ fn the_opening_balance_is_not_torn_by_a_program_that_allocates() {
         }
     });
 }
+
+/// A program that captures a graph must not lose it to a question of ours: our threads tell the
+/// driver to keep them out of it. (The fault is how the simulator tells that it was called.)
+#[test]
+fn our_threads_keep_out_of_stream_captures() {
+    let scenario =
+        "[[faults]]\ncall = \"cuThreadExchangeStreamCaptureMode\"\ncode = 1\ntimes = 0\n";
+    // Each of the two threads by itself.
+    for (drain, poll) in [("1", "600000"), ("60000", "100")] {
+        let (drain, poll) = (std::path::Path::new(drain), std::path::Path::new(poll));
+        let env = [("MEMVELOPE_DRAIN_PERIOD_MS", drain), ("MEMVELOPE_POLL_PERIOD_MS", poll)];
+        sim::in_child_with("our_threads_keep_out_of_stream_captures", scenario, &env, || {
+            let session = start();
+            let deadline = Instant::now() + SOON;
+            while sim::books()["faults_fired"] == 0 {
+                assert!(Instant::now() < deadline);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let last = session.stop(SOON).unwrap();
+            assert_eq!(last.unseen, Vec::<String>::new());
+        });
+    }
+}

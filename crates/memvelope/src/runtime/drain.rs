@@ -29,6 +29,7 @@ pub(super) fn run(inner: &Inner) {
             // Between the driver's call into us and its own answer nobody but that call may touch
             // CUPTI: `cuInit` may yet fail, and some versions then crash.
             let is_usable = inner.may_call() && (!inner.is_incomplete() || poll::complete(inner));
+            inner.leave_captures_alone();
             let Some(recorder) = inner.recorder().filter(|_| is_usable) else { return };
             match order {
                 Order::Flush(_) => flush(inner, recorder),

@@ -33,6 +33,7 @@ pub(super) fn run(inner: &Inner) {
             break;
         }
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            inner.leave_captures_alone();
             sample(inner, false);
         }));
         if outcome.is_err() {

@@ -160,6 +160,15 @@ impl Inner {
             && !fork::in_child()
     }
 
+    /// To be called by our own threads before they ask the driver anything.
+    pub(super) fn leave_captures_alone(&self) {
+        let links = self.links();
+        if let Some(driver) = links.driver.filter(|_| !links.is_incomplete && self.may_call()) {
+            // A driver without this has no stream capture to disturb.
+            let _ = driver.leave_captures_alone();
+        }
+    }
+
     pub(super) fn note_cpu(&self, thread: usize) {
         if let Some(slot) = self.thread_cpu_ns.get(thread) {
             slot.store(session::thread_cpu_ns(), Ordering::Relaxed);
