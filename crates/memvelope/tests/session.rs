@@ -318,7 +318,7 @@ fn a_driver_that_does_not_start_is_a_reason() {
     in_child("a_driver_that_does_not_start_is_a_reason", "init_code = 100\n", || {
         let session = Session::start(&Config::default()).unwrap();
         let Mode::Blind(why) = session.mode() else { panic!("{:?}", session.mode()) };
-        assert!(why.contains("cuInit returned 100"), "{why}");
+        assert!(why.contains("cuInit returned 100") && why.contains("hint: no device"), "{why}");
         let last = session.stop(SOON).unwrap();
         assert!(last.unseen[0].contains(&why) && last.devices.is_empty());
         assert!(last.simulated, "a blind session on the simulator is simulated all the same");
@@ -489,4 +489,26 @@ fn our_threads_keep_out_of_stream_captures() {
             assert_eq!(last.unseen, Vec::<String>::new());
         });
     }
+}
+
+/// The poller asks for the reserve of each device's default pool. Bytes in a pool of the program's
+/// own are missing from VRAM, and that is said.
+#[test]
+fn a_pool_of_the_programs_own_is_said_to_be_missing() {
+    in_child("a_pool_of_the_programs_own_is_said_to_be_missing", "", || {
+        let session = start();
+        enter_context();
+        // CUmemPoolProps: pinned, no handle type, device 0.
+        let properties = [[1u32, 0, 1, 0], [0; 4], [0; 4], [0; 4], [0; 4], [0; 4]];
+        let (mut pool, mut address) = (0, 0);
+        assert_eq!(cu::cuDeviceGetDefaultMemPool(&mut pool, 0), 0);
+        assert_eq!(cu::cuMemAllocFromPoolAsync(&mut address, MIB, pool, 0), 0);
+        session.sample();
+        assert_eq!(session.snapshot().findings.unasked_pools, 0);
+        assert_eq!(cu::cuMemPoolCreate(&mut pool, properties.as_ptr()), 0);
+        assert_eq!(cu::cuMemAllocFromPoolAsync(&mut address, 40 * MIB, pool, 0), 0);
+        let last = session.stop(SOON).unwrap();
+        assert_eq!(last.findings.unasked_pools, 1);
+        assert!(last.unseen.iter().any(|text| text.starts_with("1 memory pool")), "{last:?}");
+    });
 }

@@ -68,6 +68,9 @@ pub struct Findings {
     pub recorded_allocations: u64,
     /// Frees that CUPTI's own memory records tell of.
     pub recorded_frees: u64,
+    /// Pools of the program's own that it allocated from: nobody asks for their reserve, so their
+    /// physical bytes are in no total.
+    pub unasked_pools: u64,
     /// Times a sum would have gone below zero: always a bug of ours.
     pub underflows: u64,
 }

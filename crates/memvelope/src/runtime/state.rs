@@ -323,6 +323,10 @@ impl Inner {
         unseen.extend(self.links().missed);
         let counters = self.counters();
         for (count, what) in [
+            (
+                self.ledger.findings().unasked_pools,
+                "memory pools of the program's own: their reserve is missing from VRAM",
+            ),
             (counters.unknown_device, "allocations whose device nobody could name (refused)"),
             (counters.contexts_refused, "contexts whose end goes unseen"),
             (counters.foreign_buffers, "buffers that another CUPTI user took in our place"),

@@ -127,6 +127,9 @@ functions! {
     fn cuMemcpyHtoD_v2(to: u64, from: *const u8, bytes: usize);
     fn cuMemcpyDtoHAsync_v2(to: *mut u8, from: u64, bytes: usize, stream: u64);
     fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize);
+    fn cuDeviceGetDefaultMemPool(to: *mut u64, device: i32);
+    fn cuMemPoolCreate(to: *mut u64, props: *const [u32; 4]);
+    fn cuMemAllocFromPoolAsync(to: *mut u64, bytes: usize, pool: u64, stream: u64);
     fn cuStreamCreate(to: *mut u64, flags: u32);
     fn cuStreamSynchronize(stream: u64);
     fn cuMemsetD8_v2(to: u64, value: u8, count: usize);
