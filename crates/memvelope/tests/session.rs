@@ -512,3 +512,36 @@ fn a_pool_of_the_programs_own_is_said_to_be_missing() {
         assert!(last.unseen.iter().any(|text| text.starts_with("1 memory pool")), "{last:?}");
     });
 }
+
+/// What was allocated in a context goes with it, and its addresses are handed out again.
+#[test]
+fn a_context_takes_its_allocations_with_it() {
+    in_child("a_context_takes_its_allocations_with_it", "", || {
+        let session = start();
+        enter_context();
+        allocate(8 * MIB);
+        let mut own = 0;
+        assert_eq!(cu::cuCtxCreate_v2(&mut own, 0, 0), 0);
+        allocate(3 * MIB);
+        // Of the device, not of a context.
+        let properties = [[1u32, 0, 1, 0], [0; 4]];
+        let mut handle = 0;
+        assert_eq!(cu::cuMemCreate(&mut handle, 2 * MIB, properties.as_ptr(), 0), 0);
+        assert_eq!(vram(&session.snapshot()), 13 * MIB as u64);
+        assert_eq!(cu::cuCtxDestroy_v2(own), 0);
+        assert_eq!(vram(&session.snapshot()), 10 * MIB as u64);
+        // A second round with the same device's context: CUPTI's id is new, the handle is not.
+        assert_eq!(cu::cuDevicePrimaryCtxReset_v2(0), 0);
+        assert_eq!(vram(&session.snapshot()), 2 * MIB as u64);
+        enter_context();
+        allocate(8 * MIB);
+        assert_eq!(cu::cuDevicePrimaryCtxRelease_v2(0), 0);
+        let last = session.stop(SOON).unwrap();
+        assert_eq!((vram(&last), last.findings.replaced), (2 * MIB as u64, 0));
+        let books = &sim::books()["devices"][0]["families"];
+        assert_eq!(
+            (&books["device"]["live_bytes"], &books["vmm"]["live_bytes"]),
+            (&0.into(), &(2 * MIB).into())
+        );
+    });
+}

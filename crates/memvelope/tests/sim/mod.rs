@@ -108,6 +108,9 @@ functions! {
     fn cuDevicePrimaryCtxRetain(to: *mut u64, device: i32);
     fn cuDevicePrimaryCtxRelease_v2(device: i32);
     fn cuDevicePrimaryCtxGetState(device: i32, flags: *mut u32, active: *mut i32);
+    fn cuDevicePrimaryCtxReset_v2(device: i32);
+    fn cuCtxCreate_v2(to: *mut u64, flags: u32, device: i32);
+    fn cuCtxDestroy_v2(context: u64);
     fn cuCtxSetCurrent(context: u64);
     fn cuCtxSynchronize();
     fn cuMemAlloc_v2(to: *mut u64, bytes: usize);
