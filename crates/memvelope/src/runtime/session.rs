@@ -15,6 +15,7 @@ use crate::event::{Event, Names, Sink};
 use crate::ledger::Ledger;
 use crate::snapshot::Snapshot;
 use crate::source::fork;
+use crate::source::signals::without_signals;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -198,12 +199,12 @@ fn start_thread(
     // Counted before it starts, so that nobody sees a session whose thread is still to come.
     let running = inner.control.running(is_drain);
     let own = Arc::clone(inner);
-    let handle = std::thread::Builder::new()
-        .name(thread.into())
-        .spawn(move || {
-            let _running = own.control.adopt(is_drain);
-            run(&own);
-        })
+    let body = move || {
+        let _running = own.control.adopt(is_drain);
+        run(&own);
+    };
+    let builder = std::thread::Builder::new().name(thread.into());
+    let handle = without_signals(|| builder.spawn(body))
         .map_err(|source| Error::StartThread { thread, source })?;
     running.hand_over();
     inner.keep_thread(handle);
