@@ -38,7 +38,8 @@ def measure(subject, peer):
 def row(subject_name, subject, peer_name, peer):
     subject_ns, peer_ns = measure(subject, peer)
     ratio = subject_ns / peer_ns
-    print(f"| {subject_name} | {subject_ns:.1f} ns | {peer_name} | {peer_ns:.1f} ns | {ratio:.2f} |")
+    subject, peer = f"{subject_name} | {subject_ns:.1f} ns", f"{peer_name} | {peer_ns:.1f} ns"
+    print(f"| {subject} | {peer} | {ratio:.2f} |")
 
 
 def empty_pair(repeats, empty=_native._EmptyCall()):

@@ -120,7 +120,7 @@ def build_libs() -> None:
     # cargo's to say: CARGO_TARGET_DIR, a configured target and so on are respected by reading it.
     done = subprocess.run(command, cwd=WORKSPACE, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
-        sys.exit(f"error: building memvelope's libraries failed: cargo ended with {done.returncode}")
+        sys.exit(f"error: building the libraries failed: cargo ended with {done.returncode}")
     built = artifacts(done.stdout.decode())
     LIBS.mkdir(exist_ok=True)
     for package, kind, name in ARTIFACTS:
@@ -215,7 +215,9 @@ def shipped_files() -> list[Path]:
             found.append(top)
         for folder, subfolders, names in os.walk(top):
             subfolders[:] = [
-                sub for sub in subfolders if sub not in LEFT_OUT and not sub.startswith((".", "target-"))
+                name
+                for name in subfolders
+                if name not in LEFT_OUT and not name.startswith((".", "target-"))
             ]
             found += [
                 Path(folder) / file

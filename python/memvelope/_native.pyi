@@ -6,7 +6,7 @@ from typing_extensions import Self
 
 __version__: str
 
-Reason = Literal[
+_Reason = Literal[
     "no_capacity", "too_long", "bad_token_count", "no_maximum", "unknown_pool", "overcommitted"
 ]
 
@@ -50,7 +50,9 @@ class Envelope:
         """Plans the memory of a device of `total_bytes` for a model, before anything runs.
 
         `config` is a Hugging Face `config.json`: a path to it (or to its directory), its text, or
-        the dict in it. Raises `ReadFileError`, `ReadModelError`, `UnknownModelError`, `NoRoomError`.
+        the dict in it.
+
+        Raises `ReadFileError`, `ReadModelError`, `UnknownModelError` or `NoRoomError`.
         """
     @property
     def terms(self) -> list[Term]: ...
@@ -245,7 +247,7 @@ class InternalError(MemvelopeError):
 class Rejected(MemvelopeError):
     """A request was not admitted."""
 
-    reason: Reason
+    reason: _Reason
     short_by_tokens: int
     retry_after_s: float | None
     """When to come back; `None`: never, as it stands."""

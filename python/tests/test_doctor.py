@@ -53,8 +53,8 @@ def test_a_typo_in_the_environment_is_named(child, tmp_path):
 
 
 def test_other_threads_run_while_doctor_blocks(child, tmp_path):
-    # Opening a FIFO for reading blocks until somebody writes; the dynamic loader does just that, in
-    # doctor's thread. Only if that thread released the interpreter lock can this one come and write.
+    # Opening a FIFO for reading blocks until somebody writes. The dynamic loader does just that, in
+    # doctor's thread; only if that one released the interpreter lock can this one come and write.
     code = f"""
 import os, threading, memvelope
 fifo = {str(tmp_path / "libcuda.so")!r}

@@ -3,9 +3,8 @@
 import json
 import pathlib
 
-import pytest
-
 import memvelope
+import pytest
 from memvelope import Envelope, NoRoomError, ReadFileError, ReadModelError, UnknownModelError
 
 #: An 8-billion-parameter GQA model: 32 layers, 8 KV heads of 128.

@@ -6,9 +6,8 @@ import pickle
 import random
 import threading
 
-import pytest
-
 import memvelope
+import pytest
 from memvelope import ConfigureGateError, Gate, LeaseReleased, PastMaximum, Rejected
 
 

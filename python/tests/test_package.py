@@ -8,10 +8,9 @@ import subprocess
 import sys
 import tarfile
 
+import memvelope
 import pytest
 from conftest import clean_env
-
-import memvelope
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BACKEND = ROOT / "python" / "build_backend" / "memvelope_build.py"

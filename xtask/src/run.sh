@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the GPU lane from this bundle: no toolchain needed, only the NVIDIA driver (and Python for
-# the wheel's stage). Every stage leaves results/STAGE.json; a stage that has left one is skipped,
+# the wheel's stage). Every stage leaves results/STAGE.json; one that succeeded is skipped later,
 # so an interrupted run is resumed by running this again. At the end results.json holds them all,
 # with GPU, driver, CUDA and commit. `run.sh --afresh` forgets earlier stages.
 set -uo pipefail
@@ -19,7 +19,7 @@ quote() {
 stage() {
     local name=$1 limit=$2 begin code log form
     shift 2
-    if [ -s "$results/$name.json" ]; then
+    if grep -q '^{"exit_code": 0,' "$results/$name.json" 2>/dev/null; then
         echo "== $name: already done"
         return
     fi

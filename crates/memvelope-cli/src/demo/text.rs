@@ -40,15 +40,14 @@ impl Report {
         writeln!(out, "\nfiles")?;
         let sampled = match self.trace.window_stride {
             0 | 1 => String::new(),
-            stride => format!(", one window in {stride}"),
+            stride => format!(", one window in {stride} kept"),
         };
         writeln!(
             out,
-            "  {}  {} of {} events{sampled}, {} (opens in https://ui.perfetto.dev)",
+            "  {}  {}, {} events seen{sampled} (opens in https://ui.perfetto.dev)",
             self.files.trace,
-            self.trace.events,
-            self.trace.events_seen,
-            Bytes(self.trace.bytes)
+            Bytes(self.trace.bytes),
+            self.trace.events_seen
         )?;
         writeln!(out, "  {}", self.files.report)
     }
