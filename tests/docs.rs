@@ -50,3 +50,27 @@ fn configuration_page_is_current() {
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(committed == page, "docs/configuration.md is stale; run with UPDATE_DOCS=1");
 }
+
+/// The README's Rust example, compiled and run as it stands there.
+mod readme_example {
+    include!("readme_example.rs");
+
+    #[test]
+    fn the_readmes_rust_example_runs() {
+        main().unwrap();
+    }
+}
+
+#[test]
+fn the_readmes_rust_example_is_the_one_that_is_run() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(here.join("../README.md")).unwrap();
+    let (_, rest) = readme.split_once("```rust\n").expect("a Rust example");
+    let (block, _) = rest.split_once("```").expect("an end of the example");
+    let path = here.join("readme_example.rs");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, block).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(committed == block, "tests/readme_example.rs is stale; run with UPDATE_DOCS=1");
+}

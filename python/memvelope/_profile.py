@@ -123,10 +123,11 @@ class Profile:
         self._recording = recording
         try:
             recording.start() if first else recording.join()
+            span = self._span(recording)
         except BaseException:
             self._leave(recording)
             raise
-        self._spans.append((recording, self._span(recording)))
+        self._spans.append((recording, span))
         return self
 
     def _span(self, recording: _Recording) -> Any | None:
@@ -140,6 +141,8 @@ class Profile:
             return None
 
     def __exit__(self, *_exception: object) -> None:
+        if not self._spans:
+            raise RuntimeError("leaving a profile that was not entered\nhint: use it in `with`")
         recording, span = self._spans.pop()
         try:
             if span is not None:
@@ -193,6 +196,11 @@ class Profile:
         """
         from functools import wraps
 
+        if not callable(function):
+            raise TypeError(
+                f"profile() wraps functions, not {type(function).__name__}\n"
+                "hint: below @property, @staticmethod and the like, put it next to the function"
+            )
         name = self.name or getattr(function, "__qualname__", type(function).__name__)
         kind = _kind(function)
         if kind == "generator":
@@ -266,6 +274,9 @@ def profile(name=None):  # type: ignore[no-untyped-def]
     """
     if callable(name):
         return Profile()(name)
+    if name is not None and not isinstance(name, str):
+        found = type(name).__name__
+        raise TypeError(f"profile(): expected a name (a str) or a function, not {found}")
     return Profile(name)
 
 

@@ -195,12 +195,27 @@ pub(crate) fn rejected(py: Python<'_>, rejection: &Rejection) -> PyErr {
 
 fn rejection_text(rejection: &Rejection) -> String {
     let mut text = reason_name(rejection.reason).to_owned();
+    if let Some(advice) = advice(rejection.reason) {
+        text = format!("{text}: {advice}");
+    }
     if rejection.short_by_tokens.0 > 0 {
         text = format!("{text}: short by {}", rejection.short_by_tokens);
     }
     match rejection.retry_after {
         Some(after) => format!("{text}, retry after {after}"),
         None => text,
+    }
+}
+
+/// What a caller should know who meets the reason for the first time. Where tokens are short, the
+/// amount says it.
+const fn advice(reason: Reason) -> Option<&'static str> {
+    match reason {
+        Reason::BadTokenCount => Some("token counts are ints of at least 1 and below 2**63"),
+        Reason::NoMaximum => Some("pass max_new_tokens, or give the gate a max_new_tokens_default"),
+        Reason::UnknownPool => Some("the gate was made without a pool of this name"),
+        Reason::Overcommitted => Some("the budget shrank below what is claimed; leases must end"),
+        Reason::NoCapacity | Reason::TooLong => None,
     }
 }
 

@@ -216,8 +216,8 @@ fn configure(
 
 /// The right to use blocks, released exactly once.
 ///
-/// Not frozen: its methods take it exclusively. They never release the interpreter lock, so no
-/// second thread can find it borrowed.
+/// Not frozen: its methods take it exclusively, and run no Python code meanwhile, so no second
+/// thread can find it borrowed.
 #[pyclass(module = "memvelope")]
 pub(crate) struct Lease {
     inner: Option<admission::Lease>,
@@ -245,17 +245,18 @@ impl Lease {
     /// Raises `PastMaximum` past the declared maximum, `LeaseReleased` after `release()`, and
     /// `Rejected` for what is no token count; nothing has changed then.
     #[pyo3(signature = (tokens=None), text_signature = "($self, tokens=1)")]
-    fn grow(&mut self, py: Python<'_>, tokens: Option<&Bound<'_, PyAny>>) -> PyResult<u64> {
+    fn grow(slf: &Bound<'_, Self>, tokens: Option<&Bound<'_, PyAny>>) -> PyResult<u64> {
         guarded(|| {
             let Some(tokens) = tokens.map_or(Ok(Some(1)), count)? else {
-                return Err(rejected(py, &BAD_GROWTH));
+                return Err(rejected(slf.py(), &BAD_GROWTH));
             };
-            let Some(lease) = self.inner.as_mut() else {
-                return Err(LeaseReleased::new_err("growing a lease that was released"));
-            };
-            match lease.grow(Tokens(tokens)) {
-                Ok(blocks) => Ok(blocks.0),
-                Err(past) => Err(past_maximum(py, &past)),
+            // Borrowed for this line only: a foreign `__index__` above and the making of an
+            // exception below may let another thread in, which would find the lease taken.
+            let grown = slf.try_borrow_mut()?.inner.as_mut().map(|l| l.grow(Tokens(tokens)));
+            match grown {
+                Some(Ok(blocks)) => Ok(blocks.0),
+                Some(Err(past)) => Err(past_maximum(slf.py(), &past)),
+                None => Err(LeaseReleased::new_err("growing a lease that was released")),
             }
         })
     }

@@ -19,7 +19,8 @@ def check(gate, request, reason, short_by_tokens):
         gate.admit(*request)
     rejected = caught.value
     assert (rejected.reason, rejected.short_by_tokens) == (reason, short_by_tokens)
-    assert rejected.reason in str(rejected)
+    # The reason and, for people who meet it for the first time, what it means.
+    assert str(rejected).startswith(f"{rejected.reason}: ")
     comes_back = reason in ("no_capacity", "overcommitted")
     assert (rejected.retry_after_s is not None) == comes_back
     if comes_back:
@@ -282,3 +283,43 @@ def test_every_error_is_a_memvelope_error():
     for kind in kinds:
         assert issubclass(kind, memvelope.MemvelopeError)
         assert kind.__module__ == "memvelope" and kind.__doc__
+
+
+def test_one_lease_may_be_grown_and_released_by_many_threads():
+    import sys
+    import threading
+
+    class Slow:
+        """A count whose reading lets other threads in."""
+
+        def __index__(self):
+            return sum(1 for _ in range(50)) // 50
+
+    gate = Gate.from_blocks(100)
+    lease = gate.admit(16, 200)
+    problems = []
+
+    def grow():
+        try:
+            for _ in range(200):
+                try:
+                    lease.grow(Slow())
+                    lease.grow(1)
+                except PastMaximum:
+                    pass
+        except BaseException as problem:
+            problems.append(problem)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=grow) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not problems, problems
+    assert lease.tokens == 216
+    assert lease.release() and gate.usage()["held_blocks"] == 0

@@ -208,3 +208,19 @@ def test_bad_timeouts_are_refused(timeout_s):
             session.flush(timeout_s)
     finally:
         session.stop()
+
+
+def test_what_cannot_be_profiled_is_told_and_leaves_no_recording():
+    for bad in (5, b"step", ["step"]):
+        with pytest.raises(TypeError, match="a str"):
+            profile(bad)
+    with pytest.raises(TypeError, match="not property"):
+        profile("step")(property(lambda self: 1))
+    with pytest.raises(RuntimeError, match="not entered"):
+        profile().__exit__(None, None, None)
+    # A name that only the session refuses: entering fails, and what was started is ended.
+    profiled = Profile("step")
+    profiled.name = 5
+    with pytest.raises(TypeError), profiled:
+        pass
+    assert Session.current() is None

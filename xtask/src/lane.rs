@@ -1,6 +1,6 @@
 //! The test lanes: what each proves, whether this machine has it, how it runs.
 
-use crate::{python, step};
+use crate::{corpus, python, step};
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -43,13 +43,10 @@ pub(crate) const LANES: &[Lane] = &[
     },
     Lane {
         name: "corpus",
-        proves: "admission and planning against the data in ../shared (its tests run in sim)",
+        proves: "the whole Azure trace in release (other tests of ../shared/data are in sim)",
         is_in_suite: true,
-        missing: || {
-            let data = step::root().join("../shared/data");
-            (!data.is_dir()).then(|| "no ../shared/data".into())
-        },
-        run: || Ok(Tally::default()),
+        missing: corpus::missing,
+        run: corpus::run,
     },
     Lane {
         name: "gpu",
@@ -80,7 +77,7 @@ pub(crate) fn lane(name: &str, install: bool) -> Result<ExitCode> {
         bail!("{name} cannot run here: {why}");
     }
     let tally = (lane.run)()?;
-    println!("\n{name}: {} passed, {} ignored", tally.passed, tally.ignored);
+    println!("\n{name}: {} passed, {} ignored  {}", tally.passed, tally.ignored, tally.remark());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -95,12 +92,21 @@ pub(crate) struct Tally {
     pub(crate) ignored: u64,
     /// Reasons given in `ignored: …` lines.
     pub(crate) reasons: BTreeMap<String, u64>,
+    /// What was measured, in one line; empty where counts say everything.
+    pub(crate) figures: String,
 }
 
 impl Tally {
     /// Whether nothing was counted.
     pub(crate) fn is_empty(&self) -> bool {
         self.passed == 0 && self.ignored == 0
+    }
+
+    /// Figures, then reasons with their counts.
+    pub(crate) fn remark(&self) -> String {
+        let reasons = self.reasons.iter().map(|(reason, count)| format!("{count} x {reason}"));
+        let figures = (!self.figures.is_empty()).then(|| self.figures.clone());
+        figures.into_iter().chain(reasons).collect::<Vec<_>>().join("; ")
     }
 
     /// Reads the output of `cargo test`: result lines, and the `ignored: why` lines of tests that

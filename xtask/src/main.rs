@@ -2,6 +2,7 @@
 
 mod bindings;
 mod bundle;
+mod corpus;
 mod demo;
 mod kernels;
 mod lane;
@@ -17,7 +18,7 @@ cargo xtask TASK
 
   demo [-- ARGS]         build everything, then `memvelope demo ARGS` (the main job)
   test                   build everything, then every test lane that this machine has
-  lane NAME [--install]  one lane: sim, python, corpus, gpu (or what is missing for it)
+  lane NAME [--install]  one lane: sim, benches, python, corpus, gpu (or why it cannot run)
   gpu-bundle             pack what a GPU machine without a toolchain needs
   bindings [--check]     regenerate the CUPTI bindings from NVIDIA's header wheels (or compare)
   kernels [--check]      rebuild the PTX of cuda/ with pinned nvcc wheels (or compare)

@@ -43,12 +43,30 @@ pub(crate) fn run() -> Result<Tally> {
         "run it alone: target/venv/bin/python -m pytest python/tests",
         |_| true,
     )?;
-    let last = ran.stdout.lines().rev().find(|line| line.contains(" passed")).unwrap_or_default();
-    Ok(Tally {
+    step::run(
+        "bench python_gate as a test",
+        step::command(venv.join("bin/python")).args(["benches/python_gate.py", "--quick"]),
+        "run it alone: target/venv/bin/python benches/python_gate.py",
+    )?;
+    let mut tally = tally(&ran.stdout);
+    tally.passed += 1; // the bench
+    Ok(tally)
+}
+
+/// Counts of pytest's last line, and the reasons of its `SKIPPED [n] place: why` lines.
+fn tally(stdout: &str) -> Tally {
+    let last = stdout.lines().rev().find(|line| line.contains(" passed")).unwrap_or_default();
+    let mut tally = Tally {
         passed: number_before(last, " passed"),
         ignored: number_before(last, " skipped"),
         ..Tally::default()
-    })
+    };
+    for line in stdout.lines().filter_map(|line| line.strip_prefix("SKIPPED [")) {
+        let why = line.split_once(": ").map_or(line, |(_, why)| why);
+        let why = why.strip_prefix("ignored: ").unwrap_or(why);
+        *tally.reasons.entry(why.to_owned()).or_default() += number_before(line, "]");
+    }
+    tally
 }
 
 /// The venv, made once.
@@ -107,4 +125,19 @@ fn wheel(venv: &Path) -> Result<PathBuf> {
     let wheels = entries.flatten().map(|entry| entry.path());
     let mut wheels = wheels.filter(|path| path.extension().is_some_and(|end| end == "whl"));
     wheels.next().context("pip built no wheel")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skipped_tests_are_counted_with_their_reasons() {
+        let tally = tally(
+            "...s [100%]\nSKIPPED [2] test_package.py:59: ignored: maturin is not installed\n\
+             131 passed, 2 skipped in 1.95s\n",
+        );
+        assert_eq!((tally.passed, tally.ignored), (131, 2));
+        assert_eq!(tally.reasons["maturin is not installed"], 2);
+    }
 }

@@ -2,12 +2,16 @@
 # Runs the GPU lane from this bundle: no toolchain needed, only the NVIDIA driver (and Python for
 # the wheel's stage). Every stage leaves results/STAGE.json; one that succeeded is skipped later,
 # so an interrupted run is resumed by running this again. At the end results.json holds them all,
-# with GPU, driver, CUDA and commit. `run.sh --afresh` forgets earlier stages.
+# with GPU, driver, CUDA and commit. `run.sh --afresh` forgets earlier stages; so does a bundle of
+# another commit.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 results=${RESULTS:-$here/results}
 [ "${1:-}" = --afresh ] && rm -rf "$results"
+# Stages of another commit's bundle, unpacked over here, are not this one's.
+cmp -s "$here/commit.txt" "$results/commit.txt" || rm -rf "$results"
 mkdir -p "$results"
+cp "$here/commit.txt" "$results/commit.txt"
 
 # A JSON string of stdin.
 quote() {
@@ -80,9 +84,20 @@ if command -v python3 >/dev/null; then
     stage wheel 60 bash -c "here='$here'; $(declare -f wheel); wheel"
 fi
 
+# What the results were measured on: name, UUID, driver, memory, compute capability of every GPU;
+# null where nvidia-smi told nothing.
+field() {
+    if [ -n "$1" ]; then printf '%s' "$1" | quote; else printf null; fi
+}
+gpus=$(grep -v -e '^CUDA Version' -e '^[0-9][0-9.]*-' "$results/machine.log.out" 2>/dev/null)
+cuda=$(sed -n 's/^CUDA Version: //p' "$results/machine.log.out" 2>/dev/null)
+driver=$(printf '%s\n' "$gpus" | head -n 1 | cut -d, -f3 | tr -d ' ')
+
 # One file, written whole or not at all.
 {
     printf '{\n"commit": "%s"' "$(cat "$here/commit.txt")"
+    printf ',\n"gpu": %s,\n"driver": %s,\n"cuda": %s' \
+        "$(field "$gpus")" "$(field "$driver")" "$(field "$cuda")"
     for part in "$results"/*.json; do
         [ "$(basename "$part")" = results.json ] && continue
         printf ',\n"%s": ' "$(basename "$part" .json)"

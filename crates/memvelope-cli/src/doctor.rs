@@ -1,6 +1,7 @@
 //! `memvelope doctor`: what of this machine memvelope can use, and what to do about the rest.
 
 use crate::failure::{Failure, Outcome};
+use crate::output;
 use crate::sim_exec::{self, Choice};
 use anyhow::Context;
 use memvelope::runtime::Mode;
@@ -27,7 +28,11 @@ pub(crate) struct Args {
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     if let Some(choice) = &args.device {
-        sim_exec::settle(choice, args.scenario.as_deref())?;
+        match (choice, sim_exec::settle(choice, args.scenario.as_deref())) {
+            // No driver, or one that does not work, is what a report is for.
+            (Choice::Ordinal(_) | Choice::Uuid(_), Err(Failure::Failed(_))) => {}
+            (_, settled) => drop(settled?),
+        }
     } else if args.scenario.is_some() && !sim_exec::is_re_executed() {
         return Err(Failure::bad(
             "--scenario describes the simulated driver\nhint: use it with --device sim",
@@ -35,9 +40,10 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     }
     let findings = doctor::examine()?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&findings).context("writing JSON failed")?);
+        let json = serde_json::to_string_pretty(&findings).context("writing JSON failed")?;
+        output::print(&format!("{json}\n"))?;
     } else {
-        print!("{}", text(&findings));
+        output::print(&text(&findings))?;
     }
     Ok(match findings.health {
         Health::Usable => ExitCode::SUCCESS,

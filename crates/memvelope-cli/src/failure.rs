@@ -1,5 +1,6 @@
 //! How a subcommand fails: one `error:` line (with its causes), `hint:` lines, one exit code.
 
+use crate::output;
 use std::process::ExitCode;
 
 /// Why a subcommand stopped.
@@ -44,9 +45,9 @@ impl Failure {
                 }
             }
         }
-        eprintln!("error: {}", sentences.join(": "));
+        output::remark(&format!("error: {}", sentences.join(": ")));
         for hint in hints {
-            eprintln!("hint: {hint}");
+            output::remark(&format!("hint: {hint}"));
         }
     }
 }

@@ -6,6 +6,7 @@
 mod demo;
 mod doctor;
 mod failure;
+mod output;
 mod sim_exec;
 
 use clap::{Parser, Subcommand};
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 
 /// Keeps an inference process inside the memory of its GPU.
 #[derive(Debug, Parser)]
-#[command(name = "memvelope", version, about, arg_required_else_help = true)]
+#[command(name = "memvelope", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -89,8 +89,8 @@ pub(crate) fn is_re_executed() -> bool {
     std::env::var_os(config::SIM_ACTIVE.name).is_some()
 }
 
-/// Removes the private directory of a run on the simulated driver. Called by `main` at its end;
-/// the libraries are open by then, and stay.
+/// Removes the private directory of a run on the simulated driver. Called as soon as the libraries
+/// are open, which then stay, and by `main` at its end.
 pub(crate) fn clean_up() {
     if let Some(directory) = std::env::var_os(config::SIM_ACTIVE.name) {
         remove_private(Path::new(&directory));
@@ -100,8 +100,10 @@ pub(crate) fn clean_up() {
 /// The same in the re-executed process, where a driver that does not start means a scenario that
 /// makes no sense: the simulator has said on stderr what is wrong with it.
 fn simulated_devices() -> Outcome<Vec<DeviceInfo>> {
-    let (driver, _) = Driver::load(&Config::from_env().0);
-    if driver.as_ref().is_ok_and(|driver| driver.simulator_version().is_none()) {
+    let (driver, report) = Driver::load(&Config::from_env().0);
+    // No scenario keeps the simulated libcuda from being found; what it lacks, it lacks later.
+    let is_real = driver.is_ok_and(|driver| driver.simulator_version().is_none());
+    if is_real || report.chosen.is_none() {
         return Err(Failure::bad(format!(
             "{} is set, but libcuda is not simulated\nhint: unset it; --device sim sets it",
             config::SIM_ACTIVE.name
@@ -203,7 +205,13 @@ fn make_private(simulator: &Path) -> Outcome<PathBuf> {
     let directory = tempfile::Builder::new()
         .prefix(&format!("{PREFIX}{}-", std::process::id()))
         .tempdir_in(&root)
-        .with_context(|| format!("making a private directory in {} failed", root.display()))?;
+        .with_context(|| {
+            format!(
+                "making a private directory in {} failed\n\
+                 hint: set TMPDIR to a directory that can be written",
+                root.display()
+            )
+        })?;
     for name in NAMES {
         std::os::unix::fs::symlink(simulator, directory.path().join(name))
             .with_context(|| format!("linking {name} in {} failed", directory.path().display()))?;

@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// What a driver call costs its host thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cost {
-    /// Nothing: answered without asking anybody.
+    /// Nothing: answered without asking anybody, or a question that a monitor on a thread of its
+    /// own asks from time to time. Threads share one clock here, so a cost would delay the work of
+    /// the others, at moments that only the host's scheduler decides.
     Free,
     Call,
     Launch,

@@ -49,6 +49,9 @@ pub struct DeviceSnapshot {
     /// In use on the device when the session attached, beyond what it saw allocated: unattributed,
     /// never zero. `None` until a plane was asked.
     pub opening_bytes: Option<Bytes>,
+    /// Whether single allocations go unseen (polling only, or blind): `totals` then says nothing
+    /// about what is in use, and its zeros are absences.
+    pub allocations_unseen: bool,
 }
 
 /// The container's RAM.
@@ -87,6 +90,8 @@ pub struct Parts {
     pub dropped: Vec<(DropReason, u64)>,
     /// What is not recorded and why.
     pub unseen: Vec<String>,
+    /// Whether single allocations go unseen.
+    pub allocations_unseen: bool,
 }
 
 /// The last readings of a device; the fields are those of [`DeviceSnapshot`].
@@ -121,6 +126,7 @@ impl Snapshot {
                     plane.map(std::mem::take).unwrap_or_default(),
                     known.map(std::mem::take).unwrap_or_default(),
                     device,
+                    parts.allocations_unseen,
                 )
             })
             .collect();
@@ -155,6 +161,7 @@ fn device_snapshot(
     plane: DevicePlane,
     totals: DeviceTotals,
     device: DeviceIndex,
+    allocations_unseen: bool,
 ) -> DeviceSnapshot {
     DeviceSnapshot {
         totals: DeviceTotals { device, ..totals },
@@ -165,6 +172,7 @@ fn device_snapshot(
         nvml_used_bytes: plane.nvml_used_bytes,
         process_used_bytes: plane.process_used_bytes,
         opening_bytes: plane.opening_bytes,
+        allocations_unseen,
     }
 }
 

@@ -25,7 +25,7 @@ const VERIFY_STEPS: u64 = 256;
 
 /// Pages the tables have room for. A table of more would itself be a burden (32 bytes a page, on
 /// both sides).
-const PAGES_MAX: u64 = 1 << 20;
+pub(crate) const PAGES_MAX: u64 = 1 << 20;
 
 /// `cuEventElapsedTime_v2`, which cudarc's CUDA 13 bindings call, came with 12.8.
 const CUDA_VERSION_MIN: u32 = 12_080;
@@ -155,13 +155,32 @@ impl Device {
         })
     }
 
-    /// Usable total of the device.
+    /// Free bytes and usable total of the device, as the driver tells.
     ///
     /// # Errors
     /// What the driver said.
-    pub(crate) fn total(&self) -> anyhow::Result<Bytes> {
-        let (_, total) = result::mem_get_info().context("cuMemGetInfo failed")?;
-        Ok(Bytes(total as u64))
+    pub(crate) fn memory(&self) -> anyhow::Result<(Bytes, Bytes)> {
+        let (free, total) = result::mem_get_info().context("cuMemGetInfo failed")?;
+        Ok((Bytes(free as u64), Bytes(total as u64)))
+    }
+
+    /// Size of the pages in which the driver hands out memory.
+    ///
+    /// # Errors
+    /// What the driver said.
+    pub(crate) fn page_bytes(&self) -> anyhow::Result<Bytes> {
+        // SAFETY: a C struct of numbers, enums that have a zero, and a pointer that may be null.
+        let mut wanted: sys::CUmemAllocationProp = unsafe { std::mem::zeroed() };
+        wanted.type_ = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
+        wanted.location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
+        wanted.location.id = self.ordinal;
+        let flags = sys::CUmemAllocationGranularity_flags::CU_MEM_ALLOC_GRANULARITY_MINIMUM;
+        let mut bytes = 0;
+        // SAFETY: both pointers are to locals that outlive the call.
+        unsafe { sys::cuMemGetAllocationGranularity(&raw mut bytes, &raw const wanted, flags) }
+            .result()
+            .context("cuMemGetAllocationGranularity failed")?;
+        Ok(Bytes(bytes as u64))
     }
 
     /// Takes memory from the driver.
@@ -213,7 +232,7 @@ impl Device {
         page: Bytes,
         page_tokens: u32,
     ) -> Result<(), AllocError> {
-        let total = self.total().map_err(AllocError::Other)?;
+        let (_, total) = self.memory().map_err(AllocError::Other)?;
         let pages = (total.0 / page.0.max(1)).clamp(1, PAGES_MAX);
         // In the worst case every page is sealed or a tail, and written as a prompt or a token.
         let spans_max = 2 * pages as usize;

@@ -7,7 +7,7 @@
 //! A page that is full is *sealed*: it enters the table of spans that the reading kernel walks in
 //! every step, and stays there unchanged until it is released. So a step uploads only what changed.
 
-use super::device::{Address, AllocError, Device};
+use super::device::{Address, AllocError, Device, PAGES_MAX};
 use memvelope::event::Tag;
 use memvelope::units::{Blocks, Bytes};
 use std::collections::BTreeSet;
@@ -15,10 +15,6 @@ use std::collections::BTreeSet;
 /// Slabs are about so large: large enough that a busy server asks the driver seldom, small enough
 /// that rounding the budget down to whole slabs wastes little of a tight one.
 const SLAB_BYTES: u64 = 16 * Bytes::MIB;
-
-/// The driver hands out physical memory in pages of this size on current GPUs; smaller slabs would
-/// take as much and use less.
-const DRIVER_PAGE_BYTES: u64 = 2 * Bytes::MIB;
 
 /// Empty slabs are given back one in so many steps, and only beyond one in `EMPTY_SHARE` of all, plus
 /// two. `cuMemFree` waits for the device and a slab takes a driver call to come back, so a load that
@@ -74,10 +70,12 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    /// Cuts slabs for pages of `page_bytes` (more than zero) that hold `page_tokens` tokens.
-    pub(crate) fn new(page_bytes: Bytes, page_tokens: u32) -> Self {
+    /// Cuts slabs for pages of `page_bytes` (more than zero) that hold `page_tokens` tokens. The
+    /// driver hands out memory in pages of `driver_page_bytes`: what a slab takes is whole ones, so
+    /// that it takes no more than it says.
+    pub(crate) fn new(page_bytes: Bytes, page_tokens: u32, driver_page_bytes: Bytes) -> Self {
         let slab_pages = (SLAB_BYTES / page_bytes.0).max(1);
-        let slab_bytes = Bytes(slab_pages * page_bytes.0).rounded_up_to(DRIVER_PAGE_BYTES).0;
+        let slab_bytes = Bytes(slab_pages * page_bytes.0).rounded_up_to(driver_page_bytes.0).0;
         // The rounding may have made room for more pages.
         Self {
             page_bytes: page_bytes.0,
@@ -87,9 +85,9 @@ impl Geometry {
         }
     }
 
-    /// Blocks that `budget` holds in whole slabs.
-    pub(crate) const fn capacity(self, budget: Bytes) -> Blocks {
-        Blocks(budget.0 / self.slab_bytes * self.slab_pages)
+    /// Blocks that `budget` holds in whole slabs; no more than a step has tables for.
+    pub(crate) fn capacity(self, budget: Bytes) -> Blocks {
+        Blocks((budget.0 / self.slab_bytes).saturating_mul(self.slab_pages).min(PAGES_MAX))
     }
 }
 
@@ -319,13 +317,22 @@ mod tests {
     #[test]
     fn slabs_are_whole_driver_pages_and_hold_whole_pages() {
         for page in [4096, 65_536, 2 << 20, 4 << 20, 5 << 20, 100 << 20] {
-            let geometry = Geometry::new(Bytes(page), 16);
-            assert_eq!(geometry.slab_bytes % DRIVER_PAGE_BYTES, 0, "{page}");
-            assert!(geometry.slab_pages * page <= geometry.slab_bytes, "{page}");
-            assert!(geometry.slab_pages > 0, "{page}");
-            let capacity = geometry.capacity(Bytes(10 * geometry.slab_bytes + 1));
-            assert_eq!(capacity.0, 10 * geometry.slab_pages, "{page}");
+            for driver_page in [4096, 2 << 20, 64 << 20] {
+                let geometry = Geometry::new(Bytes(page), 16, Bytes(driver_page));
+                assert_eq!(geometry.slab_bytes % driver_page, 0, "{page}");
+                assert!(geometry.slab_pages * page <= geometry.slab_bytes, "{page}");
+                assert!(geometry.slab_pages > 0, "{page}");
+                let budget = Bytes(10 * geometry.slab_bytes + 1);
+                let whole = 10 * geometry.slab_pages;
+                assert_eq!(geometry.capacity(budget).0, whole.min(PAGES_MAX), "{page}");
+            }
         }
+    }
+
+    #[test]
+    fn a_cache_has_no_more_pages_than_the_tables() {
+        let geometry = Geometry::new(Bytes(64), 1, Bytes(2 << 20));
+        assert_eq!(geometry.capacity(Bytes(80 << 30)), Blocks(PAGES_MAX));
     }
 
     #[test]

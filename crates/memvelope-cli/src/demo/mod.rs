@@ -13,6 +13,7 @@ mod serve;
 mod text;
 
 use crate::failure::{Failure, Outcome};
+use crate::output;
 use crate::sim_exec::{self, Choice};
 use anyhow::Context;
 use device::Device;
@@ -23,13 +24,14 @@ use memvelope::event::Tag;
 use memvelope::export::write_atomically;
 use memvelope::model::Layout;
 use memvelope::runtime::Session;
-use memvelope::snapshot::Snapshot;
+use memvelope::snapshot::{DeviceSnapshot, Snapshot};
 use memvelope::source::driver::DeviceInfo;
 use memvelope::units::{Blocks, Bytes};
 use report::{Inputs, Report};
 use requests::{Generator, Request};
 use serde::Serialize;
 use serve::{Counts, Server, Settings};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -48,13 +50,17 @@ const WEIGHT_CHUNK_BYTES: u64 = 16 * Bytes::GIB;
 const ACTIVATION_TOKENS: u64 = 8192;
 const ACTIVATION_ROW_BYTES: u64 = 8 * 2;
 
+/// A model description is read so far and no further, whatever it is a path to: more than the
+/// library takes for one, so that the library says what is wrong.
+const MODEL_BYTES_MAX: u64 = 32 * Bytes::MIB;
+
 #[derive(Clone, Debug, Serialize, clap::Args)]
 pub(crate) struct Args {
     /// Where to run: a real device, or the simulated driver; `auto` takes a GPU if there is one.
     #[arg(long, value_name = "auto|sim|ORDINAL|UUID", default_value = "auto")]
     #[serde(skip)]
     device: Choice,
-    /// Requests as CSV: timestamp_s,prompt_tokens,output_tokens[,class]. Default: a generator.
+    /// Requests as CSV: `timestamp_s,prompt_tokens,output_tokens[,class]`. Default: a generator.
     #[arg(long, value_name = "FILE.csv")]
     requests: Option<PathBuf>,
     /// Serve only the first N requests of the file.
@@ -104,17 +110,19 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     check_numbers(args)?;
     let layout = read_model(args.model.as_deref())?;
     let requests = read_requests(args)?;
+    output::check_directory(&args.out)?;
     let info = sim_exec::settle(&args.device, args.scenario.as_deref())?;
 
-    if sim_exec::is_re_executed() {
-        eprintln!("SIMULATED: running on memvelope's simulated driver, not on a GPU");
-    }
     let begin = Instant::now();
     let (config, problems) = Config::from_env();
     for problem in problems {
-        eprintln!("warning: {problem}");
+        output::remark(&format!("warning: {problem}"));
     }
     let session = Session::start(&config)?;
+    // Also where somebody else put the simulated driver on the library path.
+    if sim_exec::is_re_executed() || session.is_simulated() {
+        output::remark("SIMULATED: running on memvelope's simulated driver, not on a GPU");
+    }
     let outcome = record(args, &layout, &requests, &info, &session, begin);
     if outcome.is_err() {
         // Best effort: the run's own error is what matters.
@@ -122,9 +130,9 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     }
     let report = outcome?;
     if args.json {
-        println!("{}", report.to_json().context("writing the report failed")?);
+        output::print(&format!("{}\n", report.to_json().context("writing the report failed")?))?;
     } else {
-        print!("{}", report.text());
+        output::print(&report.text())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -139,7 +147,12 @@ fn record(
     begin: Instant,
 ) -> Outcome<Report> {
     let mut device = Device::open(info, args.seed)?;
+    // Every library is open by now: a run that is interrupted from here on leaves nothing behind.
+    sim_exec::clean_up();
     let plan = prepare(args, layout, info, session, &mut device)?;
+    // Before serving: a place where nothing can be written should not cost a whole run to find.
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("making the directory {} failed", args.out.display()))?;
     let gate = Gate::new(GateConfig {
         max_tokens: layout.max_tokens,
         ..GateConfig::new(plan.capacity, plan.envelope.curve)
@@ -161,8 +174,6 @@ fn record(
     session.sample();
     session.flush(FLUSH_TIMEOUT)?;
 
-    std::fs::create_dir_all(&args.out)
-        .with_context(|| format!("making the directory {} failed", args.out.display()))?;
     let trace_path = args.out.join("trace.json");
     let trace = session.write_trace(&trace_path, TRACE_BYTES_MAX)?;
     let usage = gate.usage();
@@ -219,7 +230,7 @@ fn prepare(
     device: &mut Device,
 ) -> Outcome<Plan> {
     if let Some(vram) = args.vram {
-        let total = device.total()?;
+        let (_, total) = device.memory()?;
         let withheld = total.0.checked_sub(vram).ok_or_else(|| {
             Failure::bad(format!(
                 "--vram: {} is more than the device has\nhint: {} has {total}",
@@ -242,8 +253,9 @@ fn prepare(
         .map_err(|error| no_room(error, "the activations do not fit: allocating", activations.0))?;
     session.sample();
     let snapshot = session.snapshot();
-    let envelope = measure(args, layout, info, &snapshot)?;
-    let geometry = kv::Geometry::new(block_bytes, args.block_tokens);
+    let page_bytes = device.page_bytes()?;
+    let envelope = measure(args, layout, info, &snapshot, device, page_bytes)?;
+    let geometry = kv::Geometry::new(block_bytes, args.block_tokens, page_bytes);
     let capacity = geometry.capacity(envelope.kv_capacity_bytes);
     if capacity == Blocks::ZERO {
         return Err(memvelope::Error::NoRoom {
@@ -261,19 +273,25 @@ fn measure(
     layout: &Layout,
     info: &DeviceInfo,
     snapshot: &Snapshot,
+    device: &Device,
+    page_bytes: Bytes,
 ) -> Outcome<Envelope> {
-    let seen = snapshot.devices.iter().find(|device| device.totals.device == info.index);
-    let seen = seen.with_context(|| {
-        format!(
-            "device {} is in no snapshot\nhint: `memvelope doctor` says what the session can see",
-            info.index.0
-        )
-    })?;
+    let seen = match snapshot.device(info.index) {
+        Some(seen) => seen.clone(),
+        // A blind session asked nobody; the driver answers us all the same.
+        None => {
+            let (free, total) = device.memory()?;
+            let mut blind = DeviceSnapshot { allocations_unseen: true, ..Default::default() };
+            (blind.free_bytes, blind.total_bytes) = (Some(free), Some(total));
+            blind
+        }
+    };
     let mut declared = Declared::default();
+    declared.page_bytes = page_bytes;
     declared.block_tokens = args.block_tokens;
     // We know our own workspace; the default is for engines that nobody could ask.
     declared.activations = Some(activations(layout));
-    Ok(Envelope::measured(seen, layout, &declared)?)
+    Ok(Envelope::measured(&seen, layout, &declared)?)
 }
 
 /// Bytes of activations that the demo takes, its tables apart.
@@ -321,8 +339,10 @@ fn check_numbers(args: &Args) -> Outcome<()> {
 
 fn read_model(path: Option<&Path>) -> Outcome<Layout> {
     let Some(path) = path else { return Ok(Layout::builtin_8b()) };
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| memvelope::Error::ReadFile { path: path.to_owned(), source })?;
+    let mut text = String::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(MODEL_BYTES_MAX).read_to_string(&mut text));
+    read.map_err(|source| memvelope::Error::ReadFile { path: path.to_owned(), source })?;
     Layout::from_config(&text)
         .map_err(|error| Failure::BadInput(anyhow::anyhow!("{}: {error}", path.display())))
 }

@@ -1,6 +1,7 @@
 //! Progress to stderr: a bar on a terminal, a line now and then elsewhere.
 
 use super::serve::Counts;
+use crate::output;
 use indicatif::{ProgressBar, ProgressStyle};
 use memvelope::admission::Gate;
 use memvelope::units::Blocks;
@@ -59,7 +60,9 @@ impl Progress {
                 bar.set_position(counts.settled());
                 bar.set_message(message);
             }
-            None => eprintln!("{}/{} requests, {message}", counts.settled(), self.total),
+            None => {
+                output::remark(&format!("{}/{} requests, {message}", counts.settled(), self.total));
+            }
         }
     }
 
@@ -67,7 +70,7 @@ impl Progress {
     pub(crate) fn finish(&self, counts: &Counts) {
         match &self.bar {
             Some(bar) => bar.finish_and_clear(),
-            None => eprintln!("{}/{} requests", counts.settled(), self.total),
+            None => output::remark(&format!("{}/{} requests", counts.settled(), self.total)),
         }
     }
 }

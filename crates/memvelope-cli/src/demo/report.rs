@@ -38,8 +38,8 @@ pub(crate) struct Report {
     pub(super) kv_slabs_allocated: u64,
     pub(super) envelope: Vec<Line>,
     pub(super) device: DeviceInfo,
-    /// Highest sum of live driver allocations on the device.
-    pub(super) peak_vram_bytes: Bytes,
+    /// Highest sum of live driver allocations on the device; `null` where none was seen.
+    pub(super) peak_vram_bytes: Option<Bytes>,
     pub(super) vram_by_kind: BTreeMap<&'static str, Totals>,
     pub(super) vram_by_tag: BTreeMap<&'static str, Totals>,
     pub(super) kernels: Vec<KernelTotals>,
@@ -133,8 +133,9 @@ impl Report {
         } else {
             (from.kv_pages_peak, from.counts.claimed_peak_blocks)
         };
-        let mut seen = from.snapshot.devices.iter().map(|device| &device.totals);
-        let totals = seen.find(|totals| totals.device == from.info.index).cloned();
+        let seen = from.snapshot.device(from.info.index);
+        let totals = seen.filter(|device| !device.allocations_unseen).map(|d| d.totals.clone());
+        let peak_vram_bytes = totals.as_ref().map(|totals| totals.vram.peak_bytes);
         let totals = totals.unwrap_or_default();
         let mut counts = from.counts.clone();
         if gated {
@@ -156,7 +157,7 @@ impl Report {
             kv_slabs_allocated: from.kv_slabs,
             envelope: lines(from.envelope),
             device: from.info.clone(),
-            peak_vram_bytes: totals.vram.peak_bytes,
+            peak_vram_bytes,
             vram_by_kind: by_kind(&totals),
             vram_by_tag: by_tag(&totals),
             kernels: from.snapshot.timeline.kernels.clone(),

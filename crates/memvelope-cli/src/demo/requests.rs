@@ -86,8 +86,74 @@ pub(crate) fn read_csv(path: &Path) -> Outcome<Vec<Request>> {
     parse_csv(file, &path.display().to_string())
 }
 
+/// Longest line of a request file; real ones have some forty bytes.
+const LINE_BYTES_MAX: usize = 64 << 10;
+
+/// A reader that refuses endless lines, so that no file (or device) is read into memory whole, and
+/// that hands on every end of a line (LF, CRLF, CR, and the end of the file) as one LF: the parser
+/// counts those, and takes any.
+struct Lines<R> {
+    source: R,
+    /// Bytes since the last end of a line.
+    length: usize,
+    /// The last byte of the source was a CR, so an LF next is part of the same end.
+    is_after_cr: bool,
+}
+
+impl<R> Lines<R> {
+    const fn new(source: R) -> Self {
+        Self { source, length: 0, is_after_cr: false }
+    }
+}
+
+impl<R: Read> Read for Lines<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            let count = self.source.read(buffer)?;
+            if count == 0 && self.length > 0 && !buffer.is_empty() {
+                (buffer[0], self.length) = (b'\n', 0);
+                return Ok(1);
+            }
+            let mut kept = 0;
+            for index in 0..count {
+                let byte = buffer[index];
+                let is_second = byte == b'\n' && self.is_after_cr;
+                self.is_after_cr = byte == b'\r';
+                if is_second {
+                    continue;
+                }
+                let is_end = matches!(byte, b'\r' | b'\n');
+                self.length = if is_end { 0 } else { self.length + 1 };
+                buffer[kept] = if is_end { b'\n' } else { byte };
+                kept += 1;
+            }
+            if self.length > LINE_BYTES_MAX {
+                let problem = format!("a line is longer than {LINE_BYTES_MAX} bytes");
+                return Err(std::io::Error::other(problem));
+            }
+            if kept > 0 || count == 0 {
+                return Ok(kept);
+            }
+        }
+    }
+}
+
+/// The line that the record just read ends on: the parser stands at the start of the next one.
+fn line_of<R: Read>(reader: &csv::Reader<R>) -> u64 {
+    reader.position().line().saturating_sub(1).max(1)
+}
+
+/// Text of the file, short enough for an error line.
+fn short(text: &str) -> String {
+    const CHARS_MAX: usize = 40;
+    if text.chars().count() <= CHARS_MAX {
+        return text.to_owned();
+    }
+    text.chars().take(CHARS_MAX).chain("...".chars()).collect()
+}
+
 fn parse_csv(source: impl Read, file: &str) -> Outcome<Vec<Request>> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(source);
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(Lines::new(source));
     let columns = Columns::find(&mut reader, file)?;
     let mut requests = Vec::new();
     let mut record = csv::StringRecord::new();
@@ -97,8 +163,10 @@ fn parse_csv(source: impl Read, file: &str) -> Outcome<Vec<Request>> {
             Ok(true) if requests.len() == ROWS_MAX => {
                 return Err(Failure::bad(format!("{file}: more than {ROWS_MAX} rows")));
             }
-            Ok(true) => requests.push(columns.request(&record, file)?),
-            Err(error) => return Err(malformed(&error, file, &columns.names)),
+            Ok(true) => requests.push(columns.request(&record, file, line_of(&reader))?),
+            Err(error) => {
+                return Err(malformed(&error, file, line_of(&reader), &columns.names));
+            }
         }
     }
     if requests.is_empty() {
@@ -119,7 +187,7 @@ struct Columns {
 
 impl Columns {
     fn find(reader: &mut csv::Reader<impl Read>, file: &str) -> Outcome<Self> {
-        let header = reader.headers().map_err(|error| malformed(&error, file, &[]))?;
+        let header = reader.headers().map_err(|error| malformed(&error, file, 1, &[]))?;
         let find = |name: &str| {
             header.iter().position(|column| column == name).ok_or_else(|| {
                 Failure::bad(format!(
@@ -135,19 +203,27 @@ impl Columns {
             prompt: find(COLUMNS[1])?,
             output: find(COLUMNS[2])?,
         };
-        match header.iter().find(|column| !COLUMNS.contains(column)) {
-            Some(unknown) => Err(Failure::bad(format!(
-                "{file}:1: field `{unknown}`: unknown column\nhint: known: {}",
-                COLUMNS.join(",")
-            ))),
-            None => Ok(columns),
+        let known = COLUMNS.join(",");
+        for (index, column) in header.iter().enumerate() {
+            let problem = if !COLUMNS.contains(&column) {
+                "unknown column"
+            } else if header.iter().take(index).any(|other| other == column) {
+                "there are two such columns"
+            } else {
+                continue;
+            };
+            let column = short(column);
+            return Err(Failure::bad(format!(
+                "{file}:1: field `{column}`: {problem}\nhint: known, each once: {known}"
+            )));
         }
+        Ok(columns)
     }
 
-    fn request(&self, record: &csv::StringRecord, file: &str) -> Outcome<Request> {
-        let line = record.position().map_or(0, csv::Position::line);
+    fn request(&self, record: &csv::StringRecord, file: &str, line: u64) -> Outcome<Request> {
         let field = |column: usize| record.get(column).unwrap_or_default();
         let refuse = |name: &str, value: &str, expected: &str| {
+            let value = short(value);
             Failure::bad(format!("{file}:{line}: field `{name}`: {value:?} is not {expected}"))
         };
         let text = field(self.timestamp);
@@ -179,8 +255,7 @@ fn wire_count(text: &str) -> Option<u64> {
     is_whole.then_some(u64::MAX)
 }
 
-fn malformed(error: &csv::Error, file: &str, names: &[String]) -> Failure {
-    let line = error.position().map_or(1, csv::Position::line);
+fn malformed(error: &csv::Error, file: &str, line: u64, names: &[String]) -> Failure {
     let name = |field: usize| names.get(field).map_or("(past the last)", String::as_str);
     match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
@@ -230,6 +305,21 @@ mod tests {
         check(&format!("{head}1e300,1,2,a\n"), Err("f.csv:2: field `timestamp_s`"));
         check(&format!("{head}0,1\n"), Err("f.csv:2: field `output_tokens`"));
         check(&format!("{head}0,,2,a\n"), Err("f.csv:2: field `prompt_tokens`: \"\""));
+        check(&format!("{head}0,{},2,a\n", "x".repeat(1000)), Err("xxx...\" is not a whole"));
+        check("timestamp_s,prompt_tokens,output_tokens,prompt_tokens\n", Err("two such columns"));
+        // Whatever ends a line, and however many are empty, it is the line an editor shows.
+        for end in ["\n", "\r\n", "\r"] {
+            let file = |lines: &[&str]| lines.join(end);
+            let head = head.trim_end();
+            check(&file(&[head, "0,1,2,a", "1,2,2,a", ""]), Ok(2));
+            check(&file(&[head, "0,1,2,a", "1,x,2,a"]), Err("f.csv:3: field `prompt_tokens`"));
+            check(&file(&[head, "0,1,2,a", "1,x,2,a", ""]), Err("f.csv:3: field `prompt_tokens`"));
+            check(&file(&[head, "0,1,2,a", "1", "2,2,2,a"]), Err("f.csv:3: field `prompt_tokens`"));
+            check(&file(&[head, "", "", "0,x,2,a"]), Err("f.csv:4: field `prompt_tokens`"));
+            check(&file(&["", head, "0,x,2,a"]), Err("f.csv:3: field `prompt_tokens`"));
+        }
+        check(&"0".repeat(1 << 20), Err("f.csv:1: a line is longer than"));
+        check(&format!("{head}{}", "0,1,2,a\n".repeat(20_000)), Ok(20_000));
     }
 
     #[test]

@@ -115,7 +115,10 @@ impl Report {
             self.kv_slabs_allocated,
             self.slab_bytes
         )?;
-        writeln!(out, "  peak of all driver allocations {}", self.peak_vram_bytes)?;
+        match self.peak_vram_bytes {
+            Some(peak) => writeln!(out, "  peak of all driver allocations {peak}")?,
+            None => writeln!(out, "  peak of all driver allocations absent: none was seen")?,
+        }
         match (self.checked.pages, self.checked.recomputed, self.checked.mismatches) {
             (Some(pages), Some(recomputed), Some(wrong)) => writeln!(
                 out,

@@ -19,10 +19,15 @@ struct Ran {
 }
 
 fn demo(extra: &[&str]) -> Ran {
+    demo_polling(extra, "1000")
+}
+
+fn demo_polling(extra: &[&str], poll_period_ms: &str) -> Ran {
     let place = tempfile::tempdir().unwrap();
     let (out, books) = (place.path().join("out"), place.path().join("books.json"));
     let mut command = memvelope(&["demo", "--device", "sim", "--out", out.to_str().unwrap()]);
     command.args(extra).env("MEMVELOPE_SIM_BOOKS", &books);
+    command.env("MEMVELOPE_POLL_PERIOD_MS", poll_period_ms);
     let output = run(&mut command, 0);
     assert_no_temporary_files(&out);
     Ran {
@@ -145,6 +150,45 @@ fn counts_that_make_no_sense_are_rejected_by_reason() {
     assert_eq!(number(&ran.report, &["completed"]), 1);
 }
 
+/// What nobody recorded is absent, and the gate still keeps the run inside the device.
+#[test]
+fn without_recording_the_gate_still_holds() {
+    let place = tempfile::tempdir().unwrap();
+    let busy = place.path().join("busy.toml");
+    std::fs::write(&busy, "subscriber = \"another profiler\"\n").unwrap();
+    let books = place.path().join("books.json");
+    let check = |record: &str, extra: &[&str]| {
+        let out = place.path().join("out");
+        let mut command = memvelope(&["demo", "--device", "sim", "--out", out.to_str().unwrap()]);
+        command.args(TIGHT).args(extra).env("MEMVELOPE_RECORD", record);
+        run(command.env("MEMVELOPE_SIM_BOOKS", &books), 0);
+        let (report, books) = (json(&out.join("report.json")), json(&books));
+        assert_eq!(number(&report, &["completed"]), 150, "{record} {extra:?}");
+        assert_eq!(number(&books, &["cuda_ooms"]), 0, "{record} {extra:?}");
+        assert!(report["peak_vram_bytes"].is_null(), "{record} {extra:?}");
+        assert_eq!(report["simulated"], true, "{record} {extra:?}");
+        let trace = std::fs::read_to_string(out.join("trace.json")).unwrap();
+        assert!(trace.contains("SIMULATED"), "{record} {extra:?}");
+        assert!(!report["unseen"].as_array().unwrap().is_empty(), "{record} {extra:?}");
+    };
+    check("auto", &["--scenario", busy.to_str().unwrap()]);
+    check("poll", &[]);
+    check("off", &[]);
+}
+
+/// The gate counts what slabs take, not what they ask for: here 64 MiB for every 16 or less.
+#[test]
+fn large_driver_pages_are_no_surprise() {
+    let place = tempfile::tempdir().unwrap();
+    let large = place.path().join("large.toml");
+    let pages = "[[devices]]\npage_bytes = 67108864\npool_chunk_bytes = 67108864\n";
+    std::fs::write(&large, pages).unwrap();
+    let ran = demo(&[TIGHT, &["--scenario", large.to_str().unwrap()]].concat());
+    assert_equals_books(&ran);
+    assert_eq!(number(&ran.report, &["cuda_ooms"]), 0);
+    assert_eq!(number(&ran.report, &["completed"]), 150);
+}
+
 /// Each input is refused with exit code 2, names what is wrong, and nothing is written.
 #[test]
 fn bad_input_is_named_and_nothing_is_written() {
@@ -168,6 +212,10 @@ fn bad_input_is_named_and_nothing_is_written() {
         (&["--model", &alien], &["alien.json", "abacus", "llama"]),
         (&["--model", &holey], &["holey.json", "num_hidden_layers"]),
         (&["--model", &broken], &["broken.json"]),
+        (&["--model", "/dev/zero"], &["/dev/zero"]),
+        (&["--requests", "/dev/zero"], &["/dev/zero", "longer"]),
+        (&["--requests", "/"], &["/"]),
+        (&["--model", "/"], &["/"]),
         (&["--scenario", &odd], &["odd.toml", "bytes"]),
         (&["--scenario", "/nonexistent.toml"], &["/nonexistent.toml"]),
         (&["--vram", "900GiB"], &["--vram"]),
@@ -215,6 +263,49 @@ fn a_kill_leaves_no_half_written_file() {
             json(&place.path().join(name));
         }
     }
+    // What killed runs left half-written, the next run removes.
+    run(&mut memvelope(&args), 0);
+    let names = std::fs::read_dir(place.path()).unwrap().flatten().map(|entry| entry.file_name());
+    let left: Vec<_> = names.filter(|name| name.to_string_lossy().ends_with(".tmp")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// A run may take a minute: that its results cannot be written is said before it.
+#[test]
+fn an_output_directory_that_cannot_be_written_is_told_at_once() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let out = file.path().join("below");
+    let output =
+        run(&mut memvelope(&["demo", "--device", "sim", "--out", out.to_str().unwrap()]), 2);
+    let text = stderr(&output);
+    assert!(text.contains("--out") && text.contains("is not a directory"), "{text}");
+    assert!(!text.contains("SIMULATED"), "it ran: {text}");
+}
+
+/// From the moment that the libraries are open, an interrupted run leaves nothing behind.
+#[test]
+fn an_interrupted_run_leaves_no_private_directory() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("out");
+    let args = ["demo", "--device", "sim", "--count", "500000", "--out", out.to_str().unwrap()];
+    let mut child = memvelope(&args)
+        .env("TMPDIR", place.path())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let entries = || std::fs::read_dir(place.path()).unwrap().count();
+    let deadline = Instant::now() + std::time::Duration::from_secs(60);
+    let mut wait_for = |count: usize| {
+        while entries() != count && Instant::now() < deadline {
+            assert!(child.try_wait().unwrap().is_none(), "the run is over before it was seen");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    };
+    wait_for(1); // the private directory appears
+    wait_for(0); // and goes, while the run goes on
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(entries(), 0);
 }
 
 #[test]
@@ -227,21 +318,16 @@ fn the_private_directory_is_gone_afterwards() {
     assert_eq!(left.len(), 1, "{left:?}");
 }
 
+/// Whatever else our own threads ask meanwhile: long enough for many polls at the shorter period.
 #[test]
 fn the_same_seed_decides_the_same() {
-    let place = tempfile::tempdir().unwrap();
-    let scenario = place.path().join("free_calls.toml");
-    // Our own polls come by the host's clock. Where calls cost virtual time, as they do by default,
-    // a poll in the middle of a step makes it 100 ns longer.
-    std::fs::write(&scenario, "[costs]\ncall_ns = 0\n").unwrap();
-    let mut args = TIGHT.to_vec();
-    args.extend(["--scenario", scenario.to_str().unwrap()]);
-    let decisions = || {
-        let ran = demo(&args);
+    let decisions = |poll_period_ms| {
+        let ran = demo_polling(&[TIGHT, &["--speed", "0.02"]].concat(), poll_period_ms);
         let keys = ["admitted", "rejected", "completed", "peak_kv_bytes", "virtual_ns", "steps"];
         keys.map(|key| number(&ran.report, &[key]))
     };
-    assert_eq!(decisions(), decisions());
+    assert_eq!(decisions("60000"), decisions("60000"));
+    assert_eq!(decisions("100"), decisions("60000"));
 }
 
 fn assert_no_temporary_files(out: &Path) {

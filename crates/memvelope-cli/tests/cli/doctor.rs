@@ -51,3 +51,24 @@ fn polling_only_is_degraded() {
     let text = stdout(&run(command.env("MEMVELOPE_RECORD", "poll"), 1));
     assert!(text.contains("polling only"), "{text}");
 }
+
+#[test]
+fn a_device_that_was_asked_for_gets_a_report_without_a_driver() {
+    for device in ["0", "GPU-1"] {
+        let text = stdout(&run(&mut without_driver(&["doctor", "--device", device]), 2));
+        assert!(text.contains("unusable") && text.contains("libraries"), "{text}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_and_a_full_disk_are_no_panic() {
+    let mut command = memvelope(&["doctor"]);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = run(command.stdout(full), 1);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.starts_with("error: writing to stdout failed"), "{text}");
+
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    run(without_driver(&["doctor"]).stdout(writer), 2);
+}

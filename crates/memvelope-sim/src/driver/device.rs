@@ -125,6 +125,11 @@ pub(crate) fn primary_retain(call: &Call, to: *mut u64, device: i32) -> Done {
         if world.devices[index].primary_count == 0 {
             let flags = world.devices[index].primary_flags;
             world.make_context(handle, index, flags)?;
+            // Making it takes time, and holding on to it does not.
+            let costs = &world.scenario.costs;
+            let is_set = costs.calls.contains_key("cuDevicePrimaryCtxRetain");
+            let setup_ns = if is_set { 0 } else { costs.setup_ns };
+            world.now = world.now.saturating_add(setup_ns);
         }
         world.devices[index].primary_count += 1;
         put(to, handle)

@@ -54,7 +54,7 @@ driver_functions! {
     };
 
     cuDeviceGetCount(count: *mut i32) = 4 Call => |call| device::count(call, count);
-    cuDeviceGet(device: *mut i32, ordinal: i32) = 3 Call
+    cuDeviceGet(device: *mut i32, ordinal: i32) = 3 Free
         => |call| device::get(call, device, ordinal);
     cuDeviceGetName(name: *mut c_char, len: i32, dev: i32) = 5 Call
         => |call| device::name(call, name, len, dev);
@@ -64,23 +64,23 @@ driver_functions! {
         => |call| device::uuid(call, uuid, dev);
     cuDeviceTotalMem_v2(bytes: *mut usize, dev: i32) = 259 Call
         => |call| device::total(call, bytes, dev);
-    cuDeviceGetAttribute(value: *mut i32, attribute: i32, dev: i32) = 9 Call
+    cuDeviceGetAttribute(value: *mut i32, attribute: i32, dev: i32) = 9 Free
         => |call| device::attribute(call, value, attribute, dev);
     cuDeviceComputeCapability(major: *mut i32, minor: *mut i32, dev: i32) = 6 Call
         => |call| device::capability(call, major, minor, dev);
     cuDeviceGetPCIBusId(to: *mut c_char, len: i32, dev: i32) = 332 Call
         => |call| device::pci_bus_id(call, to, len, dev);
-    cuDeviceGetDefaultMemPool(pool: *mut u64, dev: i32) = 606 Call
+    cuDeviceGetDefaultMemPool(pool: *mut u64, dev: i32) = 606 Free
         => |call| device::default_pool(call, pool, dev);
     cuDeviceGetMemPool(pool: *mut u64, dev: i32) = 610 Call
         => |call| device::current_pool(call, pool, dev);
     cuDeviceSetMemPool(dev: i32, pool: u64) = 609 Call => |call| device::set_pool(call, dev, pool);
-    cuDevicePrimaryCtxRetain(ctx: *mut u64, dev: i32) = 386 Setup
+    cuDevicePrimaryCtxRetain(ctx: *mut u64, dev: i32) = 386 Free
         => |call| device::primary_retain(call, ctx, dev);
-    cuDevicePrimaryCtxRelease(dev: i32) = 387 Call => |call| device::primary_release(call, dev);
-    cuDevicePrimaryCtxRelease_v2(dev: i32) = 544 Call => |call| device::primary_release(call, dev);
+    cuDevicePrimaryCtxRelease(dev: i32) = 387 Free => |call| device::primary_release(call, dev);
+    cuDevicePrimaryCtxRelease_v2(dev: i32) = 544 Free => |call| device::primary_release(call, dev);
     cuDevicePrimaryCtxReset_v2(dev: i32) = 545 Call => |call| device::primary_reset(call, dev);
-    cuDevicePrimaryCtxGetState(dev: i32, flags: *mut u32, active: *mut i32) = 392 Call
+    cuDevicePrimaryCtxGetState(dev: i32, flags: *mut u32, active: *mut i32) = 392 Free
         => |call| device::primary_state(call, dev, flags, active);
     cuDevicePrimaryCtxSetFlags_v2(dev: i32, flags: u32) = 546 Call
         => |call| device::primary_flags(call, dev, flags);
@@ -91,10 +91,10 @@ driver_functions! {
         => |call| device::create(call, ctx, flags, dev);
     cuCtxDestroy_v2(ctx: u64) = 322 Call => |call| device::destroy(call, ctx);
     cuCtxSetCurrent(ctx: u64) = 303 Call => |call| device::set_current(call, ctx);
-    cuCtxGetCurrent(ctx: *mut u64) = 304 Call => |call| device::get_current(call, ctx);
-    cuCtxPushCurrent_v2(ctx: u64) = 323 Call => |call| device::push(call, ctx);
-    cuCtxPopCurrent_v2(ctx: *mut u64) = 324 Call => |call| device::pop(call, ctx);
-    cuCtxGetDevice(dev: *mut i32) = 16 Call => |call| device::current_device(call, dev);
+    cuCtxGetCurrent(ctx: *mut u64) = 304 Free => |call| device::get_current(call, ctx);
+    cuCtxPushCurrent_v2(ctx: u64) = 323 Free => |call| device::push(call, ctx);
+    cuCtxPopCurrent_v2(ctx: *mut u64) = 324 Free => |call| device::pop(call, ctx);
+    cuCtxGetDevice(dev: *mut i32) = 16 Free => |call| device::current_device(call, dev);
     cuCtxGetApiVersion(ctx: u64, version: *mut u32) = 296 Call
         => |call| device::api_version(call, ctx, version);
     cuCtxGetFlags(flags: *mut u32) = 391 Call => |call| device::context_flags(call, flags);
@@ -110,7 +110,7 @@ driver_functions! {
         => |call| device::priorities(call, least, greatest);
     cuCtxSynchronize() = 17 Sync => |call| stream::synchronize_context(call);
 
-    cuMemGetInfo_v2(free: *mut usize, total: *mut usize) = 242 Call
+    cuMemGetInfo_v2(free: *mut usize, total: *mut usize) = 242 Free
         => |call| memory::info(call, free, total);
     cuMemAlloc_v2(dptr: *mut u64, bytesize: usize) = 243 Alloc
         => |call| memory::alloc(call, dptr, bytesize);
@@ -151,7 +151,7 @@ driver_functions! {
     cuMemPoolDestroy(pool: u64) = 608 Call => |call| memory::pool_destroy(call, pool);
     cuMemPoolTrimTo(pool: u64, minBytesToKeep: usize) = 602 Call
         => |call| memory::pool_trim(call, pool, minBytesToKeep);
-    cuMemPoolGetAttribute(pool: u64, attr: u32, value: *mut u64) = 604 Call
+    cuMemPoolGetAttribute(pool: u64, attr: u32, value: *mut u64) = 604 Free
         => |call| memory::pool_get(call, pool, attr, value);
     cuMemPoolSetAttribute(pool: u64, attr: u32, value: *const u64) = 603 Call
         => |call| memory::pool_set(call, pool, attr, value);

@@ -13,6 +13,8 @@ mod policy;
 mod pool;
 mod rate;
 #[cfg(test)]
+mod stress;
+#[cfg(test)]
 mod tests;
 
 pub use gate::Gate;

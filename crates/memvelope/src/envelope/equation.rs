@@ -101,6 +101,10 @@ impl Envelope {
     /// weights is loaded, the computed size counts, so that no room is promised that the rest of
     /// the weights will take.
     ///
+    /// Where single allocations go unseen, what is in use cannot be told apart. The computed terms
+    /// are then taken to be in it as far as it goes, so that nothing is counted twice, and the rest
+    /// is unaccounted for, which lowers the capacity.
+    ///
     /// # Errors
     /// [`crate::Error::NoRoom`], also when the driver told no total; [`crate::Error::ReadConfig`]
     /// if a block has no tokens.
@@ -112,26 +116,27 @@ impl Envelope {
         let live = |tag: Tag| signed(device.totals.by_tag[tag as usize].live_bytes);
         let mut sum = Sum::new(layout, declared);
         sum.put(TermName::Total, total, Origin::Measured, "as the driver tells");
+        let used = device.free_bytes.map(|free| total.saturating_sub(signed(free)));
+        let planes = Planes::read(device, declared, used);
+        if device.allocations_unseen {
+            sum.lumped(&planes, used, layout);
+            sum.reserves(total);
+            sum.absent(TermName::KvCache, UNSEEN);
+            sum.unaccounted(used, device, declared);
+            return sum.solve(layout);
+        }
         let withheld = live(Tag::Withheld);
         sum.used(TermName::Withheld, withheld, "allocated to be kept away from us");
         sum.weights(live(Tag::Weights), signed(layout.weight_bytes));
         sum.activations(device, layout, declared);
         sum.graphs(device);
-        let used = device.free_bytes.map(|free| total.saturating_sub(signed(free)));
-        let planes = Planes::read(device, declared, used);
         sum.context(&planes, device, declared);
         sum.used(
             TermName::Libraries,
             unexplained(device),
             "allocations that nobody tagged, and pool reserves",
         );
-        match planes.others {
-            Some(others) => {
-                let (origin, note) = (planes.others_origin, planes.others_note);
-                sum.push(TermName::OpeningBalance, Some(others), Some(others), origin, note);
-            }
-            None => sum.absent(TermName::OpeningBalance, planes.others_note),
-        }
+        sum.others(&planes);
         sum.reserves(total.saturating_sub(withheld));
         sum.used(TermName::KvCache, live(Tag::KvCache), "live allocations tagged as KV cache");
         sum.unaccounted(used, device, declared);
@@ -153,6 +158,7 @@ impl Envelope {
 }
 
 const COMPUTED: &str = "computed from the model config";
+const UNSEEN: &str = "single allocations go unseen";
 
 /// What the planes around the ledger say.
 struct Planes {
@@ -280,6 +286,38 @@ impl<'a> Sum<'a> {
             }
         };
         self.push(TermName::Context, Some(bytes), in_use, origin, note);
+    }
+
+    fn others(&mut self, planes: &Planes) {
+        match planes.others {
+            Some(others) => {
+                let (origin, note) = (planes.others_origin, planes.others_note);
+                self.push(TermName::OpeningBalance, Some(others), Some(others), origin, note);
+            }
+            None => self.absent(TermName::OpeningBalance, planes.others_note),
+        }
+    }
+
+    /// The terms down to the opening balance where no allocation was seen: computed ones, each in
+    /// use as far as what this process uses goes.
+    fn lumped(&mut self, planes: &Planes, used: Option<i64>, layout: &Layout) {
+        let own = used.map(|used| used.saturating_sub(planes.others.unwrap_or(0)).max(0));
+        let (activations, activations_note) = activations(layout, self.declared);
+        let (context, context_note) = assumed_context(self.declared);
+        let mut left = own;
+        let mut lump = |sum: &mut Self, name, bytes: i64, origin, note: &str| {
+            let in_use = left.map(|left| left.min(bytes));
+            left = left.zip(in_use).map(|(left, in_use)| left - in_use);
+            sum.push(name, Some(bytes), in_use, origin, format!("{note}; {UNSEEN}"));
+        };
+        self.absent(TermName::Withheld, UNSEEN);
+        let weights = signed(layout.weight_bytes);
+        lump(self, TermName::Weights, weights, Origin::Derived, COMPUTED);
+        lump(self, TermName::Activations, activations, Origin::Assumed, activations_note);
+        self.absent(TermName::Graphs, UNSEEN);
+        lump(self, TermName::Context, context, Origin::Assumed, context_note);
+        self.absent(TermName::Libraries, UNSEEN);
+        self.others(planes);
     }
 
     fn reserves(&mut self, base: i64) {

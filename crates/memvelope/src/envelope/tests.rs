@@ -117,6 +117,27 @@ fn weights_that_are_still_loading_count_whole() {
 }
 
 #[test]
+fn unseen_allocations_are_not_counted_twice() {
+    let layout = Layout::builtin_8b();
+    let free_of = |used: u64| {
+        let mut device = device(80 * GIB, Some(80 * GIB - used), [0; 6]);
+        device.allocations_unseen = true;
+        let envelope = Envelope::measured(&device, &layout, &Declared::default()).unwrap();
+        check_capacity(&envelope);
+        assert_eq!(in_use(&envelope), used as i64);
+        assert_eq!(bytes_of(&envelope, TermName::KvCache), None, "absent is not zero");
+        assert!(envelope.term(TermName::Weights).unwrap().origin == Origin::Derived);
+        envelope.kv_capacity_bytes.0
+    };
+    let reserves = 80 * GIB / 50 + 80 * GIB / 100;
+    // Before the weights are loaded and after: they are taken off once.
+    let plan = Envelope::plan(Bytes(80 * GIB), &layout, &Declared::default()).unwrap();
+    assert_eq!(free_of(0), plan.kv_capacity_bytes.0);
+    assert_eq!(free_of(GIB), plan.kv_capacity_bytes.0);
+    assert_eq!(free_of(70 * GIB), 10 * GIB - reserves);
+}
+
+#[test]
 fn context_comes_from_the_best_plane_there_is() {
     let layout = Layout::builtin_8b();
     let loaded = device(80 * GIB, Some(60 * GIB), [GIB, layout.weight_bytes.0, 0, 0, 0, 0]);

@@ -195,6 +195,8 @@ impl<'de> Deserialize<'de> for Object {
                 let mut map = Map::new();
                 while let Some(name) = access.next_key::<String>()? {
                     if map.contains_key(&name) {
+                        // Bounded, whatever the file holds.
+                        let name: String = name.chars().take(80).collect();
                         return Err(A::Error::custom(format_args!(
                             "field `{name}` is there twice"
                         )));

@@ -161,6 +161,10 @@ fn documents_that_are_no_config_are_refused_in_bounded_time() {
     check(&"[".repeat(1 << 20), "expected an object");
     check(&format!("{{\"a\": {}", "[".repeat(1 << 20)), "recursion limit");
     check(&" ".repeat((16 << 20) + 1), "at most");
+    let long = "x".repeat(1 << 20);
+    let twice = format!("{{\"{long}\": 1, \"{long}\": 1}}");
+    check(&twice, "is there twice");
+    assert!(Layout::from_config(&twice).unwrap_err().to_string().len() < 300);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Finding the libraries and attaching to them: the links of a session.
 
 use super::Mode;
-use crate::config::{Config, Record};
+use crate::config::{self, Config, Record};
 use crate::event::{Names, Sink};
 use crate::source::cupti::Recorder;
 use crate::source::driver::{DeviceInfo, Driver};
@@ -103,7 +103,10 @@ pub(super) fn complete(
 
 fn load(config: &Config) -> Links {
     if config.record == Record::Off {
-        return Links::blind("recording is off (MEMVELOPE_RECORD=off)");
+        let blind = Links::blind("recording is off (MEMVELOPE_RECORD=off)");
+        // No driver is asked, but what runs on the simulated one says so all the same.
+        let simulated = std::env::var_os(config::SIM_ACTIVE.name).is_some();
+        return Links { simulated, ..blind };
     }
     let (driver, report) = Driver::load(config);
     let mut links = Links::blind("the driver has not been asked yet");

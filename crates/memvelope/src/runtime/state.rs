@@ -288,6 +288,8 @@ impl Inner {
         // Each lock is let go before the next is taken: a guard inside the literal below would
         // live to its end.
         let (simulated, unseen, time) = (self.is_simulated(), self.unseen(), self.now());
+        let allocations_unseen =
+            !matches!(self.mode(), Mode::Cupti(coverage) if coverage.callbacks);
         let names_refused = self.names.refused().saturating_sub(self.names_refused_before);
         Snapshot::assemble(Parts {
             epoch: self.epoch.fetch_add(1, Ordering::AcqRel) + 1,
@@ -308,6 +310,7 @@ impl Inner {
                 (DropReason::TraceSampled, sampled),
             ],
             unseen,
+            allocations_unseen,
         })
     }
 
