@@ -202,6 +202,8 @@ fn a_later_session_starts_from_the_opening_balance() {
         let first = start();
         let kept = allocate(64 * MIB);
         launch(kernel(), 10);
+        // What is still running when a session ends is in no record.
+        assert_eq!(cu::cuCtxSynchronize(), 0);
         let ended = first.stop(SOON).unwrap();
         assert_eq!((vram(&ended), ended.timeline.kernels[0].totals.count), (64 * MIB as u64, 10));
 
