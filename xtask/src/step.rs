@@ -6,6 +6,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+/// Lines of a failed command's output that are shown: a screen or two.
+const LINES_ON_FAILURE: usize = 120;
+
 /// What a command printed to stdout, and how long it took.
 pub(crate) struct Ran {
     pub(crate) stdout: String,
@@ -56,7 +59,7 @@ pub(crate) fn run(title: &str, command: &mut Command, hint: &str) -> Result<()> 
 }
 
 /// Runs a step whose stdout is kept as well. `is_shown` picks the lines that are passed through;
-/// on failure everything is.
+/// on failure the end of it is.
 pub(crate) fn capture(
     title: &str,
     command: &mut Command,
@@ -82,7 +85,9 @@ pub(crate) fn capture(
     }
     let status = child.wait().with_context(|| format!("waiting for {command:?} failed"))?;
     if !status.success() {
-        print!("{stdout}");
+        // What failed stands at the end; the rest of a test run is long.
+        let lines: Vec<&str> = stdout.lines().collect();
+        println!("{}", lines[lines.len().saturating_sub(LINES_ON_FAILURE)..].join("\n"));
         // Nothing can be done about a closed stdout here.
         let _ = std::io::stdout().flush();
         bail!("{title}: {status}\nhint: {hint}");

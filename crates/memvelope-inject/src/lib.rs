@@ -11,6 +11,7 @@
 mod report;
 
 use memvelope::config::{self, Config};
+use memvelope::error::say;
 use memvelope::runtime::Session;
 use std::ffi::c_int;
 use std::path::PathBuf;
@@ -24,9 +25,7 @@ pub extern "C" fn InitializeInjection() -> c_int {
     // libraries inside this one) finds everything under way.
     static IS_ENTERED: AtomicBool = AtomicBool::new(false);
     if !IS_ENTERED.swap(true, Ordering::AcqRel) && std::panic::catch_unwind(begin).is_err() {
-        eprintln!(
-            "memvelope: starting panicked, nothing is recorded; this is a bug of memvelope's"
-        );
+        say(&"starting panicked, nothing is recorded; this is a bug of memvelope's");
     }
     1
 }
@@ -34,7 +33,7 @@ pub extern "C" fn InitializeInjection() -> c_int {
 fn begin() {
     let (config, problems) = Config::from_env();
     for problem in problems {
-        eprintln!("memvelope: {problem}");
+        say(&problem);
     }
     match Session::start_inside_init(&config) {
         Ok(session) => {
@@ -42,7 +41,7 @@ fn begin() {
                 report::keep(session, path, config.poll_period_ms);
             }
         }
-        Err(error) => eprintln!("memvelope: nothing is recorded: {error}"),
+        Err(error) => say(&format_args!("nothing is recorded: {error}")),
     }
 }
 
@@ -55,9 +54,9 @@ fn report_path() -> Option<PathBuf> {
         return Some(path);
     }
     // The program may change its directory before the report is written.
-    eprintln!(
-        "memvelope: {}={text} is not usable: expected an absolute path; no report is written",
+    say(&format_args!(
+        "{}={text} is not usable: expected an absolute path; no report is written",
         config::REPORT.name
-    );
+    ));
     None
 }

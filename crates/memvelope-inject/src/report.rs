@@ -1,8 +1,9 @@
 //! Keeping the report: a thread that rewrites it, and the last word at exit.
 
-use memvelope::error::Error;
+use memvelope::error::{Error, say};
 use memvelope::export::write_atomically;
 use memvelope::runtime::Session;
+use memvelope::source::signals::without_signals;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, TryLockError};
@@ -42,7 +43,7 @@ pub(crate) fn keep(session: Session, path: PathBuf, period_ms: u64) {
     // the last periodic report stands.
     let _ = unsafe { libc::atexit(on_exit) };
     let period = Duration::from_millis(period_ms);
-    let outcome = std::thread::Builder::new().name("memvelope-rept".into()).spawn(move || {
+    let body = move || {
         loop {
             std::thread::sleep(period);
             if keeper.is_over.load(Ordering::Acquire) {
@@ -52,10 +53,12 @@ pub(crate) fn keep(session: Session, path: PathBuf, period_ms: u64) {
                 keeper.write(false);
             }
         }
-    });
+    };
+    let builder = std::thread::Builder::new().name("memvelope-rept".into());
+    let outcome = without_signals(|| builder.spawn(body));
     if let Err(source) = outcome {
         let error = Error::StartThread { thread: "memvelope-rept", source };
-        eprintln!("memvelope: the report is written at exit only: {error}");
+        say(&format_args!("the report is written at exit only: {error}"));
     }
 }
 
@@ -101,7 +104,7 @@ impl Keeper {
         if let Err(error) = outcome {
             // Said once: the next period would only repeat it.
             if !self.has_failed.swap(true, Ordering::AcqRel) {
-                eprintln!("memvelope: {error}");
+                say(&error);
             }
         }
     }

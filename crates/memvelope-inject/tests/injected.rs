@@ -230,6 +230,27 @@ fn mistyped_keys_are_said_once_and_change_nothing() {
     assert!(report["mode"]["polling"].as_str().unwrap().contains("MEMVELOPE_RECORD"));
 }
 
+/// Standard error may be a full disk or a pipe without a reader: a complaint that cannot be written
+/// must not end the program.
+#[test]
+fn a_complaint_that_cannot_be_written_harms_nobody() {
+    let bench = Bench::new("");
+    let Some(program) = program(&bench) else { return };
+    let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") else {
+        return println!("ignored: no /dev/full here");
+    };
+    let status = bench
+        .command(program)
+        .env("CUDA_INJECTION64_PATH", built("libmemvelope_inject.so"))
+        .env("MEMVELOPE_REPORT", bench.path("report.json"))
+        .env("MEMVELOPE_BUFFER_BYTES", "lots")
+        .stderr(full)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(7), "{status}");
+    assert_eq!(bench.json("report.json")["final"], true);
+}
+
 #[test]
 fn a_report_that_cannot_be_written_is_said_once() {
     let bench = Bench::new("");

@@ -12,6 +12,8 @@ const DEPTH: usize = 32;
 thread_local! {
     static STACK: Cell<([u64; DEPTH], usize)> = const { Cell::new(([0; DEPTH], 0)) };
     static NUMBER: Cell<u64> = const { Cell::new(0) };
+    /// `CUstreamCaptureMode`: global until the thread says otherwise.
+    static CAPTURE_MODE: Cell<u32> = const { Cell::new(0) };
     static IN_CLIENT: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -71,6 +73,11 @@ pub(crate) fn number() -> u64 {
         }
         number.get()
     })
+}
+
+/// Sets the thread's stream capture mode and returns the former one.
+pub(crate) fn exchange_capture_mode(mode: u32) -> u32 {
+    CAPTURE_MODE.with(|current| current.replace(mode))
 }
 
 /// Runs `client`, a callback of the CUPTI client, so that calls it makes raise no callbacks of

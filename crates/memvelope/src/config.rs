@@ -174,6 +174,31 @@ impl Config {
         (config, problems)
     }
 
+    /// The same with every number brought into its key's range. Fields are public, and what
+    /// [`Self::read`] refuses must not come in by them: a period of 0 would keep a thread spinning,
+    /// and an absurd limit is memory that is taken at once.
+    #[must_use]
+    pub fn within_limits(&self) -> Self {
+        let clamp = |key: &Key, value: u64| match key.shape {
+            Shape::Number { min, max, .. } => value.clamp(min, max),
+            Shape::Word(_) | Shape::Path => value,
+        };
+        Self {
+            buffer_bytes: clamp(&BUFFER_BYTES, self.buffer_bytes),
+            buffer_count: clamp(&BUFFER_COUNT, self.buffer_count),
+            cupti_pool_buffers: clamp(&CUPTI_POOL_BUFFERS, self.cupti_pool_buffers),
+            drain_period_ms: clamp(&DRAIN_PERIOD_MS, self.drain_period_ms),
+            poll_period_ms: clamp(&POLL_PERIOD_MS, self.poll_period_ms),
+            allocations_max: clamp(&ALLOCATIONS_MAX, self.allocations_max),
+            history_points_max: clamp(&HISTORY_POINTS_MAX, self.history_points_max),
+            names_max: clamp(&NAMES_MAX, self.names_max),
+            name_bytes_max: clamp(&NAME_BYTES_MAX, self.name_bytes_max),
+            trace_events_max: clamp(&TRACE_EVENTS_MAX, self.trace_events_max),
+            trace_window_ms: clamp(&TRACE_WINDOW_MS, self.trace_window_ms),
+            ..self.clone()
+        }
+    }
+
     /// Reads keys through `lookup` (name to value).
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> (Self, Vec<Error>) {
         let mut reader = Values { lookup: &lookup, problems: Vec::new() };
@@ -291,6 +316,22 @@ mod tests {
             3,
         );
         assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn fields_are_held_to_the_ranges_of_their_keys() {
+        let config = Config {
+            drain_period_ms: 0,
+            poll_period_ms: 0,
+            buffer_count: 0,
+            allocations_max: u64::MAX,
+            names_max: u64::MAX,
+            ..Config::default()
+        };
+        let held = config.within_limits();
+        assert_eq!((held.drain_period_ms, held.poll_period_ms, held.buffer_count), (1, 100, 2));
+        assert_eq!((held.allocations_max, held.names_max), (1 << 24, 1 << 20));
+        assert_eq!(Config::default().within_limits(), Config::default());
     }
 
     #[test]

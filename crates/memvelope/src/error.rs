@@ -148,6 +148,16 @@ pub enum Error {
     },
 }
 
+/// Says a sentence on standard error, after `memvelope: `. What cannot be said is not: the standard
+/// library's macro panics when the reader is gone or the disk is full, and from inside the driver's
+/// call into us that panic would end the host.
+pub fn say(sentence: &dyn std::fmt::Display) {
+    use std::io::Write as _;
+    // One write, so that sentences of several threads do not mix.
+    let line = format!("memvelope: {sentence}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
 fn tried_text(tried: &[(String, String)]) -> String {
     if tried.is_empty() {
         return "nothing (no candidates)".into();

@@ -202,6 +202,8 @@ fn a_later_session_starts_from_the_opening_balance() {
         let first = start();
         let kept = allocate(64 * MIB);
         launch(kernel(), 10);
+        // What is still running when a session ends is in no record.
+        assert_eq!(cu::cuCtxSynchronize(), 0);
         let ended = first.stop(SOON).unwrap();
         assert_eq!((vram(&ended), ended.timeline.kernels[0].totals.count), (64 * MIB as u64, 10));
 
@@ -307,6 +309,8 @@ unsafe extern "C" {
     fn libc_fork() -> i32;
     #[link_name = "_exit"]
     fn libc_exit(code: i32) -> !;
+    #[link_name = "alarm"]
+    fn libc_alarm(seconds: u32) -> u32;
     #[link_name = "waitpid"]
     fn libc_wait(pid: i32, status: *mut i32, options: i32) -> i32;
 }
@@ -316,9 +320,230 @@ fn a_driver_that_does_not_start_is_a_reason() {
     in_child("a_driver_that_does_not_start_is_a_reason", "init_code = 100\n", || {
         let session = Session::start(&Config::default()).unwrap();
         let Mode::Blind(why) = session.mode() else { panic!("{:?}", session.mode()) };
-        assert!(why.contains("cuInit returned 100"), "{why}");
+        assert!(why.contains("cuInit returned 100") && why.contains("hint: no device"), "{why}");
         let last = session.stop(SOON).unwrap();
         assert!(last.unseen[0].contains(&why) && last.devices.is_empty());
         assert!(last.simulated, "a blind session on the simulator is simulated all the same");
+    });
+}
+
+/// A request that found the arena empty got no buffer, so none is missing afterwards: a flush then
+/// must not force CUPTI to give up records of work that is still running.
+#[test]
+fn an_exhausted_arena_does_not_make_every_later_flush_a_forced_one() {
+    let test = "an_exhausted_arena_does_not_make_every_later_flush_a_forced_one";
+    let (tiny, two) = (std::path::Path::new("65536"), std::path::Path::new("2"));
+    let slow = std::path::Path::new("60000");
+    let env = [
+        ("MEMVELOPE_BUFFER_BYTES", tiny),
+        ("MEMVELOPE_BUFFER_COUNT", two),
+        ("MEMVELOPE_DRAIN_PERIOD_MS", slow),
+    ];
+    sim::in_child_with(test, "[kernels.default]\nbase_ns = 1000000\n", &env, || {
+        let session = start();
+        enter_context();
+        let function = kernel();
+        launch(function, 900);
+        assert_eq!(cu::cuCtxSynchronize(), 0);
+        session.flush(SOON).unwrap();
+        assert!(session.self_cost().recorder.arena_exhausted > 0);
+        let before = session.snapshot().timeline.kernels[0].totals.count;
+        launch(function, 5);
+        session.flush(SOON).unwrap();
+        assert_eq!(cu::cuCtxSynchronize(), 0);
+        session.flush(SOON).unwrap();
+        let last = session.stop(SOON).unwrap();
+        assert_eq!(last.timeline.kernels[0].totals.count, before + 5, "{:?}", last.dropped);
+    });
+}
+
+/// Without callbacks the ledger lives on records that lie in one buffer a thread, and buffers come
+/// back in any order.
+#[test]
+fn memory_records_of_several_threads_are_booked_in_order() {
+    let test = "memory_records_of_several_threads_are_booked_in_order";
+    let slow = std::path::Path::new("60000");
+    let env = [("MEMVELOPE_DRAIN_PERIOD_MS", slow)];
+    sim::in_child_with(test, "subscriber = \"nsys\"\ncupti = \"13.0\"\n", &env, || {
+        let session = Session::start(&Config::from_env().0).unwrap();
+        enter_context();
+        let (give, take) = std::sync::mpsc::channel::<u64>();
+        std::thread::scope(|scope| {
+            // The thread that frees has its buffer first.
+            scope.spawn(move || {
+                enter_context();
+                let own = allocate(MIB);
+                for address in take {
+                    assert_eq!(cu::cuMemFree_v2(address), 0);
+                }
+                assert_eq!(cu::cuMemFree_v2(own), 0);
+            });
+            scope.spawn(move || {
+                enter_context();
+                for _ in 0..500 {
+                    give.send(allocate(MIB)).unwrap();
+                }
+            });
+        });
+        session.flush(SOON).unwrap();
+        let last = session.stop(SOON).unwrap();
+        let totals = &last.devices[0].totals.vram;
+        let found = (totals.live_bytes.0, totals.allocated_count, last.findings.untracked_frees);
+        assert_eq!(found, (0, 501, 0), "{:?}", last.findings);
+    });
+}
+
+/// A child may be forked at a moment at which another thread holds a lock of ours.
+#[test]
+fn a_child_forked_amid_work_does_not_wait_for_threads_it_has_not() {
+    in_child("a_child_forked_amid_work_does_not_wait_for_threads_it_has_not", "", || {
+        let session = start();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let order = std::sync::atomic::Ordering::Relaxed;
+        std::thread::scope(|scope| {
+            for thread in 0..2 {
+                let (session, is_over) = (&session, &is_over);
+                scope.spawn(move || {
+                    let name = format!("{thread}").repeat(1000);
+                    while !is_over.load(order) {
+                        drop(session.span(&name));
+                    }
+                });
+            }
+            for _ in 0..200 {
+                // SAFETY: the child runs a few calls of ours and ends at once.
+                let pid = unsafe { libc_fork() };
+                if pid == 0 {
+                    // SAFETY: ends a child that hangs.
+                    unsafe { libc_alarm(10) };
+                    let own = Session::start(&Config::default());
+                    let is_blind = own.is_ok_and(|own| matches!(own.mode(), Mode::Blind(_)));
+                    // SAFETY: ends the child without running anything of the parent's.
+                    unsafe { libc_exit(i32::from(!is_blind)) };
+                }
+                let mut status = -1;
+                // SAFETY: waits for the child just forked.
+                assert_eq!(unsafe { libc_wait(pid, &mut status, 0) }, pid);
+                if status != 0 {
+                    is_over.store(true, order);
+                }
+                assert_eq!(status, 0, "14: the child hung");
+            }
+            is_over.store(true, order);
+        });
+        session.stop(SOON).unwrap();
+    });
+}
+
+/// The opening balance and what the session saw add up to what the device says, however busy the
+/// program was when the session attached.
+#[test]
+fn the_opening_balance_is_not_torn_by_a_program_that_allocates() {
+    in_child("the_opening_balance_is_not_torn_by_a_program_that_allocates", "", || {
+        start().stop(SOON).unwrap();
+        enter_context();
+        for _ in 0..40 {
+            let is_over = std::sync::atomic::AtomicBool::new(false);
+            let order = std::sync::atomic::Ordering::Relaxed;
+            let mut kept = Vec::new();
+            std::thread::scope(|scope| {
+                let busy = scope.spawn(|| {
+                    enter_context();
+                    let mut kept = Vec::new();
+                    while !is_over.load(order) && kept.len() < 20_000 {
+                        kept.push(allocate(2 * MIB));
+                    }
+                    kept
+                });
+                let session = start();
+                is_over.store(true, order);
+                kept = busy.join().unwrap();
+                session.sample();
+                let device = session.stop(SOON).unwrap().devices.remove(0);
+                let known = device.opening_bytes.unwrap().0 + device.totals.vram.live_bytes.0;
+                // One call was under way when callbacks were switched on, and may have none.
+                let known = known + 2 * MIB as u64;
+                assert!(known >= device.nvml_used_bytes.unwrap().0, "{device:?}");
+            });
+            kept.into_iter().for_each(|address| assert_eq!(cu::cuMemFree_v2(address), 0));
+        }
+    });
+}
+
+/// A program that captures a graph must not lose it to a question of ours: our threads tell the
+/// driver to keep them out of it. (The fault is how the simulator tells that it was called.)
+#[test]
+fn our_threads_keep_out_of_stream_captures() {
+    let scenario =
+        "[[faults]]\ncall = \"cuThreadExchangeStreamCaptureMode\"\ncode = 1\ntimes = 0\n";
+    // Each of the two threads by itself.
+    for (drain, poll) in [("1", "600000"), ("60000", "100")] {
+        let (drain, poll) = (std::path::Path::new(drain), std::path::Path::new(poll));
+        let env = [("MEMVELOPE_DRAIN_PERIOD_MS", drain), ("MEMVELOPE_POLL_PERIOD_MS", poll)];
+        sim::in_child_with("our_threads_keep_out_of_stream_captures", scenario, &env, || {
+            let session = start();
+            let deadline = Instant::now() + SOON;
+            while sim::books()["faults_fired"] == 0 {
+                assert!(Instant::now() < deadline);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let last = session.stop(SOON).unwrap();
+            assert_eq!(last.unseen, Vec::<String>::new());
+        });
+    }
+}
+
+/// The poller asks for the reserve of each device's default pool. Bytes in a pool of the program's
+/// own are missing from VRAM, and that is said.
+#[test]
+fn a_pool_of_the_programs_own_is_said_to_be_missing() {
+    in_child("a_pool_of_the_programs_own_is_said_to_be_missing", "", || {
+        let session = start();
+        enter_context();
+        // CUmemPoolProps: pinned, no handle type, device 0.
+        let properties = [[1u32, 0, 1, 0], [0; 4], [0; 4], [0; 4], [0; 4], [0; 4]];
+        let (mut pool, mut address) = (0, 0);
+        assert_eq!(cu::cuDeviceGetDefaultMemPool(&mut pool, 0), 0);
+        assert_eq!(cu::cuMemAllocFromPoolAsync(&mut address, MIB, pool, 0), 0);
+        session.sample();
+        assert_eq!(session.snapshot().findings.unasked_pools, 0);
+        assert_eq!(cu::cuMemPoolCreate(&mut pool, properties.as_ptr()), 0);
+        assert_eq!(cu::cuMemAllocFromPoolAsync(&mut address, 40 * MIB, pool, 0), 0);
+        let last = session.stop(SOON).unwrap();
+        assert_eq!(last.findings.unasked_pools, 1);
+        assert!(last.unseen.iter().any(|text| text.starts_with("1 memory pool")), "{last:?}");
+    });
+}
+
+/// What was allocated in a context goes with it, and its addresses are handed out again.
+#[test]
+fn a_context_takes_its_allocations_with_it() {
+    in_child("a_context_takes_its_allocations_with_it", "", || {
+        let session = start();
+        enter_context();
+        allocate(8 * MIB);
+        let mut own = 0;
+        assert_eq!(cu::cuCtxCreate_v2(&mut own, 0, 0), 0);
+        allocate(3 * MIB);
+        // Of the device, not of a context.
+        let properties = [[1u32, 0, 1, 0], [0; 4]];
+        let mut handle = 0;
+        assert_eq!(cu::cuMemCreate(&mut handle, 2 * MIB, properties.as_ptr(), 0), 0);
+        assert_eq!(vram(&session.snapshot()), 13 * MIB as u64);
+        assert_eq!(cu::cuCtxDestroy_v2(own), 0);
+        assert_eq!(vram(&session.snapshot()), 10 * MIB as u64);
+        // A second round with the same device's context: CUPTI's id is new, the handle is not.
+        assert_eq!(cu::cuDevicePrimaryCtxReset_v2(0), 0);
+        assert_eq!(vram(&session.snapshot()), 2 * MIB as u64);
+        enter_context();
+        allocate(8 * MIB);
+        assert_eq!(cu::cuDevicePrimaryCtxRelease_v2(0), 0);
+        let last = session.stop(SOON).unwrap();
+        assert_eq!((vram(&last), last.findings.replaced), (2 * MIB as u64, 0));
+        let books = &sim::books()["devices"][0]["families"];
+        assert_eq!(
+            (&books["device"]["live_bytes"], &books["vmm"]["live_bytes"]),
+            (&0.into(), &(2 * MIB).into())
+        );
     });
 }

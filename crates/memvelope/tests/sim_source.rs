@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 #[path = "sim/mod.rs"]
+#[allow(dead_code, reason = "shared; each test file uses a part of it")]
 mod sim;
 
 use memvelope::config::Config;
@@ -357,6 +358,31 @@ fn an_exhausted_arena_drops_records_and_says_so() {
             recorder.stop().unwrap();
         });
     }
+}
+
+#[test]
+fn what_stop_brings_back_is_counted_and_not_the_next_recordings() {
+    in_child("what_stop_brings_back_is_counted_and_not_the_next_recordings", "", || {
+        let host = host();
+        let config = Config::read(|name| match name {
+            "MEMVELOPE_BUFFER_BYTES" => Some("65536".into()),
+            "MEMVELOPE_BUFFER_COUNT" => Some("2".into()),
+            _ => None,
+        })
+        .0;
+        let recorder = host.record_with(&config).0.unwrap();
+        launch(4000);
+        recorder.stop().unwrap();
+        let dropped = sim::books()["activity"]["dropped"].as_u64().unwrap();
+        assert!(dropped > 0);
+        assert_eq!(recorder.counters().dropped_by_cupti, dropped);
+        // Nobody drained that recording: what it left behind is not this one's.
+        let recorder = host.record_with(&config).0.unwrap();
+        launch(3);
+        let events = drained(recorder);
+        assert_eq!(events.iter().filter(|event| is_kernel(event)).count(), 3);
+        recorder.stop().unwrap();
+    });
 }
 
 #[test]

@@ -9,7 +9,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// `CUPTI_CB_DOMAIN_DRIVER_API`.
 pub(crate) const DRIVER_API: u32 = 1;
-/// Domains there are (1 to 6); only the driver API's fires.
+/// `CUPTI_CB_DOMAIN_RESOURCE`.
+pub(crate) const RESOURCE: u32 = 3;
+/// `CUPTI_CBID_RESOURCE_CONTEXT_DESTROY_STARTING`, the one of its domain that fires.
+const CONTEXT_DESTROY_STARTING: u32 = 2;
+/// Domains there are (1 to 6); those of driver API and resources fire.
 pub(crate) const DOMAIN_LAST: u32 = 6;
 /// Callback ids there are; the newest CUPTI's highest is below it.
 pub(crate) const CBID_COUNT: usize = 1024;
@@ -41,6 +45,8 @@ struct Subscriber {
 static SUBSCRIBER: Mutex<Option<Subscriber>> = Mutex::new(None);
 /// Which driver callback ids are on; read on every call without a lock.
 static WATCHED: [AtomicU8; CBID_COUNT] = [const { AtomicU8::new(0) }; CBID_COUNT];
+/// Whether the ends of contexts are told.
+static DESTROYS_WATCHED: AtomicBool = AtomicBool::new(false);
 /// Whether any could be on.
 static LISTENING: AtomicBool = AtomicBool::new(false);
 
@@ -63,6 +69,7 @@ pub(crate) fn subscribe(function: Function, user_data: *mut c_void) -> bool {
 pub(crate) fn unsubscribe() -> bool {
     LISTENING.store(false, Ordering::Release);
     WATCHED.iter().for_each(|watched| watched.store(0, Ordering::Relaxed));
+    DESTROYS_WATCHED.store(false, Ordering::Relaxed);
     subscriber().take().is_some()
 }
 
@@ -75,6 +82,39 @@ pub(crate) fn watch(cbid: usize, on: bool) -> bool {
     let Some(watched) = WATCHED.get(cbid).filter(|_| cbid != 0) else { return false };
     watched.store(u8::from(on), Ordering::Relaxed);
     true
+}
+
+/// Turns one callback of the resource domain on or off, or (`None`) all of them.
+pub(crate) fn watch_resource(cbid: Option<u32>, on: bool) {
+    if cbid.is_none_or(|cbid| cbid == CONTEXT_DESTROY_STARTING) {
+        DESTROYS_WATCHED.store(on, Ordering::Relaxed);
+    }
+}
+
+/// Tells the subscriber that a context is about to go. No lock may be held: it may ask the driver.
+pub(crate) fn context_destroy_starting(context: u64) {
+    /// `CUpti_ResourceData`.
+    #[repr(C)]
+    struct Resource {
+        context: u64,
+        handle: u64,
+        descriptor: *const c_void,
+    }
+    if !DESTROYS_WATCHED.load(Ordering::Relaxed) {
+        return;
+    }
+    let Some(Subscriber { function, user_data }) = *subscriber() else { return };
+    let data = Resource { context, handle: 0, descriptor: std::ptr::null() };
+    // SAFETY: the client registered this function for exactly this call; `data` lives until it
+    // returns.
+    thread::in_client(|| unsafe {
+        function(
+            user_data as *mut c_void,
+            RESOURCE,
+            CONTEXT_DESTROY_STARTING,
+            (&raw const data).cast(),
+        );
+    });
 }
 
 pub(crate) fn watch_all(on: bool) {

@@ -84,6 +84,7 @@ plain_functions! {
         => on_subscriber(subscriber, || enable_domain(enable != 0, domain));
     cuptiEnableAllDomains(enable: u32, subscriber: u64) => on_subscriber(subscriber, || {
         callbacks::watch_all(enable != 0);
+        callbacks::watch_resource(None, enable != 0);
         code::SUCCESS
     });
     cuptiGetCallbackState(enable: *mut u32, subscriber: u64, domain: u32, cbid: u32)
@@ -224,6 +225,10 @@ fn on_settings<R>(read: impl FnOnce(&World) -> R) -> Option<R> {
 fn enable_callback(on: bool, domain: u32, cbid: u32) -> u32 {
     match domain {
         callbacks::DRIVER_API if callbacks::watch(cbid as usize, on) => code::SUCCESS,
+        callbacks::RESOURCE => {
+            callbacks::watch_resource(Some(cbid), on);
+            code::SUCCESS
+        }
         // Known domains that never fire here.
         2..=callbacks::DOMAIN_LAST => code::SUCCESS,
         _ => code::INVALID_PARAMETER,
@@ -234,6 +239,10 @@ fn enable_domain(on: bool, domain: u32) -> u32 {
     match domain {
         callbacks::DRIVER_API => {
             callbacks::watch_all(on);
+            code::SUCCESS
+        }
+        callbacks::RESOURCE => {
+            callbacks::watch_resource(None, on);
             code::SUCCESS
         }
         2..=callbacks::DOMAIN_LAST => code::SUCCESS,

@@ -1,6 +1,7 @@
 //! Devices and contexts.
 
 use crate::abi::{Code, Done};
+use crate::cupti::callbacks;
 use crate::edge::{put, put_if, put_text};
 use crate::entry::Call;
 use crate::scenario;
@@ -135,7 +136,20 @@ pub(crate) fn primary_retain(call: &Call, to: *mut u64, device: i32) -> Done {
     })
 }
 
+/// Tells CUPTI's subscriber, before a call ends the primary context that `is_ending` says.
+fn tell_end(call: &Call, device: i32, is_ending: impl FnOnce(u32) -> bool) {
+    let ending = call.world(|world| {
+        let index = world.device_index(device)?;
+        let record = &world.devices[index];
+        Ok(is_ending(record.primary_count).then_some(record.primary))
+    });
+    if let Ok(Some(context)) = ending {
+        callbacks::context_destroy_starting(context);
+    }
+}
+
 pub(crate) fn primary_release(call: &Call, device: i32) -> Done {
+    tell_end(call, device, |count| count == 1);
     call.world(|world| {
         let index = world.device_index(device)?;
         let record = &mut world.devices[index];
@@ -146,6 +160,7 @@ pub(crate) fn primary_release(call: &Call, device: i32) -> Done {
 }
 
 pub(crate) fn primary_reset(call: &Call, device: i32) -> Done {
+    tell_end(call, device, |count| count > 0);
     call.world(|world| {
         let index = world.device_index(device)?;
         let record = &mut world.devices[index];
@@ -186,6 +201,13 @@ pub(crate) fn create(call: &Call, to: *mut u64, flags: u32, device: i32) -> Done
 }
 
 pub(crate) fn destroy(call: &Call, handle: u64) -> Done {
+    let is_known = call.world(|world| {
+        let is_primary = world.devices.iter().any(|device| device.primary == handle);
+        Ok(!is_primary && world.contexts.contains_key(&handle))
+    });
+    if is_known == Ok(true) {
+        callbacks::context_destroy_starting(handle);
+    }
     call.world(|world| {
         if world.devices.iter().any(|device| device.primary == handle) {
             return Err(Code::INVALID_CONTEXT);

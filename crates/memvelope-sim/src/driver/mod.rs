@@ -220,6 +220,8 @@ driver_functions! {
     cuStreamGetId(hStream: u64, id: *mut u64) = 693 Call => |call| stream::id(call, hStream, id);
     cuStreamIsCapturing(hStream: u64, status: *mut u32) = 499 Call
         => |call| stream::capturing(call, hStream, status);
+    cuThreadExchangeStreamCaptureMode(mode: *mut u32) = 0 Free
+        => |call| stream::exchange_capture_mode(call, mode);
     cuStreamQuery(hStream: u64) = 125 Call => |call| stream::query(call, hStream);
     cuStreamQuery_ptsz(hStream: u64) = 439 Call => |call| stream::query(call, ptsz(hStream));
     cuStreamSynchronize(hStream: u64) = 126 Sync => |call| stream::synchronize(call, hStream);

@@ -2,7 +2,7 @@
 
 use crate::abi::{Code, Done};
 use crate::driver::records::{self, waited};
-use crate::edge::put;
+use crate::edge::{get, put};
 use crate::entry::Call;
 use crate::world::timeline::{Event, LEGACY};
 use crate::world::{Tag, World};
@@ -34,6 +34,17 @@ pub(crate) fn destroy(call: &Call, handle: u64) -> Done {
         let context = world.context(stream.context)?;
         context.orphan_tail = context.orphan_tail.max(stream.tail);
         Ok(())
+    })
+}
+
+/// There is no capture to disturb here; threads may say how much they care all the same.
+pub(crate) fn exchange_capture_mode(call: &Call, mode: *mut u32) -> Done {
+    call.world(|_| {
+        let wanted = get(mode.cast_const())?;
+        if wanted > 2 {
+            return Err(Code::INVALID_VALUE);
+        }
+        put(mode, crate::thread::exchange_capture_mode(wanted))
     })
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Books {
     pending: Vec<(u64, Slot)>,
     /// Device, pool, reserve.
     pools: Vec<(DeviceIndex, u64, u64)>,
+    /// Pools that were named in an allocation, whether or not their reserve is known.
+    named_pools: Vec<u64>,
 }
 
 impl Books {
@@ -35,6 +37,7 @@ impl Books {
             history: History::new(history_points),
             pending: Vec::with_capacity(PENDING_MAX),
             pools: Vec::with_capacity(POOLS_MAX),
+            named_pools: Vec::with_capacity(POOLS_MAX),
         }
     }
 
@@ -43,7 +46,17 @@ impl Books {
     }
 
     pub(super) fn findings(&self) -> Findings {
-        self.findings
+        let is_asked = |pool: &&u64| self.pools.iter().any(|(_, known, _)| known == *pool);
+        let unasked = self.named_pools.iter().filter(|pool| !is_asked(pool)).count();
+        Findings { unasked_pools: unasked as u64, ..self.findings }
+    }
+
+    /// Remembers a pool by its name in an allocation; those past the limit go unnoticed.
+    fn name_pool(&mut self, pool: u64) {
+        let is_new = pool != 0 && !self.named_pools.contains(&pool);
+        if is_new && self.named_pools.len() < POOLS_MAX {
+            self.named_pools.push(pool);
+        }
     }
 
     pub(super) fn history(&self) -> &History {
@@ -98,6 +111,7 @@ impl Books {
             | AllocKind::PinnedHost
             | AllocKind::PoolUsed => Space::Address,
         };
+        self.name_pool(allocation.pool);
         if let Some(former) = self.table.close_at(space, allocation.address) {
             self.findings.replaced += 1;
             self.settle(time, former);

@@ -68,6 +68,9 @@ pub struct Findings {
     pub recorded_allocations: u64,
     /// Frees that CUPTI's own memory records tell of.
     pub recorded_frees: u64,
+    /// Pools of the program's own that it allocated from: nobody asks for their reserve, so their
+    /// physical bytes are in no total.
+    pub unasked_pools: u64,
     /// Times a sum would have gone below zero: always a bug of ours.
     pub underflows: u64,
 }
@@ -116,6 +119,20 @@ impl Ledger {
     #[must_use]
     pub fn vram_bytes(&self, device: DeviceIndex) -> Bytes {
         self.lock().devices().get(device.0).map_or(Bytes::ZERO, |totals| totals.vram.live_bytes)
+    }
+
+    /// Live VRAM of a device, and how many allocations and frees of it there were so far: where two
+    /// such numbers are equal, nothing happened in between.
+    #[must_use]
+    pub fn vram_and_turnover(&self, device: DeviceIndex) -> (Bytes, u64) {
+        let books = self.lock();
+        let Some(totals) = books.devices().get(device.0) else { return (Bytes::ZERO, 0) };
+        // What was allocated and is not live was freed.
+        let turnover = totals
+            .by_kind
+            .iter()
+            .map(|kind| kind.allocated_count.saturating_mul(2).saturating_sub(kind.live_count));
+        (totals.vram.live_bytes, turnover.sum())
     }
 
     /// VRAM over time: the upper envelope of every device's curve.

@@ -48,7 +48,9 @@ pub(super) fn attach(config: &Config, sink: &'static dyn Sink, names: &'static N
     let mut links = load(config);
     let Some(driver) = links.driver else { return links };
     if let Err(error) = driver.init() {
-        return Links { mode: Mode::Blind(error.to_string()), driver: None, ..links };
+        let hint = Driver::init_hint(&error).map(|hint| format!("; hint: {hint}"));
+        let why = format!("{error}{}", hint.unwrap_or_default());
+        return Links { mode: Mode::Blind(why), driver: None, ..links };
     }
     match driver.devices() {
         Ok(devices) => links.devices = devices.into(),

@@ -36,7 +36,7 @@ pub(super) struct Control {
 impl Control {
     /// For the drain thread: waits for its period, a flush or the end. Flushes go before the end.
     pub(super) fn next_order(&self, period: Duration) -> Order {
-        let deadline = Instant::now() + period;
+        let deadline = deadline_after(period);
         let mut state = self.lock();
         loop {
             if state.flush_wanted > state.flush_done {
@@ -52,7 +52,7 @@ impl Control {
 
     /// For every other thread: waits for its period; true at the end.
     pub(super) fn sleep(&self, period: Duration) -> bool {
-        let deadline = Instant::now() + period;
+        let deadline = deadline_after(period);
         let mut state = self.lock();
         while !state.is_stopping {
             let Some(left) = left_until(deadline) else { return false };
@@ -64,7 +64,7 @@ impl Control {
     /// Asks the drain thread for everything; true once it is done, false after `timeout`. Without
     /// a drain thread there is nothing to wait for.
     pub(super) fn flush(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_after(timeout);
         let mut state = self.lock();
         state.flush_wanted += 1;
         let wanted = state.flush_wanted;
@@ -120,7 +120,7 @@ impl Control {
     }
 
     fn wait_for(&self, timeout: Duration, done: impl Fn(&State) -> bool) -> bool {
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_after(timeout);
         let mut state = self.lock();
         while !done(&state) {
             let Some(left) = left_until(deadline) else { return false };
@@ -136,6 +136,13 @@ impl Control {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// When `timeout` from now is over. `Instant` panics where its sum overflows, and callers say
+/// "wait for ever" with `Duration::MAX`: a year is as good.
+pub(super) fn deadline_after(timeout: Duration) -> Instant {
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+    Instant::now() + timeout.min(LONGEST)
 }
 
 fn left_until(deadline: Instant) -> Option<Duration> {

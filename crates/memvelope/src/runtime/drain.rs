@@ -1,6 +1,7 @@
 //! The drain thread: asks CUPTI for its buffers, decodes them, and feeds timeline, trace and ledger.
 
 use super::control::Order;
+use super::poll;
 use super::state::{self, Inner};
 use crate::event::{Body, Event};
 use crate::source::cupti::Recorder;
@@ -9,6 +10,9 @@ use std::time::{Duration, Instant};
 /// Events applied under one lock: long enough to make the lock invisible, short enough that a
 /// snapshot never waits for a whole buffer.
 const BATCH: usize = 512;
+
+/// Allocations and frees put in order at one time: more than a drain period brings, 8 MiB at most.
+const CHANGES_MAX: usize = 1 << 16;
 
 /// Completed buffers may arrive a beat after a flush returned; how long a flush waits for them.
 const ARRIVAL_MAX: Duration = Duration::from_millis(20);
@@ -21,9 +25,12 @@ pub(super) fn run(inner: &Inner) {
         if order == Order::Stop {
             break;
         }
-        let recorder = inner.recorder();
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let Some(recorder) = recorder.filter(|_| inner.may_call()) else { return };
+            // Between the driver's call into us and its own answer nobody but that call may touch
+            // CUPTI: `cuInit` may yet fail, and some versions then crash.
+            let is_usable = inner.may_call() && (!inner.is_incomplete() || poll::complete(inner));
+            inner.leave_captures_alone();
+            let Some(recorder) = inner.recorder().filter(|_| is_usable) else { return };
             match order {
                 Order::Flush(_) => flush(inner, recorder),
                 Order::Tick | Order::Stop => {
@@ -49,13 +56,18 @@ pub(super) fn run(inner: &Inner) {
 fn flush(inner: &Inner, recorder: &Recorder) {
     ask(inner, recorder, false);
     decode(inner, recorder);
-    if outstanding(recorder) > 0 {
+    if recorder.outstanding() > 0 {
         ask(inner, recorder, true);
     }
+    decode_late(inner, recorder);
+}
+
+/// Decodes what came back, and waits a moment for what CUPTI still holds.
+pub(super) fn decode_late(inner: &Inner, recorder: &Recorder) {
     let deadline = Instant::now() + ARRIVAL_MAX;
     loop {
         // Looked at before decoding, so that what has arrived by then is decoded.
-        let is_last = outstanding(recorder) == 0 || Instant::now() >= deadline;
+        let is_last = recorder.outstanding() == 0 || Instant::now() >= deadline;
         decode(inner, recorder);
         if is_last {
             return;
@@ -64,37 +76,54 @@ fn flush(inner: &Inner, recorder: &Recorder) {
     }
 }
 
-fn outstanding(recorder: &Recorder) -> u64 {
-    let counters = recorder.counters();
-    counters.buffers_requested.saturating_sub(counters.buffers_completed)
-}
-
 fn ask(inner: &Inner, recorder: &Recorder, forced: bool) {
     if let Err(error) = recorder.flush(forced) {
         inner.note_problem(&error);
     }
 }
 
-/// Decodes what came back so far.
-pub(super) fn decode(inner: &Inner, recorder: &Recorder) {
+/// Decodes what came back so far. A thread that was left to itself because it hung, and whose
+/// session has ended meanwhile, leaves the buffers to the session that runs now.
+fn decode(inner: &Inner, recorder: &Recorder) {
+    if inner.is_frozen() {
+        return;
+    }
     let mut batch = Vec::with_capacity(BATCH);
+    let mut changes = Vec::new();
     recorder.drain(&mut |event| {
+        if changes_the_ledger(&event.body) {
+            changes.push(*event);
+            if changes.len() >= CHANGES_MAX {
+                book(inner, &mut changes);
+            }
+            return;
+        }
         batch.push(*event);
         if batch.len() >= BATCH {
             apply(inner, &batch);
             batch.clear();
         }
     });
+    book(inner, &mut changes);
     apply(inner, &batch);
+}
+
+/// Books allocations and frees in the order in which they happened. CUPTI fills a buffer per
+/// thread, so that what one thread allocated and another freed stands in two buffers, which come
+/// back in any order: a free that is booked first frees nothing, and its allocation stays for ever.
+fn book(inner: &Inner, changes: &mut Vec<Event>) {
+    // Stable: the two halves of a free have one time.
+    changes.sort_by_key(|event| event.time);
+    changes.drain(..).for_each(|event| inner.ledger.accept(&event));
 }
 
 fn apply(inner: &Inner, batch: &[Event]) {
     if batch.is_empty() {
         return;
     }
-    for event in batch.iter().filter(|event| is_about_memory(&event.body)) {
-        inner.ledger.accept(event);
-    }
+    // CUPTI's own memory records are counted only.
+    let is_counted = |event: &&Event| matches!(event.body, Body::MemoryRecord(_));
+    batch.iter().filter(is_counted).for_each(|event| inner.ledger.accept(event));
     let mut recorded = inner.recorded();
     for event in batch {
         recorded.timeline.accept(event);
@@ -102,9 +131,9 @@ fn apply(inner: &Inner, batch: &[Event]) {
     }
 }
 
-/// Whether the ledger has to hear of it. Kernels are the many: they are not to take its lock.
-/// (Without callbacks the source turns CUPTI's memory records into allocations and frees.)
-fn is_about_memory(body: &Body) -> bool {
+/// Whether it changes the ledger: without callbacks the source turns CUPTI's memory records into
+/// allocations and frees. Kernels are the many: they are not to take its lock.
+fn changes_the_ledger(body: &Body) -> bool {
     match body {
         Body::Allocated(_)
         | Body::AllocationFailed(_)
@@ -113,9 +142,9 @@ fn is_about_memory(body: &Body) -> bool {
         | Body::Mapped { .. }
         | Body::Unmapped { .. }
         | Body::ContextDestroyed { .. }
-        | Body::MemoryRecord(_)
         | Body::Pool { .. } => true,
-        Body::Kernel(_)
+        Body::MemoryRecord(_)
+        | Body::Kernel(_)
         | Body::Copy(_)
         | Body::Memset(_)
         | Body::Sync(_)

@@ -1,6 +1,6 @@
 //! The poll thread: asks cgroup, NVML and driver what they say is used.
 
-use super::attach;
+use super::attach::{self, Links};
 use super::session;
 use super::state::{self, Inner};
 use crate::config::Record;
@@ -9,6 +9,7 @@ use crate::event::{Body, DeviceIndex, Event};
 use crate::snapshot::{DevicePlane, HostSnapshot, opening_balance};
 use crate::source::cgroup;
 use crate::source::driver::DeviceInfo;
+use crate::units::Bytes;
 use std::time::{Duration, Instant};
 
 /// How soon a driver that is still inside `cuInit` is asked whether it is done; later questions
@@ -17,6 +18,9 @@ const INIT_PERIOD_MIN: Duration = Duration::from_millis(5);
 
 /// How long a caller waits for another thread that is finishing the attachment.
 const COMPLETE_WAIT_MAX: Duration = Duration::from_millis(200);
+
+/// How often a device is asked for its opening balance while the program allocates meanwhile.
+const OPENING_TRIES: u32 = 8;
 
 /// Runs until told to end.
 pub(super) fn run(inner: &Inner) {
@@ -29,6 +33,7 @@ pub(super) fn run(inner: &Inner) {
             break;
         }
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            inner.leave_captures_alone();
             sample(inner, false);
         }));
         if outcome.is_err() {
@@ -41,7 +46,7 @@ pub(super) fn run(inner: &Inner) {
 }
 
 /// Finishes an attachment that began inside `cuInit`; false while the driver does not answer.
-fn complete(inner: &Inner) -> bool {
+pub(super) fn complete(inner: &Inner) -> bool {
     let Some(_turn) = inner.begin_completing() else {
         // Somebody else is at it; a moment is enough, and waiting for longer helps nobody.
         let deadline = Instant::now() + COMPLETE_WAIT_MAX;
@@ -74,21 +79,38 @@ pub(super) fn sample(inner: &Inner, here: bool) {
     }
     let links = inner.links();
     for device in links.devices.iter() {
-        if let Some(nvml) = links.nvml.as_ref().filter(|_| inner.may_call()) {
-            take(inner, nvml.use_of(device).map(Some));
-        }
-        let Some(driver) = links.driver else { continue };
-        if inner.may_call() {
-            take(inner, driver.memory_of(device.index));
-        }
-        if inner.may_call() {
-            take(inner, driver.default_pool_of(device.index));
+        let mut tries = OPENING_TRIES;
+        loop {
+            let before = inner.ledger.vram_and_turnover(device.index);
+            ask(inner, &links, device);
+            tries -= 1;
+            if note_opening(inner, device.index, before, tries == 0) || tries == 0 {
+                break;
+            }
         }
     }
     if let Some(driver) = links.driver.filter(|_| here && inner.may_call()) {
         take(inner, driver.memory_here());
+        // Without NVML and without a primary context this is the first reading of its device.
+        for device in links.devices.iter() {
+            let seen = inner.ledger.vram_and_turnover(device.index);
+            note_opening(inner, device.index, seen, true);
+        }
     }
-    note_opening(inner);
+}
+
+/// Asks NVML and the driver about one device.
+fn ask(inner: &Inner, links: &Links, device: &DeviceInfo) {
+    if let Some(nvml) = links.nvml.as_ref().filter(|_| inner.may_call()) {
+        take(inner, nvml.use_of(device).map(Some));
+    }
+    let Some(driver) = links.driver else { return };
+    if inner.may_call() {
+        take(inner, driver.memory_of(device.index));
+    }
+    if inner.may_call() {
+        take(inner, driver.default_pool_of(device.index));
+    }
 }
 
 fn take(inner: &Inner, answer: Result<Option<Event>, Error>) {
@@ -103,16 +125,24 @@ fn take(inner: &Inner, answer: Result<Option<Event>, Error>) {
 }
 
 /// The first reading of a device is its opening balance, less what was seen allocated by then.
-fn note_opening(inner: &Inner) {
+/// False if the program allocated or freed while the plane was asked (NVML takes milliseconds):
+/// the two then belong to different moments, and the question is worth repeating. `is_last`: take
+/// the reading all the same, less only what was surely in it; too high a balance costs capacity,
+/// too low a one promises what is not there.
+fn note_opening(inner: &Inner, device: DeviceIndex, before: (Bytes, u64), is_last: bool) -> bool {
     let mut planes = inner.planes();
-    for plane in planes.devices.iter_mut().filter(|plane| plane.opening_bytes.is_none()) {
-        let by_driver = plane.total_bytes.zip(plane.free_bytes);
-        let used =
-            plane.nvml_used_bytes.or(by_driver.map(|(total, free)| total.saturating_sub(free)));
-        // The ledger's lock is a leaf: it may be taken under the planes'.
-        plane.opening_bytes =
-            used.map(|used| opening_balance(used, inner.ledger.vram_bytes(plane.device)));
+    let plane = planes.plane(device);
+    let by_driver = plane.total_bytes.zip(plane.free_bytes);
+    let used = plane.nvml_used_bytes.or(by_driver.map(|(total, free)| total.saturating_sub(free)));
+    let Some(used) = used.filter(|_| plane.opening_bytes.is_none()) else { return true };
+    // The ledger's lock is a leaf: it may be taken under the planes'.
+    let after = inner.ledger.vram_and_turnover(device);
+    let is_still = before.1 == after.1;
+    if is_still || is_last {
+        let seen = if is_still { after.0 } else { before.0.min(after.0) };
+        plane.opening_bytes = Some(opening_balance(used, seen));
     }
+    is_still
 }
 
 /// The last readings.

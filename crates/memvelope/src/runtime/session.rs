@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "atexit and clock_gettime are foreign")]
 
 use super::attach::Links;
+use super::control::deadline_after;
 use super::state::{FORKED, Inner, Last};
 use super::{Session, drain, poll};
 use crate::config::{Config, Record};
@@ -14,6 +15,7 @@ use crate::event::{Event, Names, Sink};
 use crate::ledger::Ledger;
 use crate::snapshot::Snapshot;
 use crate::source::fork;
+use crate::source::signals::without_signals;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -138,15 +140,14 @@ pub(super) fn start(
     config: &Config,
     attach: impl FnOnce(&Config, &'static dyn Sink, &'static Names) -> Links,
 ) -> Result<Session> {
-    let names = PROCESS.names(config);
+    let config = &config.within_limits();
     if fork::in_child() {
-        let ledger = PROCESS.ledger.get_or_init(|| Ledger::new(1));
-        let inner = Inner::new(config, ledger, names, Links::blind(FORKED));
-        return Ok(Session { inner: Arc::new(inner) });
+        return Ok(inert(config));
     }
+    let names = PROCESS.names(config);
     let mut claim = Claim::new()?;
     if config.record != Record::Off {
-        install_hooks();
+        fork::watch();
     }
     let ledger = PROCESS.fresh_ledger(config);
     PROCESS.is_recording.store(config.record != Record::Off, Ordering::Release);
@@ -155,6 +156,9 @@ pub(super) fn start(
     let links = std::panic::catch_unwind(attached).unwrap_or_else(|_| {
         Links::blind("attaching panicked, nothing is recorded; this is a bug of memvelope's")
     });
+    if config.record != Record::Off {
+        watch_exit();
+    }
     let session = Session { inner: Arc::new(Inner::new(config, ledger, names, links)) };
     if config.record != Record::Off {
         if !session.inner.is_incomplete() {
@@ -167,6 +171,16 @@ pub(super) fn start(
     }
     claim.outcome = Slot::Running(session.clone());
     Ok(session)
+}
+
+/// A session in a forked child. Ledger and names are its own: a thread that is not there may hold
+/// the locks of the process's.
+fn inert(config: &Config) -> Session {
+    static LEDGER: OnceLock<Ledger> = OnceLock::new();
+    static NAMES: OnceLock<Names> = OnceLock::new();
+    let ledger = LEDGER.get_or_init(|| Ledger::new(1));
+    let names = NAMES.get_or_init(|| Names::new(1, 16));
+    Session { inner: Arc::new(Inner::new(config, ledger, names, Links::blind(FORKED))) }
 }
 
 fn start_threads(inner: &Arc<Inner>) -> Result<()> {
@@ -185,12 +199,12 @@ fn start_thread(
     // Counted before it starts, so that nobody sees a session whose thread is still to come.
     let running = inner.control.running(is_drain);
     let own = Arc::clone(inner);
-    let handle = std::thread::Builder::new()
-        .name(thread.into())
-        .spawn(move || {
-            let _running = own.control.adopt(is_drain);
-            run(&own);
-        })
+    let body = move || {
+        let _running = own.control.adopt(is_drain);
+        run(&own);
+    };
+    let builder = std::thread::Builder::new().name(thread.into());
+    let handle = without_signals(|| builder.spawn(body))
         .map_err(|source| Error::StartThread { thread, source })?;
     running.hand_over();
     inner.keep_thread(handle);
@@ -204,10 +218,10 @@ pub(super) fn stop(session: &Session, timeout: Duration) -> Result<Snapshot> {
     if fork::in_child() {
         return Ok(inner.snapshot());
     }
-    let deadline = Instant::now() + timeout;
+    let deadline = deadline_after(timeout);
     if !inner.begin_stop() {
         // Somebody else is stopping it, or has.
-        return if inner.control.wait_closed(timeout + END_WAIT_MIN) {
+        return if inner.control.wait_closed(timeout.saturating_add(END_WAIT_MIN)) {
             Ok(inner.snapshot())
         } else {
             Err(Error::FlushTimeout { waited_ms })
@@ -243,7 +257,7 @@ fn end(inner: &Inner, timeout: Duration) -> bool {
         inner.join_threads();
         // Stopping may have brought the last buffers back.
         if let Some(recorder) = recorder {
-            drain::decode(inner, recorder);
+            drain::decode_late(inner, recorder);
         }
     }
     PROCESS.is_recording.store(false, Ordering::Release);
@@ -256,11 +270,12 @@ fn end(inner: &Inner, timeout: Duration) -> bool {
     is_ended
 }
 
-/// Once a process: a forked child knows that it is one, and an exiting process ends our threads.
-fn install_hooks() {
+/// Once a process: an exiting process ends our threads. Exit handlers run in the reverse order of
+/// their registration, so this comes after the libraries were loaded: our threads are then gone
+/// before driver and CUPTI take themselves down.
+fn watch_exit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        fork::watch();
         // SAFETY: `on_exit` is an `extern "C" fn()` that lives as long as this object; libc
         // unregisters it should the object be unloaded. Its only failure is a full table: then
         // the threads are ended by the process's end itself, as those of any library are.
@@ -297,4 +312,37 @@ pub(super) fn thread_cpu_ns() -> u64 {
     }
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Stands for the exit handler of a library that attaching loads. Ends the process with what
+    /// the test wants to know: whether our own handler ran before.
+    extern "C" fn library_exit() {
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(if is_exiting() { 42 } else { 43 }) }
+    }
+
+    #[test]
+    fn our_threads_end_before_the_libraries_do() {
+        const CHILD: &str = "EXIT_ORDER_CHILD";
+        if std::env::var_os(CHILD).is_some() {
+            let attach = |_: &Config, _: &'static dyn Sink, _: &'static Names| {
+                // SAFETY: the handler is a function of this program.
+                assert_eq!(unsafe { libc::atexit(library_exit) }, 0);
+                Links::blind("a test")
+            };
+            start(&Config::default(), attach).unwrap();
+            return;
+        }
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["runtime::session::tests::our_threads_end_before_the_libraries_do", "--exact"])
+            .env(CHILD, "1")
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(42));
+    }
 }

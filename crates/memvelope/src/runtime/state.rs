@@ -160,6 +160,15 @@ impl Inner {
             && !fork::in_child()
     }
 
+    /// To be called by our own threads before they ask the driver anything.
+    pub(super) fn leave_captures_alone(&self) {
+        let links = self.links();
+        if let Some(driver) = links.driver.filter(|_| !links.is_incomplete && self.may_call()) {
+            // A driver without this has no stream capture to disturb.
+            let _ = driver.leave_captures_alone();
+        }
+    }
+
     pub(super) fn note_cpu(&self, thread: usize) {
         if let Some(slot) = self.thread_cpu_ns.get(thread) {
             slot.store(session::thread_cpu_ns(), Ordering::Relaxed);
@@ -234,7 +243,7 @@ impl Inner {
             return;
         }
         let why = format!("recording was switched off: {what}; this is a bug of memvelope's");
-        eprintln!("memvelope: {why}");
+        crate::error::say(&why);
         if let Some(recorder) = recorder
             && let Err(error) = recorder.stop()
         {
@@ -317,6 +326,10 @@ impl Inner {
         unseen.extend(self.links().missed);
         let counters = self.counters();
         for (count, what) in [
+            (
+                self.ledger.findings().unasked_pools,
+                "memory pools of the program's own: their reserve is missing from VRAM",
+            ),
             (counters.unknown_device, "allocations whose device nobody could name (refused)"),
             (counters.contexts_refused, "contexts whose end goes unseen"),
             (counters.foreign_buffers, "buffers that another CUPTI user took in our place"),
@@ -331,9 +344,9 @@ impl Inner {
         unseen
     }
 
-    /// Now, on the recorder's clock; no CUPTI call once it may not be called.
+    /// Now, on the recorder's clock; no CUPTI call while it may not be called.
     pub(super) fn now(&self) -> Nanos {
-        if self.may_call() { clock::now() } else { clock::system_now() }
+        if self.may_call() && !self.is_incomplete() { clock::now() } else { clock::system_now() }
     }
 
     pub(super) fn history(&self) -> Vec<HistoryPoint> {

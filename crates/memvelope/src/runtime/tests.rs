@@ -56,6 +56,15 @@ fn sessions_may_follow_one_another() {
 }
 
 #[test]
+fn waiting_for_ever_is_allowed() {
+    let _turn = alone();
+    let session = Session::start(&without_driver()).unwrap();
+    session.flush(Duration::MAX).unwrap();
+    let last = session.stop(Duration::MAX).unwrap();
+    assert_eq!(session.stop(Duration::MAX).unwrap(), last);
+}
+
+#[test]
 fn off_means_off() {
     let _turn = alone();
     let config = Config { record: Record::Off, ..Config::default() };
@@ -118,9 +127,26 @@ fn threads_are_named_and_joined() {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(ours(), 1);
+    assert!(signals_are_the_hosts());
     session.stop(SOON).unwrap();
     assert_eq!(ours(), 0);
     assert!(session.self_cost().thread_cpu_ns > 0);
+}
+
+/// SIGTERM (15) is blocked on our thread and not on the one that started it; SIGSEGV (11) on none.
+fn signals_are_the_hosts() -> bool {
+    let blocked = |task: &std::path::Path| {
+        let status = std::fs::read_to_string(task.join("status")).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+        let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
+        (mask >> 14 & 1 == 1, mask >> 10 & 1 == 1)
+    };
+    let poller = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let mut poller = poller.filter(|task| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("memvelope-p"))
+    });
+    blocked(&poller.next().unwrap()) == (true, false)
+        && blocked("/proc/thread-self".as_ref()) == (false, false)
 }
 
 #[test]

@@ -8,3 +8,4 @@ pub(crate) mod fork;
 pub mod loader;
 pub mod nvml;
 pub mod privileges;
+pub mod signals;

@@ -12,7 +12,7 @@ use nvml_wrapper::error::NvmlError;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString, c_void};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The name the driver package installs. (`libnvidia-ml.so` is the development link, often absent
 /// or the toolkit's stub.)
@@ -177,19 +177,27 @@ fn find(
 /// Initialised ones by path: repeated loads must neither leak nor count up NVML's own reference.
 static KNOWN: Mutex<Vec<(PathBuf, &'static nvml_wrapper::Nvml)>> = Mutex::new(Vec::new());
 
+fn known() -> MutexGuard<'static, Vec<(PathBuf, &'static nvml_wrapper::Nvml)>> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn remembered(candidate: &OsStr) -> Option<&'static nvml_wrapper::Nvml> {
+    known().iter().find(|(path, _)| path == candidate).map(|(_, nvml)| *nvml)
+}
+
 fn open(
     candidate: &OsStr,
     simulated: bool,
     report: &mut LoadReport,
 ) -> Option<&'static nvml_wrapper::Nvml> {
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let remembered = known.iter().find(|(path, _)| path == candidate).map(|(_, nvml)| *nvml);
-    let nvml = match remembered {
+    let nvml = match remembered(candidate) {
         Some(nvml) => nvml,
+        // Without the lock: initialising talks to the kernel module, and may take seconds.
         None => match nvml_wrapper::Nvml::builder().lib_path(candidate).init() {
             Ok(nvml) => {
+                // Should another thread have been faster, there are two handles to one library.
                 let nvml: &'static _ = Box::leak(Box::new(nvml));
-                known.push((candidate.into(), nvml));
+                known().push((candidate.into(), nvml));
                 nvml
             }
             Err(problem) => {

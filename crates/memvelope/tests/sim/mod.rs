@@ -66,6 +66,22 @@ pub(crate) fn in_child_with(test: &str, scenario: &str, env: &[(&str, &Path)], c
     );
 }
 
+/// The simulator's own books at this moment.
+pub(crate) fn books() -> serde_json::Value {
+    type Books = unsafe extern "C" fn(*mut u8, usize) -> usize;
+    // SAFETY: the simulator, which is loaded already.
+    let library = unsafe { Library::new("libcuda.so.1") }.expect("libcuda");
+    // SAFETY: the declared type; the buffer's length is passed along.
+    let text = unsafe {
+        let books = library.get::<Books>(b"memvelope_sim_books\0").expect("the books");
+        let mut text = vec![0; books(std::ptr::null_mut(), 0) + 4096];
+        let length = books(text.as_mut_ptr(), text.len());
+        text.truncate(length);
+        text
+    };
+    serde_json::from_slice(&text).expect("the books are JSON")
+}
+
 macro_rules! functions {
     ($(fn $name:ident($($arg:ident: $type:ty),*);)*) => {
         /// The driver as a host program calls it.
@@ -92,6 +108,9 @@ functions! {
     fn cuDevicePrimaryCtxRetain(to: *mut u64, device: i32);
     fn cuDevicePrimaryCtxRelease_v2(device: i32);
     fn cuDevicePrimaryCtxGetState(device: i32, flags: *mut u32, active: *mut i32);
+    fn cuDevicePrimaryCtxReset_v2(device: i32);
+    fn cuCtxCreate_v2(to: *mut u64, flags: u32, device: i32);
+    fn cuCtxDestroy_v2(context: u64);
     fn cuCtxSetCurrent(context: u64);
     fn cuCtxSynchronize();
     fn cuMemAlloc_v2(to: *mut u64, bytes: usize);
@@ -109,6 +128,13 @@ functions! {
     fn cuMemMap(address: u64, bytes: usize, offset: usize, handle: u64, flags: u64);
     fn cuMemUnmap(address: u64, bytes: usize);
     fn cuMemcpyHtoD_v2(to: u64, from: *const u8, bytes: usize);
+    fn cuMemcpyDtoHAsync_v2(to: *mut u8, from: u64, bytes: usize, stream: u64);
+    fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize);
+    fn cuDeviceGetDefaultMemPool(to: *mut u64, device: i32);
+    fn cuMemPoolCreate(to: *mut u64, props: *const [u32; 4]);
+    fn cuMemAllocFromPoolAsync(to: *mut u64, bytes: usize, pool: u64, stream: u64);
+    fn cuStreamCreate(to: *mut u64, flags: u32);
+    fn cuStreamSynchronize(stream: u64);
     fn cuMemsetD8_v2(to: u64, value: u8, count: usize);
     fn cuModuleLoadData(to: *mut u64, image: *const c_char);
     fn cuModuleGetFunction(to: *mut u64, module: u64, name: *const c_char);

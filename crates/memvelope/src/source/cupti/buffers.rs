@@ -20,13 +20,15 @@ const DISCARD_COUNT: usize = 8;
 /// Small, so that throwing records away stays cheap: 64 KiB are some 300 kernels.
 const DISCARD_BYTES: usize = 64 << 10;
 
-/// Equal slots of one allocation and a bit a slot: set is free.
+/// Equal slots of one allocation and two bits a slot: free, or with CUPTI. Neither: with us.
 #[derive(Debug)]
 struct Slots {
     base: *mut u8,
     slot_bytes: usize,
     count: usize,
     free: Box<[AtomicU64]>,
+    /// Set: CUPTI holds the slot.
+    out: Box<[AtomicU64]>,
 }
 
 // SAFETY: `base` is only computed with; who holds a slot's bit cleared owns its memory alone.
@@ -54,7 +56,8 @@ impl Slots {
             rest => (1 << rest) - 1,
         };
         let free = (0..words).map(|word| AtomicU64::new(bits(word))).collect();
-        Some(Self { base, slot_bytes, count, free })
+        let out = (0..words).map(|_| AtomicU64::new(0)).collect();
+        Some(Self { base, slot_bytes, count, free, out })
     }
 
     fn take(&self) -> Option<usize> {
@@ -65,6 +68,9 @@ impl Slots {
                 // Acquire: the zeroing by the one who released it is visible to us.
                 bits = word.fetch_and(!lowest, Ordering::Acquire);
                 if bits & lowest != 0 {
+                    if let Some(out) = self.out.get(index) {
+                        out.fetch_or(lowest, Ordering::Relaxed);
+                    }
                     return Some(index * 64 + lowest.trailing_zeros() as usize);
                 }
             }
@@ -76,6 +82,14 @@ impl Slots {
         if let Some(word) = self.free.get(slot / 64) {
             word.fetch_or(1 << (slot % 64), Ordering::Release);
         }
+    }
+
+    /// Takes a slot from CUPTI; false if CUPTI does not hold it. A buffer that is handed back twice
+    /// may be somebody else's by then, and zeroing it would pull it from under their feet.
+    fn take_back(&self, slot: usize) -> bool {
+        let bit = 1 << (slot % 64);
+        // AcqRel: what CUPTI wrote is visible to whoever takes the slot next.
+        self.out.get(slot / 64).is_some_and(|out| out.fetch_and(!bit, Ordering::AcqRel) & bit != 0)
     }
 
     fn pointer(&self, slot: usize) -> *mut u8 {
@@ -115,7 +129,7 @@ pub(super) struct Arena {
     pub(super) returned: AtomicU64,
     pub(super) exhausted: AtomicU64,
     pub(super) queue_full: AtomicU64,
-    /// Buffers that came back and are none of ours.
+    /// Buffers that came back and are none of ours, or were not out.
     pub(super) foreign: AtomicU64,
 }
 
@@ -149,6 +163,11 @@ impl Arena {
         of(&self.slots) + of(&self.discard)
     }
 
+    /// Buffers that CUPTI holds, those to throw away apart.
+    pub(super) fn outstanding(&self) -> u64 {
+        self.slots.out.iter().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
+    }
+
     /// Size of one buffer.
     pub(super) fn buffer_bytes(&self) -> usize {
         self.slots.slot_bytes
@@ -175,13 +194,14 @@ impl Arena {
     /// Takes a buffer back from CUPTI.
     pub(super) fn complete(&self, pointer: *mut u8, valid_bytes: usize) {
         if let Some(slot) = self.discard.slot_of(pointer) {
-            if slot != DISCARD_COUNT - 1 {
+            if slot != DISCARD_COUNT - 1 && self.discard.take_back(slot) {
                 // SAFETY: CUPTI handed it back, so it is ours; only the last one is shared.
                 unsafe { self.discard.recycle(slot) };
             }
             return;
         }
-        let Some(slot) = self.slots.slot_of(pointer) else {
+        let Some(slot) = self.slots.slot_of(pointer).filter(|slot| self.slots.take_back(*slot))
+        else {
             self.foreign.fetch_add(1, Ordering::Relaxed);
             return;
         };
@@ -355,6 +375,22 @@ mod tests {
         assert_eq!(again, pointer);
         // SAFETY: as above.
         assert!(unsafe { std::slice::from_raw_parts(again, bytes) }.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_buffer_that_comes_back_twice_is_taken_once() {
+        let arena = Arena::new(4096, 1).unwrap();
+        let (pointer, bytes) = arena.request(true);
+        assert_eq!(arena.outstanding(), 1);
+        arena.complete(pointer, bytes);
+        arena.complete(pointer, bytes);
+        assert_eq!((arena.outstanding(), arena.foreign.load(Ordering::Relaxed)), (0, 1));
+        drop(arena.next_completed());
+        // Were it in the queue again, its next holder would have it zeroed and decoded meanwhile.
+        assert_eq!(arena.request(true), (pointer, bytes));
+        assert!(arena.next_completed().is_none());
+        assert_eq!(arena.request(true).0, std::ptr::null_mut());
+        assert_eq!(arena.outstanding(), 1, "a request that got nothing holds nothing");
     }
 
     #[test]

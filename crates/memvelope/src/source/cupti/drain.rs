@@ -65,6 +65,18 @@ impl Drain {
         *super::lock(&self.told) = self.losses().map(|(_, count)| count);
     }
 
+    /// Throws away what came back and was never decoded: it belongs to the recording before.
+    pub(super) fn discard(&self) {
+        if self.busy.swap(true, Ordering::Acquire) {
+            return;
+        }
+        let _place = Place(&self.busy);
+        let Some(arena) = STATE.arena() else { return };
+        while let Some(buffer) = arena.next_completed() {
+            drop(buffer);
+        }
+    }
+
     /// Decodes what came back. `may_ask`: CUPTI is attached and can be asked for its own losses.
     pub(super) fn run(&self, run: &Run, may_ask: bool, on_event: &mut dyn FnMut(&Event)) -> u64 {
         if self.busy.swap(true, Ordering::Acquire) {
@@ -102,7 +114,7 @@ impl Drain {
 
     /// CUPTI counts records that found no buffer, per queue; all of ours are in the global one,
     /// which has no context and no stream.
-    fn ask_losses(&self, cupti: &Cupti) {
+    pub(super) fn ask_losses(&self, cupti: &Cupti) {
         let Ok(ask) = cupti.activity_get_num_dropped_records else { return };
         let mut dropped = 0;
         // SAFETY: CUPTI is attached; it writes one size_t.

@@ -93,6 +93,7 @@ impl Recorder {
             report.hint = "a recorder is already attached in this process".into();
             return (Err(Error::SessionExists), report);
         }
+        RECORDER.drain.discard();
         let before = RECORDER.totals();
         match session::attach(config, driver, sink, names, &mut report) {
             Ok(run) => {
@@ -162,7 +163,14 @@ impl Recorder {
             return Ok(());
         }
         let run = lock(&self.run).clone();
-        let outcome = run.map_or(Ok(()), |run| run.detach());
+        let outcome = run.map_or(Ok(()), |run| {
+            let outcome = run.detach();
+            // What was lost since the last drain: nobody will ask for it later.
+            if run.may_be_called() {
+                self.drain.ask_losses(&run.cupti);
+            }
+            outcome
+        });
         self.phase.store(IDLE, Ordering::Release);
         outcome
     }
@@ -171,6 +179,12 @@ impl Recorder {
     pub fn counters(&self) -> Counters {
         let baseline = *lock(&self.baseline);
         self.totals().since(&baseline)
+    }
+
+    /// Buffers that CUPTI holds. Not by [`Self::counters`], which begin anew with each recording
+    /// while CUPTI may hold buffers of the last one, and which count requests that got none.
+    pub(crate) fn outstanding(&self) -> u64 {
+        state::STATE.arena().map_or(0, buffers::Arena::outstanding)
     }
 
     fn totals(&self) -> Counters {

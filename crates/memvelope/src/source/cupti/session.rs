@@ -362,6 +362,11 @@ impl Run {
         check("cuptiActivityFlushAll", unsafe { flush(flag) })
     }
 
+    /// Whether CUPTI may be called at all.
+    pub(super) fn may_be_called(&self) -> bool {
+        !fork::in_child() && !self.driver.is_gone()
+    }
+
     /// Near the end of a process the driver goes first, and CUPTI must not be called after it.
     /// Asking for the current context tells: the answer is remembered by the driver's table.
     fn driver_is_gone(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Where libcuda is looked for.
 
-use super::table::{Table, result_name};
+use super::table::Table;
 use crate::config::Config;
 use crate::source::loader::{self, LoadReport, Open, Outcome};
 use libloading::Library;
@@ -80,7 +80,12 @@ pub(super) fn init_hint(code: u32) -> String {
         803 => "kernel module and libcuda are of different versions: reload the module or reboot"
             .into(),
         999 => "check that /dev/nvidia* exist and may be opened by this user".into(),
-        _ => format!("cuInit returned {code} ({})", result_name(code)),
+        2 => "the device's memory is taken: see nvidia-smi for by whom".into(),
+        46 => "another process has the device for itself, or it needs a reset: see nvidia-smi".into(),
+        101 => "check CUDA_VISIBLE_DEVICES: it names a device that is not there".into(),
+        804 => "take the forward-compatibility package off the library path: it does not serve this device".into(),
+        805 => "the MPS daemon does not answer: start it, or unset CUDA_MPS_PIPE_DIRECTORY".into(),
+        _ => "see whether nvidia-smi works, and the kernel's log (dmesg) for NVRM or Xid".into(),
     }
 }
 

@@ -247,6 +247,23 @@ impl Driver {
         }
     }
 
+    /// Makes the calling thread's questions harmless to stream captures on other threads. While
+    /// one of the usual, global, kind is under way, an "unsafe" call of any thread fails and
+    /// invalidates the *capture*; which calls those are is not documented in full. For threads of
+    /// our own only, once `cuInit` returned 0.
+    ///
+    /// # Errors
+    /// [`crate::Error::DriverCall`].
+    pub(crate) fn leave_captures_alone(&self) -> Result<()> {
+        // CU_STREAM_CAPTURE_MODE_RELAXED
+        let mut mode: u32 = 2;
+        call!(
+            self,
+            thread_exchange_stream_capture_mode =
+                "cuThreadExchangeStreamCaptureMode"(&raw mut mode)
+        )
+    }
+
     /// `cuMemGetInfo` in the calling thread's current context, as a [`crate::event::Body::DeviceMemory`]
     /// event; `None` when the thread has no current context.
     ///

@@ -89,6 +89,7 @@ driver_functions! {
     ctx_push_current = "cuCtxPushCurrent_v2" (CuContext);
     ctx_pop_current = "cuCtxPopCurrent_v2" (*mut CuContext);
     ctx_get_device = "cuCtxGetDevice" (*mut CuDevice);
+    thread_exchange_stream_capture_mode = "cuThreadExchangeStreamCaptureMode" (*mut u32);
     mem_get_info = "cuMemGetInfo_v2" (*mut usize, *mut usize);
     device_get_default_mem_pool = "cuDeviceGetDefaultMemPool" (*mut CuMemoryPool, CuDevice);
     mem_pool_get_attribute = "cuMemPoolGetAttribute" (CuMemoryPool, u32, *mut c_void);
