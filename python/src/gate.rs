@@ -29,13 +29,20 @@ impl Gate {
     #[pyo3(signature = (envelope, *, max_new_tokens_default=None, max_tokens=None, pools=None))]
     fn new(
         py: Python<'_>,
-        envelope: &Envelope,
+        envelope: &Bound<'_, PyAny>,
         max_new_tokens_default: Option<&Bound<'_, PyAny>>,
         max_tokens: Option<&Bound<'_, PyAny>>,
         pools: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         guarded(|| {
-            let inner = envelope.inner();
+            let Ok(envelope) = envelope.cast::<Envelope>() else {
+                let found = envelope.get_type().name()?;
+                return Err(PyTypeError::new_err(format!(
+                    "envelope: expected a memvelope.Envelope, not {found}; a budget in blocks goes \
+                     to Gate.from_blocks(capacity_blocks)"
+                )));
+            };
+            let inner = envelope.get().inner();
             let mut config = GateConfig::new(inner.kv_capacity_blocks, inner.curve);
             configure(&mut config, max_new_tokens_default, max_tokens, pools)?;
             Self::build(py, config)

@@ -323,3 +323,8 @@ def test_one_lease_may_be_grown_and_released_by_many_threads():
     assert not problems, problems
     assert lease.tokens == 216
     assert lease.release() and gate.usage()["held_blocks"] == 0
+
+
+def test_a_number_for_an_envelope_is_told_where_to_go():
+    with pytest.raises(TypeError, match="from_blocks"):
+        memvelope.Gate(5)

@@ -125,7 +125,7 @@ fn write_mode(out: &mut String, mode: &Mode) -> std::fmt::Result {
     writeln!(out, "\ncapabilities")?;
     match mode {
         Mode::Cupti(coverage) => {
-            writeln!(out, "  recording through CUPTI {}", coverage.cupti_version)?;
+            writeln!(out, "  recording through CUPTI (API version {})", coverage.cupti_version)?;
             writeln!(out, "  activity kinds: {}", coverage.kinds.join(", "))?;
             let callbacks = if coverage.callbacks { "yes" } else { "no" };
             writeln!(out, "  allocation callbacks: {callbacks}")

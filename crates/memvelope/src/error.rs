@@ -62,7 +62,7 @@ pub enum Error {
     },
     /// A session is already running in this process.
     #[error(
-        "a memvelope session is already running in this process (there is one per process)\nhint: use Session::current(), or stop the other one first"
+        "a memvelope session is already running in this process (there is one per process)\nhint: use the running session, or stop it first"
     )]
     SessionExists,
     /// A thread of ours could not be started.

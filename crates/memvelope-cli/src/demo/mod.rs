@@ -365,10 +365,14 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         "kib" => Bytes::KIB,
         "mib" => Bytes::MIB,
         "gib" => Bytes::GIB,
+        "tib" => Bytes::GIB << 10,
         "kb" => 1000,
         "mb" => 1_000_000,
         "gb" => 1_000_000_000,
-        _ => return Err(format!("unknown unit {unit:?}; known: KiB, MiB, GiB, KB, MB, GB")),
+        "tb" => 1_000_000_000_000,
+        _ => {
+            return Err(format!("unknown unit {unit:?}; known: KiB, MiB, GiB, TiB, KB, MB, GB, TB"));
+        }
     };
     let bytes = if number.contains('.') {
         number.parse::<f64>().ok().map(|number| (number * factor as f64) as u64)
@@ -386,6 +390,7 @@ mod tests {
     fn sizes_have_units() {
         assert_eq!(parse_bytes("1024"), Ok(1024));
         assert_eq!(parse_bytes("40GiB"), Ok(40 << 30));
+        assert_eq!(parse_bytes("1 TB"), Ok(1_000_000_000_000));
         assert_eq!(parse_bytes("1.5 GiB"), Ok(3 << 29));
         assert_eq!(parse_bytes("24GB"), Ok(24_000_000_000));
         for bad in ["", "0", "-1", "GiB", "1TiX", "1.2.3GiB", "99999999999999999999GiB"] {

@@ -175,10 +175,9 @@ impl Report {
         writeln!(out, "\nour own cost")?;
         writeln!(
             out,
-            "  {} of CPU on our threads ({:.2} % of the wall time, {:.2} % of the device's clock)",
+            "  {} of CPU on our threads ({:.2} % of the wall time)",
             Nanos(cost.thread_cpu_ns),
             self.self_cost.thread_cpu_percent,
-            cost.thread_cpu_ns as f64 * 100.0 / self.counts.virtual_ns.max(1) as f64,
         )?;
         writeln!(
             out,
@@ -188,7 +187,7 @@ impl Report {
         )?;
         match &self.mode {
             Mode::Cupti(coverage) => {
-                writeln!(out, "  recorded through CUPTI {}", coverage.cupti_version)?;
+                writeln!(out, "  recorded through CUPTI (API version {})", coverage.cupti_version)?;
             }
             Mode::Polling(why) => writeln!(out, "  polling only: {why}")?,
             Mode::Blind(why) => writeln!(out, "  nothing was recorded: {why}")?,
