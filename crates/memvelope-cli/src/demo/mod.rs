@@ -371,7 +371,9 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         "gb" => 1_000_000_000,
         "tb" => 1_000_000_000_000,
         _ => {
-            return Err(format!("unknown unit {unit:?}; known: KiB, MiB, GiB, TiB, KB, MB, GB, TB"));
+            return Err(format!(
+                "unknown unit {unit:?}; known: KiB, MiB, GiB, TiB, KB, MB, GB, TB"
+            ));
         }
     };
     let bytes = if number.contains('.') {
