@@ -14,6 +14,8 @@ mod floor;
 mod gate;
 mod session;
 
+memvelope::export_session_table!();
+
 #[pymodule]
 mod _native {
     #[pymodule_export]

@@ -2,6 +2,8 @@
 
 import json
 
+import memvelope
+
 #: Drives CUDA as any program would, knowing nothing of memvelope.
 CUDA = """
 import ctypes, json, memvelope
@@ -83,3 +85,31 @@ def test_doctor_says_simulated(child, sim_libs):
     assert found["health"] == "usable", found["problems"]
     assert len(found["devices"]) == 1
     assert found["devices"][0]["total_bytes"] > 0
+
+
+INJECTED = (
+    CUDA
+    + """
+context()  # the driver loads the injection library here
+with memvelope.profile('work') as profiled:
+    kept = allocated(48 << 20)
+print(json.dumps([profiled.report['mode'], profiled.report['devices']]))
+"""
+)
+
+
+def test_an_injected_program_that_profiles_itself_is_counted_once(child, sim_libs, tmp_path):
+    report = tmp_path / "report.json"
+    printed = child(
+        INJECTED,
+        LD_LIBRARY_PATH=sim_libs,
+        CUDA_INJECTION64_PATH=memvelope.inject_path(),
+        MEMVELOPE_REPORT=str(report),
+    )
+    mode, _ = json.loads(printed)
+    assert "libmemvelope_inject.so" in mode["polling"], mode
+    recorded = json.loads(report.read_text())
+    [device] = recorded["snapshot"]["devices"]
+    vram = device["totals"]["vram"]
+    assert (vram["allocated_count"], vram["live_bytes"]) == (1, 48 << 20)
+    assert recorded["mode"]["cupti"]["callbacks"] is True

@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Outcome};
 use anyhow::Context;
+use memvelope::export;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
@@ -47,26 +48,10 @@ pub(crate) fn check_directory(directory: &Path) -> Outcome<()> {
     // An unnamed file where the file system has them: asks the kernel instead of guessing from
     // permission bits, which say nothing to root or about a read-only mount.
     tempfile::tempfile_in(existing).map_err(|error| bad(&format!("cannot be written: {error}")))?;
-    sweep(&whole);
-    Ok(())
-}
-
-/// Removes temporary files (`.NAME.PID.tmp`) whose process is gone: a killed run cannot, and a
-/// trace is large.
-fn sweep(directory: &Path) {
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let rest = name.to_str().and_then(|name| {
-            let inner = name.strip_suffix(".tmp")?;
-            inner.strip_prefix(".trace.json.").or_else(|| inner.strip_prefix(".report.json."))
-        });
-        let Some(process) = rest.and_then(|process| process.parse::<u32>().ok()) else { continue };
-        if !Path::new("/proc").join(process.to_string()).exists() {
-            // Best effort: it costs room, nothing else.
-            let _ = std::fs::remove_file(entry.path());
-        }
+    for name in ["trace.json", "report.json"] {
+        export::remove_abandoned(&whole.join(name));
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -83,23 +68,5 @@ mod tests {
         for bad in [file.clone(), file.join("below"), "/proc/memvelope".into()] {
             assert!(check_directory(&bad).is_err(), "{}", bad.display());
         }
-    }
-
-    #[test]
-    fn only_temporary_files_of_processes_that_are_gone_are_swept() {
-        let place = tempfile::tempdir().unwrap();
-        let own = format!(".trace.json.{}.tmp", std::process::id());
-        // Above the largest process id that Linux gives out (2^22).
-        let gone = ".trace.json.4194305.tmp";
-        for name in [own.as_str(), gone, ".report.json.4194305.tmp", "trace.json", ".x.1.tmp"] {
-            std::fs::write(place.path().join(name), "x").unwrap();
-        }
-        check_directory(place.path()).unwrap();
-        let left: std::collections::BTreeSet<String> = std::fs::read_dir(place.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        let wanted = [own, "trace.json".into(), ".x.1.tmp".into()];
-        assert_eq!(left, wanted.into_iter().collect());
     }
 }

@@ -17,6 +17,8 @@ use std::ffi::c_int;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+memvelope::export_session_table!();
+
 /// What the driver calls inside `cuInit`. Always returns 1, success: a recorder that could not
 /// start is no reason for the program not to.
 #[unsafe(no_mangle)]

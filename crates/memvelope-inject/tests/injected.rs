@@ -63,6 +63,12 @@ int main(int count, char **words) {
     LOAD(cuLaunchKernel); LOAD(cuCtxSynchronize); LOAD(cuMemsetD8_v2);
     MUST(cuInit(0));
     MUST(cuInit(0));
+    if (!strcmp(how, "twice")) {   /* another copy of the recorder, as a Python module would be */
+        void *copy = dlopen(getenv("SECOND_COPY"), RTLD_NOW | RTLD_LOCAL);
+        if (!copy) { fprintf(stderr, "%s\n", dlerror()); return 4; }
+        setenv("MEMVELOPE_REPORT", getenv("SECOND_REPORT"), 1);
+        ((int (*)(void))dlsym(copy, "InitializeInjection"))();
+    }
     work();
     if (!strcmp(how, "fork")) {
         int status; pid_t child = fork();
@@ -263,4 +269,20 @@ fn a_report_that_cannot_be_written_is_said_once() {
         assert_eq!(stderr.matches(complaint).count(), 1, "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }
+}
+
+#[test]
+fn a_second_copy_of_us_leaves_the_first_ones_records_alone() {
+    let bench = Bench::new("");
+    let (copy, report) = (bench.path("copy.so"), bench.path("second.json"));
+    std::fs::copy(built("libmemvelope_inject.so"), &copy).unwrap();
+    let env =
+        [("SECOND_COPY", copy.to_str().unwrap()), ("SECOND_REPORT", report.to_str().unwrap())];
+    let Some(output) = record(&bench, "twice", &env) else { return };
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    assert_exact(&bench, &bench.json("report.json"));
+    let second = bench.json("second.json");
+    let why = second["mode"]["polling"].as_str().unwrap_or_default();
+    assert!(why.contains("libmemvelope_inject.so"), "{}", second["mode"]);
+    assert_eq!(second["snapshot"]["timeline"]["kernels"].as_array().map(Vec::len), Some(0));
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub mod chrome;
 
 /// Writes `path` through `write`: into a temporary file beside it, synced, then renamed. A crash
-/// leaves at worst the temporary file (`.NAME.PID.CALL.tmp`). Of calls at one time for one path,
+/// leaves at worst the temporary file, which [`remove_abandoned`] takes away. Of calls at one time for one path,
 /// the last one's file stays, whole.
 ///
 /// # Errors
@@ -18,11 +18,10 @@ pub fn write_atomically(
     write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<u64> {
     let failed = |source| Error::WriteFile { path: path.to_owned(), source };
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
     // A number a call: two threads that write one path must not write into one file.
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let (process, call) = (std::process::id(), CALLS.fetch_add(1, Ordering::Relaxed));
-    let temporary = path.with_file_name(format!(".{name}.{process}.{call}.tmp"));
+    let temporary = path.with_file_name(format!("{}{process}.{call}.tmp", temporary_prefix(path)));
     let outcome = std::fs::File::create(&temporary).and_then(|file| {
         let mut writer = BufWriter::with_capacity(1 << 16, file);
         write(&mut writer)?;
@@ -40,9 +39,57 @@ pub fn write_atomically(
     })
 }
 
+/// What the names of a path's temporary files begin with; process id, number of the call and
+/// `.tmp` follow.
+fn temporary_prefix(path: &Path) -> String {
+    format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Removes temporary files of `path` whose process is gone: one that was killed while it wrote
+/// cannot do it, and a trace is large. Best effort: they cost room, nothing else.
+pub fn remove_abandoned(path: &Path) {
+    let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let prefix = temporary_prefix(path);
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let inner = name.to_str().and_then(|n| n.strip_prefix(&prefix)?.strip_suffix(".tmp"));
+        let Some((process, call)) = inner.and_then(|inner| inner.split_once('.')) else { continue };
+        let (Ok(process), Ok(_)) = (process.parse::<u32>(), call.parse::<u64>()) else { continue };
+        if !Path::new("/proc").join(process.to_string()).exists() {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_temporary_files_of_processes_that_are_gone_are_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("trace.json");
+        // Writing fails half-way through, as if killed: the file is put back under its own name.
+        let mut made = None;
+        let _ = write_atomically(&path, |_| {
+            made = std::fs::read_dir(place.path()).unwrap().flatten().map(|e| e.file_name()).next();
+            Err(std::io::ErrorKind::Interrupted.into())
+        });
+        let own = made.unwrap().into_string().unwrap();
+        // Above the largest process id that Linux gives out (2^22).
+        let gone = own.replace(&std::process::id().to_string(), "4194305");
+        assert_ne!(own, gone);
+        for name in
+            [own.as_str(), &gone, "trace.json", ".trace.json.x.0.tmp", ".other.4194305.0.tmp"]
+        {
+            std::fs::write(place.path().join(name), "x").unwrap();
+        }
+        remove_abandoned(&path);
+        let left: Vec<_> = std::fs::read_dir(place.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 4, "{left:?}");
+        assert!(!place.path().join(gone).exists());
+    }
 
     #[test]
     fn threads_that_write_one_file_leave_one_of_theirs_whole() {

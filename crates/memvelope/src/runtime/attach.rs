@@ -43,6 +43,19 @@ impl Links {
     }
 }
 
+impl Links {
+    /// Another copy of memvelope, loaded from `path`, has CUPTI: this one only polls.
+    pub(super) fn with_peer(mut self, path: &str) -> Self {
+        if let Mode::Polling(why) = &mut self.mode {
+            *why = format!(
+                "another copy of memvelope in this process, {path}, records already; \
+                 ask that one, or end its session first"
+            );
+        }
+        self
+    }
+}
+
 /// Loads, initialises the driver and attaches.
 pub(super) fn attach(config: &Config, sink: &'static dyn Sink, names: &'static Names) -> Links {
     let mut links = load(config);

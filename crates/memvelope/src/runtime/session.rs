@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Names, Sink};
 use crate::ledger::Ledger;
 use crate::snapshot::Snapshot;
-use crate::source::fork;
 use crate::source::signals::without_signals;
+use crate::source::{fork, peers};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -146,6 +146,10 @@ pub(super) fn start(
     }
     let names = PROCESS.names(config);
     let mut claim = Claim::new()?;
+    // Two copies of us in one process would take each other's records.
+    let taken_by = (config.record == Record::Auto).then(peers::claim).and_then(Result::err);
+    let polling = Config { record: Record::Poll, ..config.clone() };
+    let config = if taken_by.is_some() { &polling } else { config };
     if config.record != Record::Off {
         fork::watch();
     }
@@ -156,6 +160,10 @@ pub(super) fn start(
     let links = std::panic::catch_unwind(attached).unwrap_or_else(|_| {
         Links::blind("attaching panicked, nothing is recorded; this is a bug of memvelope's")
     });
+    let links = match taken_by {
+        Some(path) => links.with_peer(&path),
+        None => links,
+    };
     if config.record != Record::Off {
         watch_exit();
     }
@@ -261,6 +269,9 @@ fn end(inner: &Inner, timeout: Duration) -> bool {
         }
     }
     PROCESS.is_recording.store(false, Ordering::Release);
+    if inner.config.record == Record::Auto {
+        peers::release();
+    }
     inner.freeze(Last {
         snapshot: inner.snapshot(),
         history: inner.history(),

@@ -7,5 +7,6 @@ pub mod driver;
 pub(crate) mod fork;
 pub mod loader;
 pub mod nvml;
+pub mod peers;
 pub mod privileges;
 pub mod signals;
