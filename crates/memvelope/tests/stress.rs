@@ -22,6 +22,8 @@ const THREADS: u64 = 4;
 const OPERATIONS: usize = 50_000;
 /// The unit of virtual memory.
 const GRANULE: usize = 2 << 20;
+/// Largest VMM allocation.
+const VIRTUAL_MAX: usize = 3 * GRANULE;
 /// What each thread holds at most, so that frees are as frequent as allocations.
 const HELD_MAX: usize = 64;
 const SOON: Duration = Duration::from_secs(60);
@@ -73,7 +75,7 @@ fn allocate(random: &mut Random) -> Held {
             return Held::Pooled(address);
         }
         3 => {
-            let bytes = GRANULE * (1 + random.below(3) as usize);
+            let bytes = GRANULE * (1 + random.below((VIRTUAL_MAX / GRANULE) as u64) as usize);
             let properties = [[1u32, 0, 1, 0], [0; 4]];
             let mut handle = 0;
             assert_eq!(cu::cuMemCreate(&mut handle, bytes, properties.as_ptr(), 0), 0);
@@ -190,8 +192,11 @@ fn compare(last: &Snapshot, books: &serde_json::Value) {
         let live = own["allocations"].as_u64().unwrap() - own["frees"].as_u64().unwrap();
         assert_eq!(live, kind.live_count, "{family}");
         assert!(kind.live_count > 0 && kind.peak_bytes >= kind.live_bytes, "{family}");
-        // The driver hands out before its call returns, and takes back after it was entered.
-        assert!(own["peak_bytes"].as_u64().unwrap() >= kind.peak_bytes.0, "{family}");
+        // The driver hands out before its call returns, and takes back after it was entered. The
+        // last unmapping is booked when it returns (a failed one could not be put back), so that
+        // each thread may have one allocation too many in the peak.
+        let late = if *family == "vmm" { THREADS * VIRTUAL_MAX as u64 } else { 0 };
+        assert!(own["peak_bytes"].as_u64().unwrap() + late >= kind.peak_bytes.0, "{family}");
     }
     let reserved = &books["devices"][0]["pool_reserved"]["live_bytes"];
     assert_eq!(*reserved, totals.pool_reserved_bytes.0);

@@ -3,7 +3,8 @@
 //! **What counts as live.** An allocation is live from the call's success until its free is
 //! *entered* (the driver may hand the address out again before the free returns); if the free then
 //! fails it is put back. A VMM allocation is live until its handle is released *and* its last
-//! mapping is gone. Pool reserves are physical and counted once; what a pool hands out is counted
+//! mapping is gone; unmapping is booked when the call returns, so a peak may hold for a moment what
+//! another thread is just unmapping. Pool reserves are physical and counted once; what a pool hands out is counted
 //! beside them ([`crate::event::AllocKind::PoolUsed`]), never added.
 //!
 //! **What it cannot know.** Frees of what it never saw allocated change no bytes and are counted
