@@ -147,20 +147,7 @@ impl Envelope {
     }
 
     fn __str__(&self) -> PyResult<String> {
-        guarded(|| {
-            let mut lines = Vec::with_capacity(self.inner.terms.len());
-            for term in &self.inner.terms {
-                let name = word(&term.name)?.replace('_', " ");
-                let bytes = match term.bytes {
-                    Some(bytes) if bytes < 0 => format!("-{}", Bytes(bytes.unsigned_abs())),
-                    Some(bytes) => Bytes(bytes.unsigned_abs()).to_string(),
-                    None => "absent".to_owned(),
-                };
-                let origin = origin_name(term.origin);
-                lines.push(format!("{name:<16} {bytes:>12}  {origin:<8}  {}", term.note));
-            }
-            Ok(lines.join("\n"))
-        })
+        guarded(|| Ok(self.inner.to_string()))
     }
 
     fn __repr__(&self) -> String {

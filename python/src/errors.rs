@@ -169,23 +169,11 @@ fn make<E: PyTypeInfo>(py: Python<'_>, text: String, fields: &[(&str, Value)]) -
     error
 }
 
-/// The reason's name in Python and JSON.
-pub(crate) const fn reason_name(reason: Reason) -> &'static str {
-    match reason {
-        Reason::NoCapacity => "no_capacity",
-        Reason::TooLong => "too_long",
-        Reason::BadTokenCount => "bad_token_count",
-        Reason::NoMaximum => "no_maximum",
-        Reason::UnknownPool => "unknown_pool",
-        Reason::Overcommitted => "overcommitted",
-    }
-}
-
 /// The exception of a rejection.
 pub(crate) fn rejected(py: Python<'_>, rejection: &Rejection) -> PyErr {
     let after_s = rejection.retry_after.map(|after| after.to_duration().as_secs_f64());
     let fields = [
-        ("reason", json!(reason_name(rejection.reason))),
+        ("reason", json!(rejection.reason.label())),
         ("short_by_tokens", json!(rejection.short_by_tokens)),
         ("retry_after_ns", json!(rejection.retry_after)),
         ("retry_after_s", json!(after_s)),
@@ -194,7 +182,7 @@ pub(crate) fn rejected(py: Python<'_>, rejection: &Rejection) -> PyErr {
 }
 
 fn rejection_text(rejection: &Rejection) -> String {
-    let mut text = reason_name(rejection.reason).to_owned();
+    let mut text = rejection.reason.label().to_owned();
     if let Some(advice) = advice(rejection.reason) {
         text = format!("{text}: {advice}");
     }

@@ -2,7 +2,7 @@
 
 use crate::convert::{amount, count, optional_amount, plain, small_amount};
 use crate::envelope::Envelope;
-use crate::errors::{LeaseReleased, guarded, past_maximum, raised, reason_name, rejected};
+use crate::errors::{LeaseReleased, guarded, past_maximum, raised, rejected};
 use memvelope::admission::{self, GateConfig, PoolConfig, Reason, Rejection};
 use memvelope::units::{Blocks, CostCurve, Nanos, Tokens};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -138,8 +138,8 @@ impl Gate {
             let usage = self.inner.usage();
             let dict = plain(py, &usage)?;
             let by_reason = PyDict::new(py);
-            for (reason, count) in REASONS.into_iter().zip(usage.rejected) {
-                by_reason.set_item(reason_name(reason), count)?;
+            for (reason, count) in Reason::ALL.into_iter().zip(usage.rejected) {
+                by_reason.set_item(reason.label(), count)?;
             }
             dict.set_item("rejected", by_reason)?;
             Ok(dict)
@@ -159,16 +159,6 @@ impl Gate {
 
 /// vLLM's usual block, the default of [`memvelope::envelope::Declared`] too.
 const BLOCK_TOKENS_DEFAULT: u32 = 16;
-
-/// In the order of [`admission::Usage::rejected`].
-const REASONS: [Reason; 6] = [
-    Reason::NoCapacity,
-    Reason::TooLong,
-    Reason::BadTokenCount,
-    Reason::NoMaximum,
-    Reason::UnknownPool,
-    Reason::Overcommitted,
-];
 
 impl Gate {
     fn build(py: Python<'_>, config: GateConfig) -> PyResult<Self> {

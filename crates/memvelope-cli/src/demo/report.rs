@@ -3,7 +3,7 @@
 use super::Args;
 use super::device::Verified;
 use super::kv::Geometry;
-use super::serve::{Counts, reason_name};
+use super::serve::Counts;
 use memvelope::admission::{Reason, Usage};
 use memvelope::envelope::{Envelope, Origin, TermName};
 use memvelope::event::{AllocKind, DropReason, Tag};
@@ -198,16 +198,8 @@ impl Report {
 }
 
 fn by_reason(usage: &Usage) -> BTreeMap<&'static str, u64> {
-    const REASONS: [Reason; 6] = [
-        Reason::NoCapacity,
-        Reason::TooLong,
-        Reason::BadTokenCount,
-        Reason::NoMaximum,
-        Reason::UnknownPool,
-        Reason::Overcommitted,
-    ];
-    let all = REASONS.iter().zip(usage.rejected);
-    all.filter(|(_, count)| *count > 0).map(|(reason, n)| (reason_name(*reason), n)).collect()
+    let all = Reason::ALL.iter().zip(usage.rejected);
+    all.filter(|(_, count)| *count > 0).map(|(reason, n)| (reason.label(), n)).collect()
 }
 
 fn lines(envelope: &Envelope) -> Vec<Line> {

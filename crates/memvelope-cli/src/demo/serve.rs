@@ -249,7 +249,7 @@ impl<'a> Server<'a> {
     }
 
     fn refused(&mut self, request: u32, rejection: &Rejection) {
-        let reason = reason_name(rejection.reason);
+        let reason = rejection.reason.label();
         self.counts.rejected += 1;
         *self.counts.rejected_by_reason.entry(reason).or_default() += 1;
         let is_for_now = matches!(rejection.reason, Reason::NoCapacity | Reason::Overcommitted);
@@ -276,7 +276,7 @@ impl<'a> Server<'a> {
                 self.begin(request, None, claim)
             }
             None => {
-                *self.counts.dropped.entry(reason_name(Reason::BadTokenCount)).or_default() += 1;
+                *self.counts.dropped.entry(Reason::BadTokenCount.label()).or_default() += 1;
                 Ok(())
             }
         }
@@ -428,16 +428,4 @@ fn back(
         }
     }
     Ok(true)
-}
-
-/// A reason's name, as it is in JSON.
-pub(crate) const fn reason_name(reason: Reason) -> &'static str {
-    match reason {
-        Reason::NoCapacity => "no_capacity",
-        Reason::TooLong => "too_long",
-        Reason::BadTokenCount => "bad_token_count",
-        Reason::NoMaximum => "no_maximum",
-        Reason::UnknownPool => "unknown_pool",
-        Reason::Overcommitted => "overcommitted",
-    }
 }
