@@ -90,7 +90,7 @@ impl TermName {
             Self::OpeningBalance => "opening balance",
             Self::RuntimeReserve => "runtime reserve",
             Self::SafetyReserve => "safety reserve",
-            Self::KvCapacity => "capacity for KV",
+            Self::KvCapacity => "KV capacity",
             Self::KvCache => "KV cache",
             Self::Unaccounted => "unaccounted",
         }
