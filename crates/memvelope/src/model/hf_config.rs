@@ -6,20 +6,32 @@ use serde_json::{Map, Value};
 use std::fmt;
 
 /// A parsed document. Depth is bounded by the parser (128), size by the caller.
-pub(super) struct Document(Map<String, Value>);
+pub(crate) struct Document(Map<String, Value>);
 
-/// The object that describes the language model, with its path in the document.
-pub(super) struct Fields<'a> {
-    map: &'a Map<String, Value>,
-    /// The outer object, when `map` is nested in it.
-    outer: Option<&'a Map<String, Value>>,
+/// A whole description: the document, and the part of it that is the language model.
+pub(crate) struct Config<'a> {
+    /// The document itself.
+    pub(crate) root: Fields<'a>,
+    /// The language model's part: a nested object of models that are more than that, else `root`.
+    pub(crate) text: Fields<'a>,
+    /// Where `text` was found; empty if it is the root.
+    pub(crate) text_name: &'static str,
 }
 
-/// The nested object of models that are more than a language model.
-const TEXT_CONFIG: &str = "text_config";
+/// One object of the document.
+#[derive(Clone)]
+pub(crate) struct Fields<'a> {
+    map: &'a Map<String, Value>,
+    /// Path of the object in the document, empty or with a final dot.
+    prefix: String,
+}
+
+/// Where models that are more than a language model describe it, in the order of precedence.
+const TEXT_CONFIGS: &[&str] =
+    &["text_config", "llm_config", "language_config", "text_model_config"];
 
 impl Document {
-    pub(super) fn parse(json: &str, bytes_max: usize) -> Result<Self> {
+    pub(crate) fn parse(json: &str, bytes_max: usize) -> Result<Self> {
         if json.len() > bytes_max {
             let problem = format!("{} bytes; at most {bytes_max} are read", json.len());
             return Err(wrong("(document)", problem));
@@ -29,50 +41,105 @@ impl Document {
         Ok(Self(map))
     }
 
-    /// The language model's part: the document itself, or its `text_config`.
-    pub(super) fn fields(&self) -> Result<Fields<'_>> {
-        match self.0.get(TEXT_CONFIG) {
-            None | Some(Value::Null) => Ok(Fields { map: &self.0, outer: None }),
-            Some(Value::Object(map)) => Ok(Fields { map, outer: Some(&self.0) }),
-            Some(other) => Err(wrong(TEXT_CONFIG, format!("{}; expected an object", kind(other)))),
+    pub(crate) fn root(&self) -> Fields<'_> {
+        Fields { map: &self.0, prefix: String::new() }
+    }
+
+    pub(crate) fn config(&self) -> Result<Config<'_>> {
+        let root = self.root();
+        for &name in TEXT_CONFIGS {
+            if let Some(text) = root.object(name)? {
+                return Ok(Config { text, root, text_name: name });
+            }
         }
+        Ok(Config { text: root.clone(), root, text_name: "" })
     }
 }
 
 impl<'a> Fields<'a> {
-    /// A field, `None` if absent or null. In a nested description the outer object may repeat a
-    /// field, or hold it alone, but not contradict it.
-    pub(super) fn value(&self, name: &str) -> Result<Option<&'a Value>> {
-        let own = self.map.get(name);
-        let outer = self.outer.and_then(|outer| outer.get(name)).filter(|value| !value.is_null());
-        match (own, outer) {
-            (Some(Value::Null), _) => Ok(None),
-            (None, outer) => Ok(outer),
-            (Some(own), Some(outer)) if own != outer => {
-                Err(wrong(name, format!("contradicts {}, which says otherwise", self.path(name))))
-            }
-            (Some(own), _) => Ok(Some(own)),
-        }
+    /// A field, `None` if absent or null.
+    pub(crate) fn value(&self, name: &str) -> Option<&'a Value> {
+        self.map.get(name).filter(|value| !value.is_null())
     }
 
     /// Whether the field is there at all, null or not.
-    pub(super) fn is_present(&self, name: &str) -> bool {
+    pub(crate) fn is_present(&self, name: &str) -> bool {
         self.map.contains_key(name)
     }
 
-    /// A string of the outer object, where there is one.
-    pub(super) fn outer_text(&self, name: &str) -> Result<Option<&'a str>> {
-        self.as_text(name, self.outer.and_then(|outer| outer.get(name)))
+    /// Names of all fields.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.map.keys().map(String::as_str)
     }
 
-    /// A string of the language model's own object.
-    pub(super) fn own_text(&self, name: &str) -> Result<Option<&'a str>> {
-        self.as_text(name, self.map.get(name))
+    /// A nested object.
+    pub(crate) fn object(&self, name: &str) -> Result<Option<Fields<'a>>> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::Object(map)) => {
+                Ok(Some(Fields { map, prefix: format!("{}{name}.", self.prefix) }))
+            }
+            Some(other) => {
+                Err(wrong(self.path(name), format!("{}; expected an object", kind(other))))
+            }
+        }
+    }
+
+    /// Objects of an array; absent is empty.
+    pub(crate) fn objects(&self, name: &str) -> Result<Vec<Fields<'a>>> {
+        let object = |(index, item): (usize, &'a Value)| match item {
+            Value::Object(map) => {
+                Ok(Fields { map, prefix: format!("{}{name}[{index}].", self.prefix) })
+            }
+            other => Err(wrong(
+                format!("{}[{index}]", self.path(name)),
+                format!("{}; expected an object", kind(other)),
+            )),
+        };
+        self.items(name)?.iter().enumerate().map(object).collect()
+    }
+
+    /// Entries of an array; absent is empty.
+    pub(crate) fn items(&self, name: &str) -> Result<&'a [Value]> {
+        match self.value(name) {
+            None => Ok(&[]),
+            Some(Value::Array(items)) => Ok(items),
+            Some(other) => {
+                Err(wrong(self.path(name), format!("{}; expected an array", kind(other))))
+            }
+        }
+    }
+
+    /// Whole numbers of an array, each between 0 and `max`; absent is `None`.
+    pub(crate) fn counts(&self, name: &str, max: u32) -> Result<Option<Vec<u32>>> {
+        if self.value(name).is_none() {
+            return Ok(None);
+        }
+        let count = |(index, item): (usize, &Value)| {
+            item.as_u64()
+                .filter(|&count| count <= u64::from(max))
+                .and_then(|count| u32::try_from(count).ok())
+                .ok_or_else(|| {
+                    let expected = format!("expected a whole number between 0 and {max}");
+                    let field = format!("{}[{index}]", self.path(name));
+                    wrong(field, format!("{}; {expected}", kind(item)))
+                })
+        };
+        self.items(name)?.iter().enumerate().map(count).collect::<Result<_>>().map(Some)
+    }
+
+    /// A number, finite.
+    pub(crate) fn number(&self, name: &str) -> Result<Option<f64>> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        match value.as_f64().filter(|number| number.is_finite()) {
+            Some(number) => Ok(Some(number)),
+            None => Err(wrong(self.path(name), format!("{}; expected a number", kind(value)))),
+        }
     }
 
     /// A string.
-    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>> {
-        self.as_text(name, self.value(name)?)
+    pub(crate) fn text(&self, name: &str) -> Result<Option<&'a str>> {
+        self.as_text(name, self.value(name))
     }
 
     fn as_text(&self, name: &str, value: Option<&'a Value>) -> Result<Option<&'a str>> {
@@ -86,15 +153,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Strings of an array; absent is empty.
-    pub(super) fn texts(&self, name: &str) -> Result<Vec<&'a str>> {
-        let items = match self.value(name)? {
-            None | Some(Value::Null) => return Ok(Vec::new()),
-            Some(Value::Array(items)) => items,
-            Some(other) => {
-                let problem = format!("{}; expected an array of strings", kind(other));
-                return Err(wrong(self.path(name), problem));
-            }
-        };
+    pub(crate) fn texts(&self, name: &str) -> Result<Vec<&'a str>> {
         let text = |(index, item): (usize, &'a Value)| match item {
             Value::String(text) => Ok(text.as_str()),
             other => Err(wrong(
@@ -102,12 +161,12 @@ impl<'a> Fields<'a> {
                 format!("{}; expected a string", kind(other)),
             )),
         };
-        items.iter().enumerate().map(text).collect()
+        self.items(name)?.iter().enumerate().map(text).collect()
     }
 
     /// A boolean, or `default` where absent.
-    pub(super) fn flag(&self, name: &str, default: bool) -> Result<bool> {
-        match self.value(name)? {
+    pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        match self.value(name) {
             None => Ok(default),
             Some(Value::Bool(flag)) => Ok(*flag),
             Some(other) => {
@@ -117,21 +176,30 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number between 1 and `max`.
-    pub(super) fn count(&self, name: &str, max: u32) -> Result<Option<u32>> {
-        let Some(value) = self.value(name)? else { return Ok(None) };
-        let count = value.as_u64().filter(|count| (1..=u64::from(max)).contains(count));
+    pub(crate) fn count(&self, name: &str, max: u32) -> Result<Option<u32>> {
+        self.count_from(name, 1, max)
+    }
+
+    /// A whole number between 0 and `max`; absent is 0.
+    pub(crate) fn count_or_zero(&self, name: &str, max: u32) -> Result<u32> {
+        Ok(self.count_from(name, 0, max)?.unwrap_or(0))
+    }
+
+    fn count_from(&self, name: &str, min: u32, max: u32) -> Result<Option<u32>> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        let count = value.as_u64().filter(|count| (min.into()..=max.into()).contains(count));
         match count.and_then(|count| u32::try_from(count).ok()) {
             Some(count) => Ok(Some(count)),
             None => {
                 let problem =
-                    format!("{}; expected a whole number between 1 and {max}", kind(value));
+                    format!("{}; expected a whole number between {min} and {max}", kind(value));
                 Err(wrong(self.path(name), problem))
             }
         }
     }
 
     /// The first of several names for the same number that is there.
-    pub(super) fn count_of(&self, names: &[&str], max: u32) -> Result<Option<u32>> {
+    pub(crate) fn count_of(&self, names: &[&str], max: u32) -> Result<Option<u32>> {
         for name in names {
             if let Some(count) = self.count(name, max)? {
                 return Ok(Some(count));
@@ -141,29 +209,24 @@ impl<'a> Fields<'a> {
     }
 
     /// As [`Self::count_of`]; absent is an error.
-    pub(super) fn required(&self, names: &[&str], max: u32) -> Result<u32> {
+    pub(crate) fn required(&self, names: &[&str], max: u32) -> Result<u32> {
         self.count_of(names, max)?.ok_or_else(|| {
             wrong(self.path(names[0]), "missing, and its value is not the same for every model")
         })
     }
 
     /// The field's path in the document.
-    pub(super) fn path(&self, name: &str) -> String {
-        let is_outer_only = !self.map.contains_key(name);
-        match self.outer {
-            Some(outer) if is_outer_only && outer.contains_key(name) => name.into(),
-            Some(_) => format!("{TEXT_CONFIG}.{name}"),
-            None => name.into(),
-        }
+    pub(crate) fn path(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 }
 
-pub(super) fn wrong(field: impl Into<String>, problem: impl Into<String>) -> Error {
+pub(crate) fn wrong(field: impl Into<String>, problem: impl Into<String>) -> Error {
     Error::ReadModel { field: field.into(), problem: problem.into() }
 }
 
 /// What a value is, short enough for an error line whatever the file holds.
-pub(super) fn kind(value: &Value) -> String {
+pub(crate) fn kind(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
         Value::Bool(flag) => format!("{flag}"),

@@ -1,20 +1,27 @@
-//! What a model costs: from a Hugging Face `config.json` to bytes per token.
+//! What a model costs: from a Hugging Face `config.json` to caches, layer by layer, and weights.
 //!
 //! * `hf_config` reads the JSON and trusts nothing in it.
-//! * `family` is the table of architectures that are plain full attention.
-//! * `shape` reads the numbers of one model by the rules of its family, and refuses the rest.
-//! * `weights` counts parameters.
-//! * `kv_layout` is the result, [`Layout`].
+//! * `families` holds the rules, one file for each kind of architecture; a rule writes into a
+//!   `builder`.
+//! * [`cache`] says what a layer keeps, before any engine rounds it.
+//! * `weights` counts parameters, split over ranks and quantised.
+//! * [`Layout`] is the result.
 //!
-//! The numbers are those of vLLM 0.32 on one GPU with `--kv-cache-dtype auto` and a model that is
-//! not quantised. What this version cannot compute exactly it refuses.
+//! What an engine makes of it is in [`crate::engine`]. What this version cannot compute exactly it
+//! refuses.
 
-mod family;
+mod builder;
+pub mod cache;
+mod dtype;
+mod families;
 mod hf_config;
-mod kv_layout;
-mod shape;
+mod layout;
+mod refusal;
 #[cfg(test)]
 mod tests;
 mod weights;
 
-pub use kv_layout::Layout;
+pub use dtype::Dtype;
+pub use layout::Layout;
+pub use refusal::{Refusal, RefusalRule};
+pub use weights::Weights;

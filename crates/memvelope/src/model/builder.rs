@@ -1,0 +1,106 @@
+//! What a family's rule makes of a config: caches and modules, collected in order.
+
+use super::cache::{Cache, CacheKind};
+use super::weights::Inventory;
+use super::weights::module::{
+    Embedding, EmbeddingSplit, Experts, Linear, Module, ModuleKind, Param,
+};
+
+/// Headline numbers of the language model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dims {
+    pub(crate) layers: u32,
+    pub(crate) heads: u32,
+    pub(crate) kv_heads: u32,
+    pub(crate) head_dim: u32,
+    pub(crate) hidden: u32,
+    /// Width of the (dense or summed active) MLP between its matrices.
+    pub(crate) inner: u32,
+    pub(crate) vocab: u32,
+    pub(crate) tokens_max: Option<u32>,
+}
+
+/// Collects what a rule says. Module names nest by [`Self::scope`].
+#[derive(Debug, Default)]
+pub(crate) struct Builder {
+    prefix: String,
+    pub(crate) dims: Dims,
+    pub(crate) caches: Vec<Cache>,
+    pub(crate) inventory: Inventory,
+    /// Layers that read another layer's cache and keep none themselves.
+    pub(crate) shared_layers: u32,
+    /// The engine runs it with a multimodal processor.
+    pub(crate) is_multimodal: bool,
+}
+
+impl Builder {
+    /// Runs `build` with module names prefixed by `name` and a dot.
+    pub(crate) fn scope<R>(&mut self, name: &str, build: impl FnOnce(&mut Self) -> R) -> R {
+        let outer = self.prefix.len();
+        self.prefix.push_str(name);
+        self.prefix.push('.');
+        let result = build(self);
+        self.prefix.truncate(outer);
+        result
+    }
+
+    fn module(&mut self, name: &str, kind: ModuleKind) {
+        let name = format!("{}{name}", self.prefix);
+        self.inventory.modules.push(Module { name, kind });
+    }
+
+    pub(crate) fn linear(&mut self, name: &str, linear: Linear) {
+        self.module(name, ModuleKind::Linear(linear));
+    }
+
+    pub(crate) fn experts(&mut self, name: &str, experts: Experts) {
+        self.module(name, ModuleKind::Experts(experts));
+    }
+
+    pub(crate) fn param(&mut self, name: &str, param: Param) {
+        self.module(name, ModuleKind::Param(param));
+    }
+
+    /// A norm with a weight alone.
+    pub(crate) fn rms_norm(&mut self, name: &str, width: impl Into<u64>) {
+        self.param(name, Param::whole(width.into()));
+    }
+
+    /// A norm with a weight and a bias.
+    pub(crate) fn layer_norm(&mut self, name: &str, width: impl Into<u64>) {
+        self.param(name, Param::whole(width.into().saturating_mul(2)));
+    }
+
+    /// A table of the vocabulary.
+    pub(crate) fn vocabulary(&mut self, name: &str, rows: impl Into<u64>, columns: impl Into<u64>) {
+        self.embedding(name, rows.into(), columns.into(), EmbeddingSplit::Vocabulary);
+    }
+
+    /// A plain table, whole on every rank.
+    pub(crate) fn table(&mut self, name: &str, rows: impl Into<u64>, columns: impl Into<u64>) {
+        self.embedding(name, rows.into(), columns.into(), EmbeddingSplit::Whole);
+    }
+
+    fn embedding(&mut self, name: &str, rows: u64, columns: u64, split: EmbeddingSplit) {
+        let embedding = Embedding { rows, columns, split, bias: false, is_head: false };
+        self.module(name, ModuleKind::Embedding(embedding));
+    }
+
+    /// The output matrix.
+    pub(crate) fn head(
+        &mut self,
+        name: &str,
+        rows: impl Into<u64>,
+        columns: impl Into<u64>,
+        bias: bool,
+    ) {
+        let split = EmbeddingSplit::Vocabulary;
+        let (rows, columns) = (rows.into(), columns.into());
+        let embedding = Embedding { rows, columns, split, bias, is_head: true };
+        self.module(name, ModuleKind::Embedding(embedding));
+    }
+
+    pub(crate) fn cache(&mut self, layer: u32, kind: CacheKind) {
+        self.caches.push(Cache { layer, kind });
+    }
+}

@@ -1,0 +1,213 @@
+//! What a model keeps between steps, layer by layer, before any engine rounds it.
+
+use super::dtype::Dtype;
+use super::refusal::Refusal;
+use serde::Serialize;
+
+/// One cache of one layer. A layer may have several (keys and values, and an indexer), or none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cache {
+    /// Index of the layer in the model.
+    pub layer: u32,
+    /// What is kept.
+    pub kind: CacheKind,
+}
+
+/// What a cache keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum CacheKind {
+    /// Keys and values of every KV head.
+    Attention(Attention),
+    /// One latent vector a token, shared by all heads (MLA).
+    Latent(Latent),
+    /// Keys of the indexer that selects tokens for sparse attention.
+    Indexer(Indexer),
+    /// A state of fixed size a sequence: SSM, linear attention, short convolution.
+    State(State),
+    /// Keys and values of an encoder's output.
+    Cross(Attention),
+}
+
+/// Keys and values of every KV head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Attention {
+    /// Query heads of the whole model.
+    pub heads: u32,
+    /// KV heads of the whole model, before they are split or replicated over ranks.
+    pub kv_heads: u32,
+    /// Elements of a key.
+    pub key_dim: u32,
+    /// Elements of a value.
+    pub value_dim: u32,
+    /// Which tokens the layer looks back on.
+    pub reach: Reach,
+    /// Learned attention sinks, which some kernels do not support.
+    pub sinks: bool,
+}
+
+/// Which earlier tokens a layer looks back on, so which it must keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    /// All of them.
+    Full,
+    /// The last so many, the current one included.
+    Window(u32),
+    /// Those of its own chunk of so many.
+    Chunk(u32),
+}
+
+/// Multi-head latent attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Latent {
+    /// Query heads of the whole model.
+    pub heads: u32,
+    /// `kv_lora_rank`: elements of the compressed vector.
+    pub lora_rank: u32,
+    /// `qk_rope_head_dim`: elements of the rotary part beside it.
+    pub rope_dim: u32,
+    /// `qk_nope_head_dim`: elements of a query without its rotary part.
+    pub nope_dim: u32,
+    /// `v_head_dim`.
+    pub value_dim: u32,
+    /// Whether an indexer selects the tokens that are looked at.
+    pub sparse: bool,
+}
+
+/// The indexer beside sparse attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Indexer {
+    /// Elements of one key.
+    pub head_dim: u32,
+    /// How the keys are stored.
+    pub storage: IndexerStorage,
+}
+
+impl Indexer {
+    /// Bytes one token takes in one layer.
+    #[must_use]
+    pub fn token_bytes(&self, dtype: Dtype) -> u64 {
+        let dim = u64::from(self.head_dim);
+        match self.storage {
+            IndexerStorage::Fp8WithScales => dim + dim / 128 * 4,
+            IndexerStorage::ModelDtype => dim * dtype.bytes(),
+        }
+    }
+}
+
+/// How an indexer stores its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IndexerStorage {
+    /// One byte an element and a 4-byte scale every 128 elements (DeepSeek V3.2).
+    Fp8WithScales,
+    /// In the model's own dtype (MiniMax M3).
+    ModelDtype,
+}
+
+/// A state of fixed size a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct State {
+    /// Its shape.
+    pub shape: StateShape,
+    /// Dtype of the convolution window.
+    pub conv_dtype: StateDtype,
+    /// Dtype of the recurrent state.
+    pub state_dtype: StateDtype,
+}
+
+/// The dtype of a part of a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateDtype {
+    /// That of the model.
+    Model,
+    /// Always this one.
+    Fixed(Dtype),
+}
+
+/// The shape of a state, before it is split over ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(tag = "recurrence", rename_all = "snake_case")]
+pub enum StateShape {
+    /// Selective SSM of the first kind.
+    Mamba1 {
+        /// Width of the convolution and of the state.
+        inner: u32,
+        /// State elements a channel.
+        state: u32,
+        /// Taps of the convolution.
+        conv: u32,
+    },
+    /// Selective SSM with heads.
+    Mamba2 {
+        /// Width: heads times head dimension.
+        inner: u32,
+        /// Groups that share B and C.
+        groups: u32,
+        /// Heads.
+        heads: u32,
+        /// Elements a head.
+        head_dim: u32,
+        /// State elements.
+        state: u32,
+        /// Taps of the convolution.
+        conv: u32,
+    },
+    /// Gated delta rule (Qwen3-Next).
+    Gdn {
+        /// Key heads.
+        key_heads: u32,
+        /// Value heads.
+        value_heads: u32,
+        /// Elements of a key.
+        key_dim: u32,
+        /// Elements of a value.
+        value_dim: u32,
+        /// Taps of the convolution.
+        conv: u32,
+    },
+    /// Kimi delta attention.
+    Kda {
+        /// Heads.
+        heads: u32,
+        /// Elements a head.
+        head_dim: u32,
+        /// Taps of the convolution.
+        conv: u32,
+    },
+    /// Short convolution alone (LFM2).
+    ShortConv {
+        /// Width.
+        width: u32,
+        /// Taps of the convolution.
+        conv: u32,
+    },
+    /// Linear attention without convolution (MiniMax-Text-01).
+    Linear {
+        /// Heads.
+        heads: u32,
+        /// Elements a head.
+        head_dim: u32,
+    },
+}
+
+impl StateShape {
+    /// Tensors of the state on one of `tp` ranks: shape, and whether it is a convolution window.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the heads cannot be split.
+    pub fn tensors(&self, _tp: u32) -> Result<Vec<StateTensor>, Refusal> {
+        Ok(Vec::new())
+    }
+}
+
+/// One tensor of a state on one rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateTensor {
+    /// Its dimensions.
+    pub shape: Vec<u64>,
+    /// Whether it is the convolution window (else the recurrent state).
+    pub is_conv: bool,
+}

@@ -1,0 +1,74 @@
+//! Which rule reads which architecture.
+//!
+//! A rule turns the fields of a `config.json` into caches and modules. Rules are about
+//! architectures, never about single models; defaults are those of the Hugging Face config class,
+//! because the engine reads configs through it.
+
+pub(crate) mod limits;
+mod llama;
+mod parts;
+
+use super::builder::Builder;
+use super::hf_config::{Config, wrong};
+use crate::error::{Error, Result};
+
+/// Reads a config of one architecture.
+pub(crate) type Rule = fn(&Config<'_>, &mut Builder) -> Result<()>;
+
+/// One architecture, or several that are built alike.
+#[derive(Debug)]
+pub(crate) struct Family {
+    /// Names in `architectures`, the engine's preferred one first.
+    pub(crate) architectures: &'static [&'static str],
+    /// Names in `model_type`, for configs without `architectures` and for language models nested
+    /// in another config.
+    pub(crate) model_types: &'static [&'static str],
+    pub(crate) rule: Rule,
+}
+
+/// Every family of every file.
+static FAMILIES: &[&[Family]] = &[llama::FAMILIES];
+
+fn all() -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().copied().flatten()
+}
+
+impl Family {
+    /// The family of a config: by `architectures`, else by `model_type`.
+    pub(crate) fn of(config: &Config<'_>) -> Result<(&'static Self, String)> {
+        let architectures = config.root.texts("architectures")?;
+        for name in &architectures {
+            if let Some(family) = all().find(|family| family.architectures.contains(name)) {
+                return Ok((family, (*name).to_owned()));
+            }
+        }
+        let model_type = config.root.text("model_type")?;
+        if architectures.is_empty() {
+            let Some(model_type) = model_type else {
+                return Err(wrong("architectures", "missing, and so is model_type"));
+            };
+            if let Ok(family) = Self::of_model_type(model_type) {
+                return Ok((family, family.architectures[0].to_owned()));
+            }
+            return Err(unknown("model_type", model_type));
+        }
+        Err(unknown("architectures", architectures[0]))
+    }
+
+    /// The family of a language model nested in another model's config.
+    pub(crate) fn of_model_type(model_type: &str) -> Result<&'static Self> {
+        all()
+            .find(|family| family.model_types.contains(&model_type))
+            .ok_or_else(|| unknown("text_config.model_type", model_type))
+    }
+}
+
+fn unknown(field: &str, found: &str) -> Error {
+    let mut known: Vec<&'static str> =
+        all().filter_map(|family| family.architectures.first().copied()).collect();
+    known.sort_unstable();
+    known.dedup();
+    // Bounded, whatever the file holds.
+    let found = found.chars().take(80).collect();
+    Error::UnknownModel { field: field.into(), found, known }
+}

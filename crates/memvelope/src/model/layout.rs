@@ -1,0 +1,206 @@
+//! How a model stores its caches, and what its weights take.
+
+use super::builder::Builder;
+use super::cache::{Cache, CacheKind, Reach};
+use super::dtype::Dtype;
+use super::families::Family;
+use super::hf_config::{Config, Document, kind, wrong};
+use super::refusal::Refusal;
+use super::weights::quant::Quantization;
+use super::weights::{Inventory, Weights};
+use crate::error::Result;
+use crate::units::{Bytes, CostCurve, Tokens};
+use serde::Serialize;
+
+/// How a model stores its caches, and what its weights take.
+#[derive(Clone, Debug, Serialize)]
+pub struct Layout {
+    /// The entry of `architectures` that decided, else the family's own name.
+    pub architecture: String,
+    /// `model_type` of the document.
+    pub model_type: String,
+    /// Layers of the language model.
+    pub layers: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// KV heads a layer (of the first kind of layer, where they differ).
+    pub kv_heads: u32,
+    /// Size of one head (of the first kind of layer, where they differ).
+    pub head_dim: u32,
+    /// Width of the residual stream.
+    pub hidden_size: u32,
+    /// Width of the MLP between its matrices.
+    pub intermediate_size: u32,
+    /// Tokens of the vocabulary, as declared (the embedding may be padded).
+    pub vocab_size: u32,
+    /// Bytes of one cached element in the model's own dtype.
+    pub element_bytes: u32,
+    /// The dtype the model is served in.
+    pub dtype: Dtype,
+    /// Longest sequence the config declares.
+    pub max_tokens: Option<Tokens>,
+    /// Bytes of all parameters on one GPU, computed from the config by architecture.
+    pub weight_bytes: Bytes,
+    /// Every cache, in the order of the layers.
+    pub caches: Vec<Cache>,
+    /// Layers that read another layer's cache and keep none themselves.
+    pub shared_layers: u32,
+    /// Whether the engine runs a multimodal processor for it.
+    pub is_multimodal: bool,
+    #[serde(skip)]
+    inventory: Inventory,
+    #[serde(skip)]
+    quantization: Quantization,
+}
+
+/// The largest `config.json` that is read; real ones have some kilobytes, and 16 MiB parse in well
+/// under a second.
+const CONFIG_BYTES_MAX: usize = 16 << 20;
+
+impl Layout {
+    /// Reads a Hugging Face `config.json`.
+    ///
+    /// A `dtype` of `float32`, or none, is read as `bfloat16`, which is what vLLM serves such
+    /// models in.
+    ///
+    /// # Errors
+    /// [`crate::Error::ReadModel`] names the field and what is wrong with it;
+    /// [`crate::Error::UnknownModel`] lists what is known.
+    pub fn from_config(json: &str) -> Result<Self> {
+        Self::from_configs(json, None)
+    }
+
+    /// As [`Self::from_config`], with the `hf_quant_config.json` beside it, where there is one.
+    ///
+    /// # Errors
+    /// As [`Self::from_config`].
+    pub fn from_configs(json: &str, quantization: Option<&str>) -> Result<Self> {
+        let document = Document::parse(json, CONFIG_BYTES_MAX)?;
+        let config = document.config()?;
+        let separate = quantization.map(|json| Document::parse(json, CONFIG_BYTES_MAX));
+        let separate = separate.transpose()?;
+        let (family, architecture) = Family::of(&config)?;
+        let mut builder = Builder::default();
+        (family.rule)(&config, &mut builder)?;
+        let quantization = Quantization::read(&config, separate.as_ref())?;
+        let model_type = config.root.text("model_type")?.unwrap_or(family.model_types[0]);
+        Self::assemble(builder, architecture, model_type, dtype(&config)?, quantization)
+    }
+
+    fn assemble(
+        builder: Builder,
+        architecture: String,
+        model_type: &str,
+        dtype: Dtype,
+        quantization: Quantization,
+    ) -> Result<Self> {
+        let Builder { dims, caches, inventory, shared_layers, is_multimodal, .. } = builder;
+        // A model that one rank cannot hold whole is a config that contradicts itself.
+        let weights = inventory
+            .on_rank(1, dtype, &quantization)
+            .map_err(|refusal| wrong("(document)", refusal.reason))?;
+        Ok(Self {
+            architecture,
+            model_type: model_type.to_owned(),
+            layers: dims.layers,
+            heads: dims.heads,
+            kv_heads: dims.kv_heads,
+            head_dim: dims.head_dim,
+            hidden_size: dims.hidden,
+            intermediate_size: dims.inner,
+            vocab_size: dims.vocab,
+            element_bytes: u32::try_from(dtype.bytes()).unwrap_or(2),
+            dtype,
+            max_tokens: dims.tokens_max.map(|tokens| Tokens(tokens.into())),
+            weight_bytes: weights.param_bytes,
+            caches,
+            shared_layers,
+            is_multimodal,
+            inventory,
+            quantization,
+        })
+    }
+
+    /// Parameters on one of `tp` tensor-parallel ranks.
+    ///
+    /// # Errors
+    /// [`Refusal`] when something does not divide over the ranks.
+    pub fn weights(&self, tp: u32) -> std::result::Result<Weights, Refusal> {
+        self.inventory.on_rank(tp.into(), self.dtype, &self.quantization)
+    }
+
+    /// What the quantisation says of weights and cache.
+    pub(crate) fn quantization(&self) -> &Quantization {
+        &self.quantization
+    }
+
+    /// A description of a common 8-billion-parameter GQA model (32 layers, 8 KV heads of 128),
+    /// for demos without a config.
+    #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "the text is ours, and a test parses it")]
+    pub fn builtin_8b() -> Self {
+        Self::from_config(include_str!("builtin_8b.json")).expect("the built-in description parses")
+    }
+
+    /// Bytes one more token takes in the caches that grow with every token, in the model's own
+    /// dtype on one GPU: for plain attention
+    /// `2 x layers x kv_heads x head_dim x element_bytes`.
+    #[must_use]
+    pub fn per_token(&self) -> Bytes {
+        let element = self.dtype.bytes();
+        let of = |cache: &Cache| match &cache.kind {
+            CacheKind::Attention(attention) if attention.reach == Reach::Full => {
+                let dims = u64::from(attention.key_dim) + u64::from(attention.value_dim);
+                u64::from(attention.kv_heads) * dims * element
+            }
+            CacheKind::Latent(latent) => {
+                (u64::from(latent.lora_rank) + u64::from(latent.rope_dim)) * element
+            }
+            CacheKind::Indexer(indexer) => indexer.token_bytes(self.dtype),
+            CacheKind::Attention(_) | CacheKind::State(_) | CacheKind::Cross(_) => 0,
+        };
+        self.caches.iter().map(|cache| Bytes(of(cache))).sum()
+    }
+
+    /// Bytes of a block of `block_tokens` tokens.
+    #[must_use]
+    pub fn block_bytes(&self, block_tokens: u32) -> Bytes {
+        self.per_token().saturating_mul(block_tokens.into())
+    }
+
+    /// Whether every layer keeps keys and values of every token, all of the same size: then
+    /// [`Self::per_token`] is the whole cost.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let mut kinds = self.caches.iter().map(|cache| &cache.kind);
+        let Some(first @ CacheKind::Attention(attention)) = kinds.next() else { return false };
+        attention.reach == Reach::Full && kinds.all(|kind| kind == first)
+    }
+
+    /// Tokens to blocks, for the gate. `None` if `block_tokens` is zero.
+    #[must_use]
+    pub fn cost_curve(&self, block_tokens: u32) -> Option<CostCurve> {
+        // Full attention keeps nothing per sequence but its tokens.
+        CostCurve::new(block_tokens, 0)
+    }
+}
+
+/// The dtype that the model is served in.
+fn dtype(config: &Config<'_>) -> Result<Dtype> {
+    for fields in [&config.root, &config.text] {
+        for name in ["dtype", "torch_dtype"] {
+            let Some(found) = fields.text(name)? else { continue };
+            return match found.trim_start_matches("torch.") {
+                "float16" | "half" => Ok(Dtype::Float16),
+                // vLLM's `--dtype auto` serves float32 in the device's preferred half precision.
+                "bfloat16" | "float32" | "float" => Ok(Dtype::Bfloat16),
+                _ => {
+                    let found = kind(&serde_json::Value::from(found));
+                    let problem = format!("{found}; expected bfloat16, float16 or float32");
+                    Err(wrong(fields.path(name), problem))
+                }
+            };
+        }
+    }
+    Ok(Dtype::Bfloat16)
+}

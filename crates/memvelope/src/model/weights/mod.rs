@@ -1,0 +1,84 @@
+//! How many bytes the parameters of a model take on one rank, tensor by tensor, as the engine
+//! constructs them (before it repacks anything after loading).
+
+pub(crate) mod module;
+pub(crate) mod quant;
+mod rank;
+
+use super::dtype::Dtype;
+use super::refusal::Refusal;
+use crate::units::Bytes;
+use module::{Module, ModuleKind};
+use quant::Quantization;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// All modules of a model.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inventory {
+    pub(crate) modules: Vec<Module>,
+}
+
+/// Parameters on one tensor-parallel rank.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Weights {
+    /// Elements of all parameters as stored; packed types count their containers.
+    pub param_count: u64,
+    /// Bytes of all parameters.
+    pub param_bytes: Bytes,
+    /// The same bytes by stored type.
+    pub bytes_by_dtype: BTreeMap<Dtype, Bytes>,
+}
+
+impl Weights {
+    pub(crate) fn add(&mut self, dtype: Dtype, elements: u64) {
+        if elements == 0 {
+            return;
+        }
+        let bytes = Bytes(elements.saturating_mul(dtype.bytes()));
+        self.param_count = self.param_count.saturating_add(elements);
+        self.param_bytes = self.param_bytes.saturating_add(bytes);
+        let of_dtype = self.bytes_by_dtype.entry(dtype).or_default();
+        *of_dtype = of_dtype.saturating_add(bytes);
+    }
+}
+
+impl Inventory {
+    /// What one of `tp` ranks holds.
+    ///
+    /// # Errors
+    /// [`Refusal`] when something does not divide.
+    pub(crate) fn on_rank(
+        &self,
+        tp: u64,
+        dtype: Dtype,
+        quantization: &Quantization,
+    ) -> Result<Weights, Refusal> {
+        let mut weights = Weights::default();
+        for Module { name, kind } in &self.modules {
+            match kind {
+                ModuleKind::Linear(linear) => {
+                    let shape = rank::linear(name, linear, tp)?;
+                    let dtype = linear.dtype.unwrap_or(dtype);
+                    quantization.linear(name, linear, &shape, dtype, &mut weights)?;
+                }
+                ModuleKind::Experts(experts) => {
+                    let inner = rank::share(name, "expert width", experts.inner, tp)?;
+                    quantization.experts(name, experts, inner, dtype, &mut weights)?;
+                }
+                ModuleKind::Embedding(embedding) => {
+                    let rows = rank::embedding_rows(name, embedding, tp)?;
+                    quantization.embedding(name, embedding, rows, dtype, &mut weights)?;
+                }
+                ModuleKind::Param(param) => {
+                    let elements = match param.divided {
+                        true => rank::share(name, "parameter", param.elements, tp)?,
+                        false => param.elements,
+                    };
+                    weights.add(param.dtype.unwrap_or(dtype), elements);
+                }
+            }
+        }
+        Ok(weights)
+    }
+}

@@ -1,0 +1,145 @@
+//! The parameters of a model as a list of modules, before they are split and quantised.
+//!
+//! Names are those vLLM gives its modules (`model.layers.0.self_attn.qkv_proj`), because
+//! quantisation configs exclude modules by name.
+
+use crate::model::dtype::Dtype;
+
+/// A named piece of a model that holds parameters.
+#[derive(Clone, Debug)]
+pub(crate) struct Module {
+    pub(crate) name: String,
+    pub(crate) kind: ModuleKind,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum ModuleKind {
+    Linear(Linear),
+    Embedding(Embedding),
+    Experts(Experts),
+    Param(Param),
+}
+
+/// A matrix, possibly of several outputs side by side, with an optional bias.
+#[derive(Clone, Debug)]
+pub(crate) struct Linear {
+    /// Widths of the outputs; one matrix of their sum.
+    pub(crate) outs: Vec<u64>,
+    pub(crate) input: u64,
+    pub(crate) split: Split,
+    pub(crate) bias: bool,
+    /// Whether the engine hands the model's quantisation to this layer at all.
+    pub(crate) quantizable: bool,
+    /// Stored in this dtype if not the model's.
+    pub(crate) dtype: Option<Dtype>,
+}
+
+/// How a matrix is divided over tensor-parallel ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Split {
+    /// Whole on every rank.
+    Replicated,
+    /// Outputs are divided; each must divide.
+    Column,
+    /// The input is divided; the bias is whole on every rank.
+    Row,
+    /// Query heads are divided, KV heads are divided or replicated. `outs` are the three widths.
+    Qkv { heads: u64, kv_heads: u64 },
+}
+
+/// A table of the vocabulary (or of positions), rows padded and divided over the ranks.
+#[derive(Clone, Debug)]
+pub(crate) struct Embedding {
+    pub(crate) rows: u64,
+    pub(crate) columns: u64,
+    pub(crate) split: EmbeddingSplit,
+    pub(crate) bias: bool,
+    /// An output matrix (`lm_head`), which a few quantisations cover.
+    pub(crate) is_head: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EmbeddingSplit {
+    /// vLLM's vocabulary tables: padded to a multiple of 64 rows, then divided.
+    Vocabulary,
+    /// A plain table, whole on every rank (positions, token types).
+    Whole,
+}
+
+/// The routed experts of one layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Experts {
+    pub(crate) experts: u64,
+    pub(crate) hidden: u64,
+    /// Width of one expert between its matrices.
+    pub(crate) inner: u64,
+    /// Gate and up beside each other, or up alone.
+    pub(crate) gated: bool,
+    pub(crate) bias: bool,
+}
+
+/// Any other parameter: norms, scales, router biases, convolution kernels.
+#[derive(Clone, Debug)]
+pub(crate) struct Param {
+    pub(crate) elements: u64,
+    /// Divided over the ranks (else whole on each).
+    pub(crate) divided: bool,
+    /// Stored in this dtype if not the model's.
+    pub(crate) dtype: Option<Dtype>,
+}
+
+impl Linear {
+    pub(crate) fn new(split: Split, input: u64, outs: impl Into<Vec<u64>>) -> Self {
+        Self { outs: outs.into(), input, split, bias: false, quantizable: true, dtype: None }
+    }
+    pub(crate) fn replicated(input: u64, out: u64) -> Self {
+        Self::new(Split::Replicated, input, [out])
+    }
+    pub(crate) fn column(input: u64, out: u64) -> Self {
+        Self::new(Split::Column, input, [out])
+    }
+    /// Several outputs side by side, each divided (`gate_up_proj`).
+    pub(crate) fn merged(input: u64, outs: impl Into<Vec<u64>>) -> Self {
+        Self::new(Split::Column, input, outs)
+    }
+    pub(crate) fn row(input: u64, out: u64) -> Self {
+        Self::new(Split::Row, input, [out])
+    }
+    /// Queries, keys and values side by side.
+    pub(crate) fn qkv(input: u64, heads: u64, kv_heads: u64, key_dim: u64, value_dim: u64) -> Self {
+        let outs = [
+            heads.saturating_mul(key_dim),
+            kv_heads.saturating_mul(key_dim),
+            kv_heads.saturating_mul(value_dim),
+        ];
+        Self::new(Split::Qkv { heads, kv_heads }, input, outs)
+    }
+    pub(crate) fn bias(mut self, bias: bool) -> Self {
+        self.bias = bias;
+        self
+    }
+    /// Never quantised: the engine builds it without the model's quantisation.
+    pub(crate) fn plain(mut self) -> Self {
+        self.quantizable = false;
+        self
+    }
+    pub(crate) fn dtype(mut self, dtype: Dtype) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+}
+
+impl Param {
+    /// Whole on every rank, in the model's dtype.
+    pub(crate) fn whole(elements: u64) -> Self {
+        Self { elements, divided: false, dtype: None }
+    }
+    /// Divided over the ranks, in the model's dtype.
+    pub(crate) fn divided(elements: u64) -> Self {
+        Self { elements, divided: true, dtype: None }
+    }
+    pub(crate) fn dtype(mut self, dtype: Dtype) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+}

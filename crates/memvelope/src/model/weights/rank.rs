@@ -1,0 +1,95 @@
+//! Division of a module over tensor-parallel ranks, as vLLM's parallel layers do it.
+
+use super::module::{Embedding, EmbeddingSplit, Linear, Split};
+use crate::model::refusal::{Refusal, RefusalRule};
+
+/// vLLM pads the vocabulary of embedding and output matrix to multiples of this
+/// (`DEFAULT_VOCAB_PADDING_SIZE`).
+const VOCAB_PADDING: u64 = 64;
+
+/// The part of a matrix that one rank holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RankShape {
+    /// Widths of the outputs on this rank.
+    pub(crate) outs: Vec<u64>,
+    /// Inputs on this rank.
+    pub(crate) input: u64,
+    /// Elements of the bias on this rank, zero without one.
+    pub(crate) bias: u64,
+}
+
+impl RankShape {
+    pub(crate) fn out(&self) -> u64 {
+        self.outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out))
+    }
+}
+
+/// An even share of `amount`.
+pub(crate) fn share(name: &str, what: &str, amount: u64, tp: u64) -> Result<u64, Refusal> {
+    if amount.is_multiple_of(tp) {
+        return Ok(amount / tp);
+    }
+    let reason = format!("{name}: {what} {amount} does not divide over {tp} ranks");
+    Err(Refusal::new(RefusalRule::TensorParallel, reason))
+}
+
+pub(crate) fn linear(name: &str, linear: &Linear, tp: u64) -> Result<RankShape, Refusal> {
+    let whole =
+        |linear: &Linear| linear.outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
+    let (outs, input, bias) = match linear.split {
+        Split::Replicated => (linear.outs.clone(), linear.input, whole(linear)),
+        Split::Row => {
+            (linear.outs.clone(), share(name, "input width", linear.input, tp)?, whole(linear))
+        }
+        Split::Column => {
+            let outs: Vec<u64> = linear
+                .outs
+                .iter()
+                .map(|&out| share(name, "output width", out, tp))
+                .collect::<Result<_, _>>()?;
+            let bias = outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
+            (outs, linear.input, bias)
+        }
+        Split::Qkv { heads, kv_heads } => {
+            let outs = qkv(name, linear, [heads, kv_heads], tp)?;
+            let bias = outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
+            (outs, linear.input, bias)
+        }
+    };
+    Ok(RankShape { outs, input, bias: if linear.bias { bias } else { 0 } })
+}
+
+/// Query heads are divided. KV heads are divided while there are at least as many as ranks, and
+/// replicated otherwise, each on an equal number of ranks.
+fn qkv(name: &str, linear: &Linear, heads: [u64; 2], tp: u64) -> Result<Vec<u64>, Refusal> {
+    let [heads, kv_heads] = heads;
+    share(name, "number of query heads", heads, tp)?;
+    let kv_share = kv_heads_on_rank(name, kv_heads, tp)?;
+    let part = |out: u64, of: u64, share: u64| out / of.max(1) * share;
+    Ok(vec![
+        part(linear.outs[0], heads, heads / tp),
+        part(linear.outs[1], kv_heads, kv_share),
+        part(linear.outs[2], kv_heads, kv_share),
+    ])
+}
+
+/// KV heads that one rank holds: an even share, or one that several ranks hold alike.
+///
+/// # Errors
+/// [`Refusal`] when neither number divides the other.
+pub(crate) fn kv_heads_on_rank(name: &str, kv_heads: u64, tp: u64) -> Result<u64, Refusal> {
+    if tp >= kv_heads.max(1) {
+        share(name, "number of ranks over KV heads:", tp, kv_heads.max(1))?;
+        return Ok(1);
+    }
+    share(name, "number of KV heads", kv_heads, tp)
+}
+
+pub(crate) fn embedding_rows(name: &str, embedding: &Embedding, tp: u64) -> Result<u64, Refusal> {
+    match embedding.split {
+        EmbeddingSplit::Whole => Ok(embedding.rows),
+        EmbeddingSplit::Vocabulary => {
+            share(name, "padded vocabulary", embedding.rows.next_multiple_of(VOCAB_PADDING), tp)
+        }
+    }
+}
