@@ -3,14 +3,15 @@
 //! Prints exact/total per family and every record that differs. `cargo test -p memvelope-tests
 //! --test planner_oracle [-- FILE.jsonl…] [--only SUBSTRING] [--show N]`.
 
-use memvelope::model::Layout;
+use memvelope::model::cache::{Attention, CacheKind, IndexerStorage, Reach};
+use memvelope::model::{Dtype, Layout};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What is compared, in the order of the report.
-const CHECKS: &[&str] = &["read", "weights"];
+const CHECKS: &[&str] = &["read", "specs", "weights"];
 
 #[derive(Default)]
 struct Tally {
@@ -127,6 +128,7 @@ impl Run {
         let mut results = vec![("read", Ok(()))];
         let outputs = &record["outputs"];
         let tp = record["params"]["tensor_parallel_size"].as_u64().unwrap_or(1);
+        results.push(("specs", specs(&layout, outputs, tp)));
         results.push(("weights", weights(&layout, outputs, tp)));
         results
     }
@@ -169,4 +171,74 @@ fn weights(layout: &Layout, outputs: &Value, tp: u64) -> Result<(), String> {
         found as i128 - i128::from(expected),
         outputs["weights"]["param_bytes_by_dtype"]
     ))
+}
+
+/// Caches of each kind on one rank, with the number of layers that have one.
+fn specs(layout: &Layout, outputs: &Value, tp: u64) -> Result<(), String> {
+    let mut expected = BTreeMap::<String, u64>::new();
+    for spec in outputs["specs"].as_array().into_iter().flatten() {
+        *expected.entry(recorded_spec(spec)).or_default() +=
+            spec["num_layers"].as_u64().unwrap_or(0);
+    }
+    let mut found = BTreeMap::<String, u64>::new();
+    for cache in &layout.caches {
+        *found.entry(computed_spec(&cache.kind, tp)?).or_default() += 1;
+    }
+    let shared = outputs["resolved"]["num_kv_shared_layers"].as_u64().unwrap_or(0);
+    if found != expected {
+        return Err(format!("{found:?}, expected {expected:?}"));
+    }
+    if u64::from(layout.shared_layers) != shared {
+        return Err(format!("{} layers share, expected {shared}", layout.shared_layers));
+    }
+    Ok(())
+}
+
+/// What a record says of one kind of cache, apart from what the engine decides.
+fn recorded_spec(spec: &Value) -> String {
+    let class = spec["class"].as_str().unwrap_or_default();
+    if class == "MambaSpec" {
+        let mut shapes: Vec<String> =
+            spec["shapes"].as_array().into_iter().flatten().map(|s| s.to_string()).collect();
+        shapes.sort();
+        return format!("{class} {}", shapes.join(" "));
+    }
+    let size = |name: &str| spec[name].as_u64().unwrap_or(0);
+    let reach = size("sliding_window") + size("attention_chunk_size");
+    let dims = format!("{}x{}+{}", size("num_kv_heads"), size("head_size"), size("head_size_v"));
+    format!("{class} {dims} reach {reach}")
+}
+
+fn computed_spec(kind: &CacheKind, tp: u64) -> Result<String, String> {
+    let attention = |class: &str, a: &Attention, reach: u32| {
+        let heads = (u64::from(a.kv_heads) / tp).max(1);
+        format!("{class} {heads}x{}+{} reach {reach}", a.key_dim, a.value_dim)
+    };
+    Ok(match kind {
+        CacheKind::Attention(a) => match a.reach {
+            Reach::Full => attention("FullAttentionSpec", a, 0),
+            Reach::Window(window) => attention("SlidingWindowSpec", a, window),
+            Reach::Chunk(chunk) => attention("ChunkedLocalAttentionSpec", a, chunk),
+        },
+        CacheKind::Cross(a) => attention("CrossAttentionSpec", a, 0),
+        CacheKind::Latent(l) => {
+            format!("MLAAttentionSpec 1x{}+0 reach 0", l.lora_rank + l.rope_dim)
+        }
+        CacheKind::Indexer(i) => {
+            let width = match i.storage {
+                IndexerStorage::Fp8WithScales => i.token_bytes(Dtype::Uint8),
+                IndexerStorage::ModelDtype => i.head_dim.into(),
+            };
+            format!("MLAAttentionSpec 1x{width}+0 reach 0")
+        }
+        CacheKind::State(state) => {
+            let tensors = state.shape.tensors(tp as u32).map_err(|refusal| refusal.reason)?;
+            let mut shapes: Vec<String> = tensors
+                .iter()
+                .map(|tensor| format!("{:?}", tensor.shape).replace(' ', ""))
+                .collect();
+            shapes.sort();
+            format!("MambaSpec {}", shapes.join(" "))
+        }
+    })
 }
