@@ -6,6 +6,9 @@
 
 pub(crate) mod limits;
 mod llama;
+mod moe;
+mod moe_parts;
+mod moe_windowed;
 mod parts;
 
 use super::builder::Builder;
@@ -27,7 +30,7 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[llama::FAMILIES];
+static FAMILIES: &[&[Family]] = &[llama::FAMILIES, moe::FAMILIES, moe_windowed::FAMILIES];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()
