@@ -5,6 +5,7 @@
 //! because the engine reads configs through it.
 
 mod deepseek;
+mod deepseek_v4;
 pub(crate) mod limits;
 mod llama;
 mod mla;
@@ -29,7 +30,7 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[deepseek::FAMILIES, llama::FAMILIES];
+static FAMILIES: &[&[Family]] = &[deepseek::FAMILIES, deepseek_v4::FAMILIES, llama::FAMILIES];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()

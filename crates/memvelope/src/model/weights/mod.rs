@@ -75,6 +75,8 @@ impl Inventory {
                         true => rank::share(name, "parameter", param.elements, tp)?,
                         false => param.elements,
                     };
+                    let elements = elements.div_ceil(param.multiple.max(1));
+                    let elements = elements.saturating_mul(param.multiple.max(1));
                     weights.add(param.dtype.unwrap_or(dtype), elements);
                 }
             }
