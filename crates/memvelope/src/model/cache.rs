@@ -24,6 +24,12 @@ pub enum CacheKind {
     Latent(Latent),
     /// Keys of the indexer that selects tokens for sparse attention.
     Indexer(Indexer),
+    /// One latent vector for several tokens (DeepSeek V4).
+    Compressed(Compressed),
+    /// Latent vectors of the last tokens alone (DeepSeek V4).
+    WindowLatent(WindowLatent),
+    /// What a compressor keeps of the tokens it has not yet made a latent of (DeepSeek V4).
+    Compressor(Compressor),
     /// A state of fixed size a sequence: SSM, linear attention, short convolution.
     State(State),
     /// Keys and values of an encoder's output.
@@ -74,6 +80,8 @@ pub struct Latent {
     pub value_dim: u32,
     /// Whether an indexer selects the tokens that are looked at.
     pub sparse: bool,
+    /// Whether that indexer is the layer's own, not that of a layer before it.
+    pub leads: bool,
 }
 
 /// The indexer beside sparse attention.
@@ -83,18 +91,63 @@ pub struct Indexer {
     pub head_dim: u32,
     /// How the keys are stored.
     pub storage: IndexerStorage,
+    /// Tokens that share one key.
+    pub tokens_per_state: u32,
 }
 
 impl Indexer {
-    /// Bytes one token takes in one layer.
+    /// Bytes of one key, whatever the dtype of the other caches.
     #[must_use]
-    pub fn token_bytes(&self, dtype: Dtype) -> u64 {
+    pub fn state_bytes(&self) -> u64 {
         let dim = u64::from(self.head_dim);
         match self.storage {
             IndexerStorage::Fp8WithScales => dim + dim / 128 * 4,
-            IndexerStorage::ModelDtype => dim * dtype.bytes(),
+            IndexerStorage::Bfloat16 => dim * Dtype::Bfloat16.bytes(),
         }
     }
+}
+
+/// One latent vector for several tokens (DeepSeek V4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Compressed {
+    /// Query heads of the whole model.
+    pub heads: u32,
+    /// Elements of a latent.
+    pub head_dim: u32,
+    /// Tokens that share one latent.
+    pub tokens_per_state: u32,
+    /// Bytes of a latent in the packed fp8 form.
+    pub state_bytes: u32,
+    /// Bytes that a page in the packed form is rounded up to.
+    pub alignment: u32,
+}
+
+/// Latent vectors of the last tokens alone (DeepSeek V4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct WindowLatent {
+    /// Query heads of the whole model.
+    pub heads: u32,
+    /// Elements of a latent.
+    pub head_dim: u32,
+    /// Tokens kept, the current one included.
+    pub window: u32,
+    /// Bytes of a latent in the packed fp8 form.
+    pub state_bytes: u32,
+    /// Bytes that a page in the packed form is rounded up to.
+    pub alignment: u32,
+}
+
+/// What a compressor keeps of the tokens it has not yet made a latent of: float32, one row a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Compressor {
+    /// Elements of a row.
+    pub width: u32,
+    /// Tokens it makes one latent of.
+    pub ratio: u32,
+    /// Tokens kept, the current one included.
+    pub window: u32,
+    /// Bytes that a page is rounded up to.
+    pub alignment: u32,
 }
 
 /// How an indexer stores its keys.
@@ -103,8 +156,8 @@ impl Indexer {
 pub enum IndexerStorage {
     /// One byte an element and a 4-byte scale every 128 elements (DeepSeek V3.2).
     Fp8WithScales,
-    /// In the model's own dtype (MiniMax M3).
-    ModelDtype,
+    /// In bfloat16, whatever the model's dtype (MiniMax M3).
+    Bfloat16,
 }
 
 /// A state of fixed size a sequence.

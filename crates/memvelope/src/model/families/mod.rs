@@ -4,8 +4,11 @@
 //! architectures, never about single models; defaults are those of the Hugging Face config class,
 //! because the engine reads configs through it.
 
+mod deepseek;
+mod deepseek_v4;
 pub(crate) mod limits;
 mod llama;
+mod mla;
 mod moe;
 mod moe_parts;
 mod moe_windowed;
@@ -30,7 +33,13 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[llama::FAMILIES, moe::FAMILIES, moe_windowed::FAMILIES];
+static FAMILIES: &[&[Family]] = &[
+    deepseek::FAMILIES,
+    deepseek_v4::FAMILIES,
+    llama::FAMILIES,
+    moe::FAMILIES,
+    moe_windowed::FAMILIES,
+];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()

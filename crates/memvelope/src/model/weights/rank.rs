@@ -39,13 +39,14 @@ pub(crate) fn linear(name: &str, linear: &Linear, tp: u64) -> Result<RankShape, 
     let (outs, input, bias) = match linear.split {
         Split::Replicated => (linear.outs.clone(), linear.input, whole(linear)),
         Split::Row => {
-            (linear.outs.clone(), share(name, "input width", linear.input, tp)?, whole(linear))
+            let input = units(name, "input width", linear, linear.input, tp)?;
+            (linear.outs.clone(), input, whole(linear))
         }
         Split::Column => {
             let outs: Vec<u64> = linear
                 .outs
                 .iter()
-                .map(|&out| share(name, "output width", out, tp))
+                .map(|&out| units(name, "output width", linear, out, tp))
                 .collect::<Result<_, _>>()?;
             let bias = outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
             (outs, linear.input, bias)
@@ -57,6 +58,14 @@ pub(crate) fn linear(name: &str, linear: &Linear, tp: u64) -> Result<RankShape, 
         }
     };
     Ok(RankShape { outs, input, bias: if linear.bias { bias } else { 0 } })
+}
+
+/// An even share, or where the matrix says so a number of whole units.
+fn units(name: &str, what: &str, linear: &Linear, amount: u64, tp: u64) -> Result<u64, Refusal> {
+    match linear.unit {
+        Some(unit) if unit > 0 => Ok((amount / unit).div_ceil(tp).saturating_mul(unit)),
+        _ => share(name, what, amount, tp),
+    }
 }
 
 /// Query heads are divided. KV heads are divided while there are at least as many as ranks, and
