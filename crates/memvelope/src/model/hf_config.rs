@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use std::fmt;
+use std::sync::LazyLock;
 
 /// A parsed document. Depth is bounded by the parser (128), size by the caller.
 pub(crate) struct Document(Map<String, Value>);
@@ -53,6 +54,16 @@ impl Document {
             }
         }
         Ok(Config { text: root.clone(), root, text_name: "" })
+    }
+}
+
+/// An object without fields.
+static NOTHING: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+
+impl Fields<'static> {
+    /// An object without fields, so that every default applies.
+    pub(crate) fn nothing(prefix: &str) -> Self {
+        Self { map: &NOTHING, prefix: prefix.to_owned() }
     }
 }
 
@@ -183,6 +194,11 @@ impl<'a> Fields<'a> {
     /// A whole number between 0 and `max`; absent is 0.
     pub(crate) fn count_or_zero(&self, name: &str, max: u32) -> Result<u32> {
         Ok(self.count_from(name, 0, max)?.unwrap_or(0))
+    }
+
+    /// A whole number between 0 and `max`, or `default` where absent.
+    pub(crate) fn count_or(&self, name: &str, default: u32, max: u32) -> Result<u32> {
+        Ok(self.count_from(name, 0, max)?.unwrap_or(default))
     }
 
     fn count_from(&self, name: &str, min: u32, max: u32) -> Result<Option<u32>> {

@@ -4,8 +4,10 @@
 //! architectures, never about single models; defaults are those of the Hugging Face config class,
 //! because the engine reads configs through it.
 
+mod hybrid_parts;
 pub(crate) mod limits;
 mod llama;
+mod mamba;
 mod parts;
 
 use super::builder::Builder;
@@ -27,7 +29,7 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[llama::FAMILIES];
+static FAMILIES: &[&[Family]] = &[llama::FAMILIES, mamba::FAMILIES];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()
