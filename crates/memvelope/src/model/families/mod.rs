@@ -4,6 +4,10 @@
 //! architectures, never about single models; defaults are those of the Hugging Face config class,
 //! because the engine reads configs through it.
 
+mod hybrid_conv;
+mod hybrid_gdn;
+mod hybrid_mamba;
+mod hybrid_nemotron;
 mod hybrid_parts;
 pub(crate) mod limits;
 mod llama;
@@ -29,7 +33,14 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[llama::FAMILIES, mamba::FAMILIES];
+static FAMILIES: &[&[Family]] = &[
+    hybrid_conv::FAMILIES,
+    hybrid_gdn::FAMILIES,
+    hybrid_mamba::FAMILIES,
+    hybrid_nemotron::FAMILIES,
+    llama::FAMILIES,
+    mamba::FAMILIES,
+];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()
