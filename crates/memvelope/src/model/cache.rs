@@ -2,6 +2,7 @@
 
 use super::dtype::Dtype;
 use super::refusal::{Refusal, RefusalRule};
+use crate::units::Bytes;
 use serde::Serialize;
 
 /// One cache of one layer. A layer may have several (keys and values, and an indexer), or none.
@@ -118,29 +119,17 @@ pub struct State {
 }
 
 impl State {
-    /// Bytes on one of `tp` ranks of a model served in `dtype`, for one sequence and before any
-    /// padding: the tensors one after the other.
+    /// Bytes of the state of one sequence in one layer on one of `tp` ranks.
     ///
     /// # Errors
     /// [`Refusal`] when the heads cannot be split.
-    pub fn bytes(&self, tp: u32, dtype: Dtype) -> Result<u64, Refusal> {
+    pub fn bytes(&self, tp: u32, dtype: Dtype) -> Result<Bytes, Refusal> {
         let bytes = |tensor: &StateTensor| {
-            let stored = if tensor.is_conv { self.conv_dtype } else { self.state_dtype };
-            tensor.elements().saturating_mul(stored.of(dtype).bytes())
+            let of = if tensor.is_conv { self.conv_dtype } else { self.state_dtype };
+            let elements = tensor.shape.iter().fold(1, |all: u64, &one| all.saturating_mul(one));
+            Bytes(elements).saturating_mul(of.resolve(dtype).bytes())
         };
-        let tensors = self.shape.tensors(tp)?;
-        Ok(tensors.iter().map(bytes).fold(0, u64::saturating_add))
-    }
-}
-
-impl StateDtype {
-    /// The type in a model served in `model`.
-    #[must_use]
-    pub const fn of(self, model: Dtype) -> Dtype {
-        match self {
-            Self::Model => model,
-            Self::Fixed(dtype) => dtype,
-        }
+        Ok(self.shape.tensors(tp)?.iter().map(bytes).sum())
     }
 }
 
@@ -152,6 +141,17 @@ pub enum StateDtype {
     Model,
     /// Always this one.
     Fixed(Dtype),
+}
+
+impl StateDtype {
+    /// The dtype, where the model is served in `model`.
+    #[must_use]
+    pub fn resolve(self, model: Dtype) -> Dtype {
+        match self {
+            Self::Model => model,
+            Self::Fixed(dtype) => dtype,
+        }
+    }
 }
 
 /// The shape of a state, before it is split over ranks.
@@ -221,6 +221,15 @@ pub enum StateShape {
 }
 
 impl StateShape {
+    /// Pages beside the two of prefix caching that hold checkpoints made during prefill.
+    #[must_use]
+    pub const fn checkpoint_pages(&self) -> u64 {
+        match self {
+            Self::Mamba2 { .. } | Self::Kda { .. } => 1,
+            _ => 0,
+        }
+    }
+
     /// Tensors of the state on one of `tp` ranks, in the order in which they are stored (vLLM 0.32
     /// `mamba_utils.py`): the convolution window first, as `[tokens, channels]`, then the
     /// recurrent state. Nothing lies between them.
@@ -291,12 +300,4 @@ pub struct StateTensor {
     pub shape: Vec<u64>,
     /// Whether it is the convolution window (else the recurrent state).
     pub is_conv: bool,
-}
-
-impl StateTensor {
-    /// Elements of the tensor.
-    #[must_use]
-    pub fn elements(&self) -> u64 {
-        self.shape.iter().fold(1, |product: u64, &size| product.saturating_mul(size))
-    }
 }
