@@ -6,8 +6,14 @@
 
 mod deepseek;
 mod deepseek_v4;
+mod hybrid_conv;
+mod hybrid_gdn;
+mod hybrid_mamba;
+mod hybrid_nemotron;
+mod hybrid_parts;
 pub(crate) mod limits;
 mod llama;
+mod mamba;
 mod mla;
 mod moe;
 mod moe_parts;
@@ -33,13 +39,7 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[
-    deepseek::FAMILIES,
-    deepseek_v4::FAMILIES,
-    llama::FAMILIES,
-    moe::FAMILIES,
-    moe_windowed::FAMILIES,
-];
+static FAMILIES: &[&[Family]] = &[deepseek::FAMILIES, deepseek_v4::FAMILIES, hybrid_conv::FAMILIES, hybrid_gdn::FAMILIES, hybrid_mamba::FAMILIES, hybrid_nemotron::FAMILIES, llama::FAMILIES, mamba::FAMILIES, moe::FAMILIES, moe_windowed::FAMILIES];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()

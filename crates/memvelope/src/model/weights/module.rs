@@ -47,6 +47,9 @@ pub(crate) enum Split {
     Row,
     /// Query heads are divided, KV heads are divided or replicated. `outs` are the three widths.
     Qkv { heads: u64, kv_heads: u64 },
+    /// The projections of an SSM: outputs `at` and the next are B and C of so many groups; a
+    /// single group is repeated on every rank, all else is divided.
+    Groups { groups: u64, at: usize },
 }
 
 /// A table of the vocabulary (or of positions), rows padded and divided over the ranks.
