@@ -31,6 +31,13 @@ pub(crate) struct Builder {
     pub(crate) shared_layers: u32,
     /// The engine runs it with a multimodal processor.
     pub(crate) is_multimodal: bool,
+    /// Positions of multimodal items attend in both directions.
+    pub(crate) is_prefix_lm: bool,
+    /// Tokens of the largest multimodal item, where the engine's processor states them without
+    /// running and must schedule an item in one step.
+    pub(crate) mm_item_tokens_max: Option<u32>,
+    /// Decoder layers also read an encoder's output.
+    pub(crate) is_encoder_decoder: bool,
 }
 
 impl Builder {
@@ -42,6 +49,11 @@ impl Builder {
         let result = build(self);
         self.prefix.truncate(outer);
         result
+    }
+
+    /// The weights cannot be known from the config, and why; the caches can.
+    pub(crate) fn weights_unknown(&mut self, why: &str) {
+        self.inventory.unknown.get_or_insert_with(|| why.to_owned());
     }
 
     fn module(&mut self, name: &str, kind: ModuleKind) {

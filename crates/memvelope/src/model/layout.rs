@@ -39,7 +39,8 @@ pub struct Layout {
     pub dtype: Dtype,
     /// Longest sequence the config declares.
     pub max_tokens: Option<Tokens>,
-    /// Bytes of all parameters on one GPU, computed from the config by architecture.
+    /// Bytes of all parameters on one GPU, computed from the config by architecture. Where
+    /// [`Self::weights`] refuses because they are not known, those of the parts that are.
     pub weight_bytes: Bytes,
     /// Every cache, in the order of the layers.
     pub caches: Vec<Cache>,
@@ -47,6 +48,12 @@ pub struct Layout {
     pub shared_layers: u32,
     /// Whether the engine runs a multimodal processor for it.
     pub is_multimodal: bool,
+    /// Whether positions of multimodal items attend in both directions.
+    pub is_prefix_lm: bool,
+    /// Tokens of the largest multimodal item, where the engine makes room for it in one step.
+    pub mm_item_tokens_max: Option<u32>,
+    /// Whether the decoder reads an encoder's output.
+    pub is_encoder_decoder: bool,
     #[serde(skip)]
     inventory: Inventory,
     #[serde(skip)]
@@ -95,9 +102,10 @@ impl Layout {
         quantization: Quantization,
     ) -> Result<Self> {
         let Builder { dims, caches, inventory, shared_layers, is_multimodal, .. } = builder;
+        let Builder { is_prefix_lm, mm_item_tokens_max, is_encoder_decoder, .. } = builder;
         // A model that one rank cannot hold whole is a config that contradicts itself.
         let weights = inventory
-            .on_rank(1, dtype, &quantization)
+            .known_on_rank(1, dtype, &quantization)
             .map_err(|refusal| wrong("(document)", refusal.reason))?;
         Ok(Self {
             architecture,
@@ -116,6 +124,9 @@ impl Layout {
             caches,
             shared_layers,
             is_multimodal,
+            is_prefix_lm,
+            mm_item_tokens_max,
+            is_encoder_decoder,
             inventory,
             quantization,
         })
@@ -124,7 +135,8 @@ impl Layout {
     /// Parameters on one of `tp` tensor-parallel ranks.
     ///
     /// # Errors
-    /// [`Refusal`] when something does not divide over the ranks.
+    /// [`Refusal`] when something does not divide over the ranks, or when the config does not say
+    /// what the weights take ([`crate::RefusalRule::UnknownWeights`]).
     pub fn weights(&self, tp: u32) -> std::result::Result<Weights, Refusal> {
         self.inventory.on_rank(tp.into(), self.dtype, &self.quantization)
     }

@@ -4,9 +4,15 @@
 //! architectures, never about single models; defaults are those of the Hugging Face config class,
 //! because the engine reads configs through it.
 
+mod audio;
 pub(crate) mod limits;
 mod llama;
+mod multimodal;
 mod parts;
+mod vision;
+mod vision_more;
+mod vision_qwen;
+mod whisper;
 
 use super::builder::Builder;
 use super::hf_config::{Config, wrong};
@@ -27,7 +33,7 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[llama::FAMILIES];
+static FAMILIES: &[&[Family]] = &[llama::FAMILIES, multimodal::FAMILIES, whisper::FAMILIES];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()

@@ -32,6 +32,8 @@ pub(crate) struct Linear {
     pub(crate) quantizable: bool,
     /// Stored in this dtype if not the model's.
     pub(crate) dtype: Option<Dtype>,
+    /// Divided only if the ranks divide this number (of heads), whole on every rank otherwise.
+    pub(crate) divided_with: Option<u64>,
 }
 
 /// How a matrix is divided over tensor-parallel ranks.
@@ -90,7 +92,8 @@ pub(crate) struct Param {
 
 impl Linear {
     pub(crate) fn new(split: Split, input: u64, outs: impl Into<Vec<u64>>) -> Self {
-        Self { outs: outs.into(), input, split, bias: false, quantizable: true, dtype: None }
+        let (bias, quantizable, dtype, divided_with) = (false, true, None, None);
+        Self { outs: outs.into(), input, split, bias, quantizable, dtype, divided_with }
     }
     pub(crate) fn replicated(input: u64, out: u64) -> Self {
         Self::new(Split::Replicated, input, [out])
@@ -125,6 +128,11 @@ impl Linear {
     }
     pub(crate) fn dtype(mut self, dtype: Dtype) -> Self {
         self.dtype = Some(dtype);
+        self
+    }
+    /// Whole on every rank where the ranks do not divide `heads`.
+    pub(crate) fn divided_with(mut self, heads: u64) -> Self {
+        self.divided_with = Some(heads);
         self
     }
 }
