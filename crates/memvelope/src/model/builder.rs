@@ -31,13 +31,16 @@ pub(crate) struct Builder {
     pub(crate) shared_layers: u32,
     /// The engine runs it with a multimodal processor.
     pub(crate) is_multimodal: bool,
-    /// Positions of multimodal items attend in both directions.
+    /// Multimodal positions attend in both directions.
     pub(crate) is_prefix_lm: bool,
-    /// Tokens of the largest multimodal item, where the engine's processor states them without
-    /// running and must schedule an item in one step.
+    /// Tokens of the largest multimodal item, where the engine's processor states it.
     pub(crate) mm_item_tokens_max: Option<u32>,
-    /// Decoder layers also read an encoder's output.
+    /// An encoder-decoder model.
     pub(crate) is_encoder_decoder: bool,
+    /// The model class hands no cache options to its layers, so the KV cache dtype is its own.
+    pub(crate) ignores_kv_dtype: bool,
+    /// Attention logits are capped by a tanh.
+    pub(crate) has_soft_cap: bool,
 }
 
 impl Builder {

@@ -2,6 +2,7 @@
 
 use super::dtype::Dtype;
 use super::refusal::Refusal;
+use crate::units::Bytes;
 use serde::Serialize;
 
 /// One cache of one layer. A layer may have several (keys and values, and an indexer), or none.
@@ -117,6 +118,21 @@ pub struct State {
     pub state_dtype: StateDtype,
 }
 
+impl State {
+    /// Bytes of the state of one sequence in one layer on one of `tp` ranks.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the heads cannot be split.
+    pub fn bytes(&self, tp: u32, dtype: Dtype) -> Result<Bytes, Refusal> {
+        let bytes = |tensor: &StateTensor| {
+            let of = if tensor.is_conv { self.conv_dtype } else { self.state_dtype };
+            let elements = tensor.shape.iter().fold(1, |all: u64, &one| all.saturating_mul(one));
+            Bytes(elements).saturating_mul(of.resolve(dtype).bytes())
+        };
+        Ok(self.shape.tensors(tp)?.iter().map(bytes).sum())
+    }
+}
+
 /// The dtype of a part of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -125,6 +141,17 @@ pub enum StateDtype {
     Model,
     /// Always this one.
     Fixed(Dtype),
+}
+
+impl StateDtype {
+    /// The dtype, where the model is served in `model`.
+    #[must_use]
+    pub fn resolve(self, model: Dtype) -> Dtype {
+        match self {
+            Self::Model => model,
+            Self::Fixed(dtype) => dtype,
+        }
+    }
 }
 
 /// The shape of a state, before it is split over ranks.
@@ -194,6 +221,15 @@ pub enum StateShape {
 }
 
 impl StateShape {
+    /// Pages beside the two of prefix caching that hold checkpoints made during prefill.
+    #[must_use]
+    pub const fn checkpoint_pages(&self) -> u64 {
+        match self {
+            Self::Mamba2 { .. } | Self::Kda { .. } => 1,
+            _ => 0,
+        }
+    }
+
     /// Tensors of the state on one of `tp` ranks: shape, and whether it is a convolution window.
     ///
     /// # Errors

@@ -223,6 +223,11 @@ impl<'a> Fields<'a> {
         Ok(self.count_from(name, 0, max)?.unwrap_or(0))
     }
 
+    /// A whole number between 0 and `max`, or `default` where absent.
+    pub(crate) fn count_or(&self, name: &str, default: u32, max: u32) -> Result<u32> {
+        Ok(self.count_from(name, 0, max)?.unwrap_or(default))
+    }
+
     fn count_from(&self, name: &str, min: u32, max: u32) -> Result<Option<u32>> {
         let Some(value) = self.value(name) else { return Ok(None) };
         let count = value.as_u64().filter(|count| (min.into()..=max.into()).contains(count));

@@ -48,12 +48,16 @@ pub struct Layout {
     pub shared_layers: u32,
     /// Whether the engine runs a multimodal processor for it.
     pub is_multimodal: bool,
-    /// Whether positions of multimodal items attend in both directions.
+    /// Multimodal positions attend in both directions.
     pub is_prefix_lm: bool,
-    /// Tokens of the largest multimodal item, where the engine makes room for it in one step.
+    /// Tokens of the largest multimodal item, where the engine's processor states it.
     pub mm_item_tokens_max: Option<u32>,
-    /// Whether the decoder reads an encoder's output.
+    /// An encoder-decoder model.
     pub is_encoder_decoder: bool,
+    /// The model class hands no cache options to its layers, so the KV cache dtype is its own.
+    pub ignores_kv_dtype: bool,
+    /// Attention logits are capped by a tanh.
+    pub has_soft_cap: bool,
     #[serde(skip)]
     inventory: Inventory,
     #[serde(skip)]
@@ -101,8 +105,7 @@ impl Layout {
         dtype: Dtype,
         quantization: Quantization,
     ) -> Result<Self> {
-        let Builder { dims, caches, inventory, shared_layers, is_multimodal, .. } = builder;
-        let Builder { is_prefix_lm, mm_item_tokens_max, is_encoder_decoder, .. } = builder;
+        let Builder { dims, caches, inventory, shared_layers, .. } = builder;
         // A model that one rank cannot hold whole is a config that contradicts itself.
         let weights = inventory
             .known_on_rank(1, dtype, &quantization)
@@ -123,10 +126,12 @@ impl Layout {
             weight_bytes: weights.param_bytes,
             caches,
             shared_layers,
-            is_multimodal,
-            is_prefix_lm,
-            mm_item_tokens_max,
-            is_encoder_decoder,
+            is_multimodal: builder.is_multimodal,
+            is_prefix_lm: builder.is_prefix_lm,
+            mm_item_tokens_max: builder.mm_item_tokens_max,
+            is_encoder_decoder: builder.is_encoder_decoder,
+            ignores_kv_dtype: builder.ignores_kv_dtype,
+            has_soft_cap: builder.has_soft_cap,
             inventory,
             quantization,
         })
@@ -141,9 +146,10 @@ impl Layout {
         self.inventory.on_rank(tp.into(), self.dtype, &self.quantization)
     }
 
-    /// What the quantisation says of weights and cache.
-    pub(crate) fn quantization(&self) -> &Quantization {
-        &self.quantization
+    /// The KV cache dtype that the checkpoint asks for, by the engines' name; `None`: the model's.
+    #[must_use]
+    pub fn checkpoint_kv_dtype(&self) -> Option<&'static str> {
+        self.quantization.kv_cache_dtype()
     }
 
     /// A description of a common 8-billion-parameter GQA model (32 layers, 8 KV heads of 128),

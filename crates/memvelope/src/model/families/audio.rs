@@ -3,7 +3,7 @@
 use super::vision::{Size, Style, VIT, convolution, encoder, number};
 use crate::error::Result;
 use crate::model::builder::Builder;
-use crate::model::hf_config::{Fields};
+use crate::model::hf_config::Fields;
 
 /// Whisper's encoder as the engine builds it (`whisper.py`).
 pub(super) const WHISPER: Style =

@@ -7,6 +7,9 @@
 mod audio;
 pub(crate) mod limits;
 mod llama;
+mod moe;
+mod moe_parts;
+mod moe_windowed;
 mod multimodal;
 mod parts;
 mod vision;
@@ -33,7 +36,13 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[llama::FAMILIES, multimodal::FAMILIES, whisper::FAMILIES];
+static FAMILIES: &[&[Family]] = &[
+    llama::FAMILIES,
+    moe::FAMILIES,
+    moe_windowed::FAMILIES,
+    multimodal::FAMILIES,
+    whisper::FAMILIES,
+];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()

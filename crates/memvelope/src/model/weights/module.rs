@@ -86,6 +86,8 @@ pub(crate) struct Param {
     pub(crate) elements: u64,
     /// Divided over the ranks (else whole on each).
     pub(crate) divided: bool,
+    /// Divided into at most so many parts, which more ranks hold alike (those of KV heads).
+    pub(crate) parts_max: Option<u64>,
     /// Stored in this dtype if not the model's.
     pub(crate) dtype: Option<Dtype>,
 }
@@ -140,11 +142,16 @@ impl Linear {
 impl Param {
     /// Whole on every rank, in the model's dtype.
     pub(crate) fn whole(elements: u64) -> Self {
-        Self { elements, divided: false, dtype: None }
+        Self { elements, divided: false, parts_max: None, dtype: None }
     }
     /// Divided over the ranks, in the model's dtype.
     pub(crate) fn divided(elements: u64) -> Self {
-        Self { elements, divided: true, dtype: None }
+        Self { elements, divided: true, parts_max: None, dtype: None }
+    }
+    /// In at most `parts` parts, which more ranks hold alike.
+    pub(crate) fn replicated_beyond(mut self, parts: u64) -> Self {
+        self.parts_max = Some(parts);
+        self
     }
     pub(crate) fn dtype(mut self, dtype: Dtype) -> Self {
         self.dtype = Some(dtype);
