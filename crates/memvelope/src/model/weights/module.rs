@@ -34,6 +34,8 @@ pub(crate) struct Linear {
     pub(crate) dtype: Option<Dtype>,
     /// The divided width is cut into units of so many; what a rank gets is rounded up to whole ones.
     pub(crate) unit: Option<u64>,
+    /// Divided only if the ranks divide this number (of heads), whole on every rank otherwise.
+    pub(crate) divided_with: Option<u64>,
 }
 
 /// How a matrix is divided over tensor-parallel ranks.
@@ -99,8 +101,16 @@ pub(crate) struct Param {
 
 impl Linear {
     pub(crate) fn new(split: Split, input: u64, outs: impl Into<Vec<u64>>) -> Self {
-        let (bias, quantizable, dtype, unit) = (false, true, None, None);
-        Self { outs: outs.into(), input, split, bias, quantizable, dtype, unit }
+        Self {
+            outs: outs.into(),
+            input,
+            split,
+            bias: false,
+            quantizable: true,
+            dtype: None,
+            unit: None,
+            divided_with: None,
+        }
     }
     pub(crate) fn replicated(input: u64, out: u64) -> Self {
         Self::new(Split::Replicated, input, [out])
@@ -139,6 +149,11 @@ impl Linear {
     }
     pub(crate) fn dtype(mut self, dtype: Dtype) -> Self {
         self.dtype = Some(dtype);
+        self
+    }
+    /// Whole on every rank where the ranks do not divide `heads`.
+    pub(crate) fn divided_with(mut self, heads: u64) -> Self {
+        self.divided_with = Some(heads);
         self
     }
 }
