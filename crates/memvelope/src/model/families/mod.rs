@@ -4,6 +4,11 @@
 //! architectures, never about single models; defaults are those of the Hugging Face config class,
 //! because the engine reads configs through it.
 
+mod dense;
+mod dense_class;
+mod dense_gpt;
+mod dense_hf;
+mod dense_other;
 pub(crate) mod limits;
 mod llama;
 mod parts;
@@ -27,7 +32,8 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[llama::FAMILIES];
+static FAMILIES: &[&[Family]] =
+    &[dense_gpt::FAMILIES, dense_hf::FAMILIES, dense_other::FAMILIES, llama::FAMILIES];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()
