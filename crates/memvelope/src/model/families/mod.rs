@@ -7,6 +7,11 @@
 mod audio;
 mod deepseek;
 mod deepseek_v4;
+mod dense;
+mod dense_class;
+mod dense_gpt;
+mod dense_hf;
+mod dense_other;
 mod hybrid_conv;
 mod hybrid_gdn;
 mod hybrid_mamba;
@@ -48,6 +53,9 @@ pub(crate) struct Family {
 static FAMILIES: &[&[Family]] = &[
     deepseek::FAMILIES,
     deepseek_v4::FAMILIES,
+    dense_gpt::FAMILIES,
+    dense_hf::FAMILIES,
+    dense_other::FAMILIES,
     hybrid_conv::FAMILIES,
     hybrid_gdn::FAMILIES,
     hybrid_mamba::FAMILIES,
@@ -59,6 +67,8 @@ static FAMILIES: &[&[Family]] = &[
     multimodal::FAMILIES,
     whisper::FAMILIES,
 ];
+static FAMILIES: &[&[Family]] =
+    &[dense_gpt::FAMILIES, dense_hf::FAMILIES, dense_other::FAMILIES, llama::FAMILIES];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()
