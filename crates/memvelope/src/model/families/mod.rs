@@ -4,9 +4,16 @@
 //! architectures, never about single models; defaults are those of the Hugging Face config class,
 //! because the engine reads configs through it.
 
+mod gemma;
+mod gemma3n;
+mod gemma4;
 pub(crate) mod limits;
 mod llama;
 mod parts;
+mod sliding;
+mod sliding_loops;
+mod sliding_moe;
+mod sliding_rules;
 
 use super::builder::Builder;
 use super::hf_config::{Config, wrong};
@@ -27,7 +34,15 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[llama::FAMILIES];
+static FAMILIES: &[&[Family]] = &[
+    gemma::FAMILIES,
+    gemma3n::FAMILIES,
+    gemma4::FAMILIES,
+    llama::FAMILIES,
+    sliding_loops::FAMILIES,
+    sliding_moe::FAMILIES,
+    sliding_rules::FAMILIES,
+];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()
