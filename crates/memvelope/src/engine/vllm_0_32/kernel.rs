@@ -4,7 +4,7 @@
 //! `customize_spec`.
 
 use super::backend::{Backend, Request};
-use super::spec::{Role, Spec, Stride, lcm};
+use super::spec::{Spec, Stride, lcm};
 use crate::model::{Refusal, RefusalRule};
 
 /// A block size that a kernel takes.
@@ -71,11 +71,7 @@ fn flash_attn_sizes(backend: Backend, request: &Request<'_>, spec: Option<&Spec>
     }
     // FA4's kernel for 256 elements on Blackwell reads pages of 128.
     let is_hd256 = matches!(request.major(), 10 | 11) && head_size == 256;
-    let falls_back = request.has_sink
-        || request.has_soft_cap
-        || request.kv_dtype.is_quantized()
-        || request.is_mm_prefix;
-    if backend == Backend::FlashAttn && is_hd256 && !falls_back {
+    if backend == Backend::FlashAttn && is_hd256 && !request.lacks_fa4_hd256() {
         return vec![Size::Exactly(128)];
     }
     vec![Size::MultipleOf(16)]
@@ -167,9 +163,4 @@ pub(crate) fn window_block(
         }
     });
     fitting.max().unwrap_or_else(|| Size::smallest(&sizes))
-}
-
-/// Whether a cache is of a kind that windows apply to.
-pub(crate) fn is_window(role: Role) -> bool {
-    matches!(role, Role::Window { .. })
 }
