@@ -229,7 +229,9 @@ fn flashinfer(request: &Request<'_>) -> Option<&'static str> {
         return Some(HEAD_SIZE);
     }
     match request.kv_dtype {
-        KvDtype::Nvfp4 if major != 10 => return Some(KV),
+        // The kernels that read it need TRTLLM on Blackwell, and 128 elements or more elsewhere.
+        KvDtype::Nvfp4 if major == 10 => return Some(KV),
+        KvDtype::Nvfp4 if request.head_size == 64 => return Some(HEAD_SIZE),
         KvDtype::Fp8DsMla
         | KvDtype::Int8PerTokenHead
         | KvDtype::Int4PerTokenHead

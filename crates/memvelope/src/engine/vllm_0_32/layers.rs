@@ -335,6 +335,7 @@ impl Context<'_> {
                 let role = Role::WindowMla { window: compressor.window.into() };
                 let block = if compressor.ratio <= 4 { 4 } else { 8 };
                 Spec {
+                    keeps_model_dtype: true,
                     alignment: Some(compressor.alignment.into()),
                     ..Spec::attention(role, block, 1, [compressor.width.into(), 0], Dtype::Float32)
                 }
@@ -367,6 +368,7 @@ impl Context<'_> {
         let dims = [attention.key_dim.into(), attention.value_dim.into()];
         Spec {
             is_fp8: self.kv_dtype.is_fp8_per_tensor() && !self.layout.ignores_kv_dtype,
+            keeps_model_dtype: self.layout.ignores_kv_dtype,
             ..Spec::attention(role, block_size, heads, dims, self.element())
         }
     }
@@ -401,6 +403,7 @@ impl Context<'_> {
         Spec {
             tokens_per_state: indexer.tokens_per_state.into(),
             alignment: is_shared.then_some(V4_ALIGNMENT),
+            keeps_model_dtype: true,
             marker: if is_shared { "" } else { "indexer" },
             ..Spec::attention(Role::Mla, block_size, 1, [dim, 0], dtype)
         }
