@@ -4,13 +4,14 @@
 //! --test planner_oracle [-- FILE.jsonl…] [--only SUBSTRING] [--show N]`.
 
 use memvelope::model::Layout;
+use memvelope::model::cache::{CacheKind, Reach};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What is compared, in the order of the report.
-const CHECKS: &[&str] = &["read", "weights"];
+const CHECKS: &[&str] = &["read", "weights", "native", "kv"];
 
 #[derive(Default)]
 struct Tally {
@@ -128,6 +129,8 @@ impl Run {
         let outputs = &record["outputs"];
         let tp = record["params"]["tensor_parallel_size"].as_u64().unwrap_or(1);
         results.push(("weights", weights(&layout, outputs, tp)));
+        results.push(("native", native(&layout, outputs)));
+        results.push(("kv", kv(&layout, outputs, tp)));
         results
     }
 
@@ -169,4 +172,36 @@ fn weights(layout: &Layout, outputs: &Value, tp: u64) -> Result<(), String> {
         found as i128 - i128::from(expected),
         outputs["weights"]["param_bytes_by_dtype"]
     ))
+}
+
+/// The longest sequence without `--max-model-len`.
+fn native(layout: &Layout, outputs: &Value) -> Result<(), String> {
+    let expected = outputs["resolved"]["native_max_model_len"].as_u64();
+    let found = layout.max_tokens.map(|tokens| tokens.0);
+    if found == expected { Ok(()) } else { Err(format!("{found:?}, expected {expected:?}")) }
+}
+
+/// Keys and values, layer by layer: heads on this rank, sizes, window.
+fn kv(layout: &Layout, outputs: &Value, tp: u64) -> Result<(), String> {
+    let mut found = BTreeMap::<_, usize>::new();
+    for cache in &layout.caches {
+        let CacheKind::Attention(attention) = &cache.kind else { return Ok(()) };
+        let heads = (u64::from(attention.kv_heads) / tp).max(1);
+        let dims = [attention.key_dim, attention.value_dim].map(u64::from);
+        let window = match attention.reach {
+            Reach::Window(window) => Some(u64::from(window)),
+            Reach::Full | Reach::Chunk(_) => None,
+        };
+        *found.entry((heads, dims, window)).or_default() += 1;
+    }
+    let mut expected = BTreeMap::<_, usize>::new();
+    for spec in outputs["specs"].as_array().into_iter().flatten() {
+        let number = |name: &str| spec[name].as_u64();
+        let key = number("head_size").unwrap_or(0);
+        let dims = [key, number("head_size_v").unwrap_or(key)];
+        let heads = number("num_kv_heads").unwrap_or(0);
+        let layers = number("num_layers").unwrap_or(0) as usize;
+        *expected.entry((heads, dims, number("sliding_window"))).or_default() += layers;
+    }
+    if found == expected { Ok(()) } else { Err(format!("{found:?}, expected {expected:?}")) }
 }

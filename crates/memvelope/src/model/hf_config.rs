@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::fmt;
 
 /// A parsed document. Depth is bounded by the parser (128), size by the caller.
@@ -36,7 +37,7 @@ impl Document {
             let problem = format!("{} bytes; at most {bytes_max} are read", json.len());
             return Err(wrong("(document)", problem));
         }
-        let Object(map) = serde_json::from_str(json)
+        let Object(map) = serde_json::from_str(&without_python_numbers(json))
             .map_err(|error| wrong("(document)", format!("not a JSON object: {error}")))?;
         Ok(Self(map))
     }
@@ -241,6 +242,39 @@ pub(crate) fn kind(value: &Value) -> String {
         Value::Array(items) => format!("an array of {}", items.len()),
         Value::Object(map) => format!("an object of {} fields", map.len()),
     }
+}
+
+/// Puts into quotes what Python writes for numbers that JSON does not have, so that a field which
+/// holds one can be passed over, and is refused where a number is read.
+fn without_python_numbers(json: &str) -> Cow<'_, str> {
+    const NUMBERS: &[&str] = &["-Infinity", "Infinity", "NaN"];
+    if !json.contains("Infinity") && !json.contains("NaN") {
+        return Cow::Borrowed(json);
+    }
+    let mut out = String::with_capacity(json.len() + 64);
+    let (mut rest, mut in_string) = (json, false);
+    while let Some(first) = rest.chars().next() {
+        let number = NUMBERS.iter().find(|number| !in_string && rest.starts_with(**number));
+        let taken = match (number, first) {
+            (Some(number), _) => {
+                out.push('"');
+                out.push_str(number);
+                out.push('"');
+                rest = &rest[number.len()..];
+                continue;
+            }
+            // An escape and what it escapes; the latter may be of any length.
+            (None, '\\') if in_string => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+            (None, '"') => {
+                in_string = !in_string;
+                1
+            }
+            (None, other) => other.len_utf8(),
+        };
+        out.push_str(&rest[..taken]);
+        rest = &rest[taken..];
+    }
+    Cow::Owned(out)
 }
 
 /// A JSON object in which no field is named twice: `serde_json` would keep the last one silently.
