@@ -3,15 +3,27 @@
 //! Prints exact/total per family and every record that differs. `cargo test -p memvelope-tests
 //! --test planner_oracle [-- FILE.jsonl…] [--only SUBSTRING] [--show N]`.
 
-use memvelope::model::Layout;
-use memvelope::model::cache::{CacheKind, Reach};
+use memvelope::engine::{Device, Params, Vllm};
+use memvelope::model::cache::{Attention, CacheKind, IndexerStorage, Reach};
+use memvelope::model::{Dtype, Layout};
+use memvelope::units::Tokens;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What is compared, in the order of the report.
-const CHECKS: &[&str] = &["read", "weights", "native", "kv"];
+const CHECKS: &[&str] = &[
+    "read",
+    "specs",
+    "weights",
+    "native",
+    "resolved",
+    "block_size",
+    "bytes_per_block",
+    "groups",
+    "capacity",
+];
 
 #[derive(Default)]
 struct Tally {
@@ -128,9 +140,10 @@ impl Run {
         let mut results = vec![("read", Ok(()))];
         let outputs = &record["outputs"];
         let tp = record["params"]["tensor_parallel_size"].as_u64().unwrap_or(1);
+        results.push(("specs", specs(&layout, outputs, tp)));
         results.push(("weights", weights(&layout, outputs, tp)));
         results.push(("native", native(&layout, outputs)));
-        results.push(("kv", kv(&layout, outputs, tp)));
+        results.extend(engine(&layout, record));
         results
     }
 
@@ -181,27 +194,196 @@ fn native(layout: &Layout, outputs: &Value) -> Result<(), String> {
     if found == expected { Ok(()) } else { Err(format!("{found:?}, expected {expected:?}")) }
 }
 
-/// Keys and values, layer by layer: heads on this rank, sizes, window.
-fn kv(layout: &Layout, outputs: &Value, tp: u64) -> Result<(), String> {
-    let mut found = BTreeMap::<_, usize>::new();
-    for cache in &layout.caches {
-        let CacheKind::Attention(attention) = &cache.kind else { return Ok(()) };
-        let heads = (u64::from(attention.kv_heads) / tp).max(1);
-        let dims = [attention.key_dim, attention.value_dim].map(u64::from);
-        let window = match attention.reach {
-            Reach::Window(window) => Some(u64::from(window)),
-            Reach::Full | Reach::Chunk(_) => None,
-        };
-        *found.entry((heads, dims, window)).or_default() += 1;
-    }
-    let mut expected = BTreeMap::<_, usize>::new();
+/// Caches of each kind on one rank, with the number of layers that have one.
+fn specs(layout: &Layout, outputs: &Value, tp: u64) -> Result<(), String> {
+    let mut expected = BTreeMap::<String, u64>::new();
     for spec in outputs["specs"].as_array().into_iter().flatten() {
-        let number = |name: &str| spec[name].as_u64();
-        let key = number("head_size").unwrap_or(0);
-        let dims = [key, number("head_size_v").unwrap_or(key)];
-        let heads = number("num_kv_heads").unwrap_or(0);
-        let layers = number("num_layers").unwrap_or(0) as usize;
-        *expected.entry((heads, dims, number("sliding_window"))).or_default() += layers;
+        *expected.entry(recorded_spec(spec)).or_default() +=
+            spec["num_layers"].as_u64().unwrap_or(0);
     }
-    if found == expected { Ok(()) } else { Err(format!("{found:?}, expected {expected:?}")) }
+    let mut found = BTreeMap::<String, u64>::new();
+    for cache in &layout.caches {
+        *found.entry(computed_spec(&cache.kind, tp)?).or_default() += 1;
+    }
+    let shared = outputs["resolved"]["num_kv_shared_layers"].as_u64().unwrap_or(0);
+    if found != expected {
+        return Err(format!("{found:?}, expected {expected:?}"));
+    }
+    if u64::from(layout.shared_layers) != shared {
+        return Err(format!("{} layers share, expected {shared}", layout.shared_layers));
+    }
+    Ok(())
+}
+
+/// What a record says of one kind of cache, apart from what the engine decides.
+fn recorded_spec(spec: &Value) -> String {
+    let class = spec["class"].as_str().unwrap_or_default();
+    if class == "MambaSpec" {
+        let mut shapes: Vec<String> =
+            spec["shapes"].as_array().into_iter().flatten().map(|s| s.to_string()).collect();
+        shapes.sort();
+        return format!("{class} {}", shapes.join(" "));
+    }
+    let size = |name: &str| spec[name].as_u64().unwrap_or(0);
+    let reach = size("sliding_window") + size("attention_chunk_size");
+    let dims = format!("{}x{}+{}", size("num_kv_heads"), size("head_size"), size("head_size_v"));
+    format!("{class} {dims} reach {reach}")
+}
+
+fn computed_spec(kind: &CacheKind, tp: u64) -> Result<String, String> {
+    let attention = |class: &str, a: &Attention, reach: u32| {
+        let heads = (u64::from(a.kv_heads) / tp).max(1);
+        format!("{class} {heads}x{}+{} reach {reach}", a.key_dim, a.value_dim)
+    };
+    Ok(match kind {
+        CacheKind::Attention(a) => match a.reach {
+            Reach::Full => attention("FullAttentionSpec", a, 0),
+            Reach::Window(window) => attention("SlidingWindowSpec", a, window),
+            Reach::Chunk(chunk) => attention("ChunkedLocalAttentionSpec", a, chunk),
+        },
+        CacheKind::Cross(a) => attention("CrossAttentionSpec", a, 0),
+        CacheKind::Latent(l) => {
+            format!("MLAAttentionSpec 1x{}+0 reach 0", l.lora_rank + l.rope_dim)
+        }
+        CacheKind::Indexer(i) => {
+            let width = match i.storage {
+                IndexerStorage::Fp8WithScales => i.token_bytes(Dtype::Uint8),
+                IndexerStorage::ModelDtype => i.head_dim.into(),
+            };
+            format!("MLAAttentionSpec 1x{width}+0 reach 0")
+        }
+        CacheKind::State(state) => {
+            let tensors = state.shape.tensors(tp as u32).map_err(|refusal| refusal.reason)?;
+            let mut shapes: Vec<String> = tensors
+                .iter()
+                .map(|tensor| format!("{:?}", tensor.shape).replace(' ', ""))
+                .collect();
+            shapes.sort();
+            format!("MambaSpec {}", shapes.join(" "))
+        }
+    })
+}
+
+/// What the engine makes of it: decisions, pages, groups, and every row of capacities.
+fn engine(layout: &Layout, record: &Value) -> Vec<(&'static str, Result<(), String>)> {
+    let vllm = match params(record).and_then(|p| Vllm::new(layout, &p).map_err(|r| r.reason)) {
+        Ok(vllm) => vllm,
+        Err(problem) => return vec![("resolved", Err(problem))],
+    };
+    let outputs = &record["outputs"];
+    let expected = &outputs["resolved"];
+    let resolved = vllm.resolved();
+    let mut backends: Vec<&str> = expected["attn_backends"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    backends.retain(|name| {
+        !matches!(
+            *name,
+            "GDN_ATTN"
+                | "MAMBA1_ATTN"
+                | "MAMBA2_ATTN"
+                | "KDA_ATTN"
+                | "SHORT_CONV_ATTN"
+                | "LINEAR_ATTN"
+        )
+    });
+    let same = |name: &str, found: String, expected: String| match found == expected {
+        true => Ok(()),
+        false => Err(format!("{name}: found {found}, expected {expected}")),
+    };
+    let number = |value: &Value| value.as_u64().unwrap_or(u64::MAX).to_string();
+    let decisions = same(
+        "kv dtype",
+        resolved.kv_cache_dtype.name().to_owned(),
+        expected["kv_cache_dtype"].as_str().unwrap_or_default().to_owned(),
+    )
+    .and_then(|()| {
+        same("backends", format!("{:?}", resolved.attn_backends), format!("{backends:?}"))
+    })
+    .and_then(|()| {
+        let found = resolved.max_num_batched_tokens.to_string();
+        same("batched tokens", found, number(&expected["max_num_batched_tokens"]))
+    })
+    .and_then(|()| {
+        let found = resolved.max_in_flight_tokens.to_string();
+        same("in flight", found, number(&expected["max_in_flight_tokens"]))
+    });
+    let block_size = resolved.block_size.to_string();
+    let bytes = vllm.bytes_per_block().0.to_string();
+    vec![
+        ("resolved", decisions),
+        ("block_size", same("tokens", block_size, number(&expected["block_size"]))),
+        ("bytes_per_block", same("bytes", bytes, number(&outputs["bytes_per_block"]))),
+        ("groups", groups(&vllm, outputs)),
+        ("capacity", capacity(&vllm, outputs)),
+    ]
+}
+
+fn params(record: &Value) -> Result<Params, String> {
+    let given = &record["params"];
+    let name = given["device"].as_str().unwrap_or_default();
+    let device = Device::named(name).ok_or_else(|| format!("no such device: {name}"))?;
+    let mut params = Params::new(device);
+    params.tensor_parallel = given["tensor_parallel_size"].as_u64().unwrap_or(1) as u32;
+    let dtype = given["kv_cache_dtype"].as_str().unwrap_or("auto");
+    params.kv_dtype = dtype.parse().map_err(|refusal: memvelope::model::Refusal| refusal.reason)?;
+    params.block_size = given["block_size"].as_str().and_then(|size| size.parse().ok());
+    Ok(params)
+}
+
+fn groups(vllm: &Vllm, outputs: &Value) -> Result<(), String> {
+    let lengths = outputs["groups"][0]["blocks_per_request"].as_object();
+    let expected: Vec<String> = outputs["groups"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|group| format!("{}x{}", group["num_layers"], group["block_size"]))
+        .collect();
+    let found: Vec<String> = vllm
+        .groups()
+        .iter()
+        .map(|group| format!("{}x{}", group.num_layers, group.block_size))
+        .collect();
+    if found != expected {
+        return Err(format!("layers x block size: found {found:?}, expected {expected:?}"));
+    }
+    for length in lengths.into_iter().flat_map(|lengths| lengths.keys()) {
+        let tokens = Tokens(length.parse().map_err(|_| "length".to_owned())?);
+        let expected: u64 = outputs["groups"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|group| group["blocks_per_request"][length].as_u64().unwrap_or(0))
+            .sum();
+        let found = vllm.blocks_per_request(tokens).0;
+        if found != expected {
+            return Err(format!("blocks of {length} tokens: found {found}, expected {expected}"));
+        }
+    }
+    Ok(())
+}
+
+fn capacity(vllm: &Vllm, outputs: &Value) -> Result<(), String> {
+    for row in outputs["capacity"].as_array().into_iter().flatten() {
+        let available = row["available_kv_bytes"].as_i64().unwrap_or(0);
+        let length = Tokens(row["max_model_len"].as_u64().unwrap_or(0));
+        let found = vllm.capacity_signed(available, length);
+        let mut ok = found.refused.is_some() == row["error"].is_string();
+        if let Some(estimate) = row["estimated_max_model_len"].as_u64() {
+            ok &= found.estimated_max_model_len == Some(Tokens(estimate));
+        }
+        if found.refused.is_none() {
+            ok &= row["num_gpu_blocks"].as_u64() == Some(found.num_gpu_blocks.0);
+            ok &= row["kv_cache_size_tokens"].as_u64() == Some(found.kv_cache_size_tokens.0);
+            ok &= row["need_bytes_one_request"].as_u64() == Some(found.need_bytes_one_request.0);
+            ok &= row["max_concurrency"].as_f64() == found.max_concurrency;
+        }
+        if !ok {
+            return Err(format!("{row}: found {found:?}"));
+        }
+    }
+    Ok(())
 }
