@@ -8,6 +8,8 @@ pub(crate) mod limits;
 mod llama;
 mod moe;
 mod moe_parts;
+mod moe_remote;
+mod moe_transformers;
 mod moe_windowed;
 mod parts;
 
@@ -30,7 +32,13 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[llama::FAMILIES, moe::FAMILIES, moe_windowed::FAMILIES];
+static FAMILIES: &[&[Family]] = &[
+    llama::FAMILIES,
+    moe::FAMILIES,
+    moe_remote::FAMILIES,
+    moe_transformers::FAMILIES,
+    moe_windowed::FAMILIES,
+];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()

@@ -142,20 +142,20 @@ fn olmoe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 }
 
 /// Which layers have experts: every `decoder_sparse_step`th, but for `mlp_only_layers`.
-struct Sparse {
+pub(super) struct Sparse {
     step: u32,
     dense: Vec<u32>,
     experts: u64,
 }
 
 impl Sparse {
-    fn read(fields: &Fields<'_>, experts: u64) -> Result<Self> {
+    pub(super) fn read(fields: &Fields<'_>, experts: u64) -> Result<Self> {
         let step = size(fields, "decoder_sparse_step", 1, LAYERS_MAX)?;
         let dense = fields.counts("mlp_only_layers", LAYERS_MAX)?.unwrap_or_default();
         Ok(Self { step, dense, experts })
     }
 
-    fn has_experts(&self, layer: u32) -> bool {
+    pub(super) fn has_experts(&self, layer: u32) -> bool {
         self.experts > 0 && !self.dense.contains(&layer) && (layer + 1).is_multiple_of(self.step)
     }
 }

@@ -173,7 +173,7 @@ fn shared_experts(inner: u64, count: u32) -> Option<Dense> {
 }
 
 /// `mlp_layer_types`, or the first layers dense where it is absent: whether each has experts.
-fn sparse_layers(fields: &Fields<'_>, layers: u32, dense: u32) -> Result<Vec<bool>> {
+pub(super) fn sparse_layers(fields: &Fields<'_>, layers: u32, dense: u32) -> Result<Vec<bool>> {
     const NAME: &str = "mlp_layer_types";
     if fields.value(NAME).is_none() {
         return Ok((0..layers).map(|layer| layer >= dense).collect());
