@@ -4,8 +4,9 @@
 //! defaults of the Hugging Face config classes.
 
 use super::Family;
-use super::limits::HEADS_MAX;
-use super::limits::{EXPERTS_MAX, INNER_MAX, LAYERS_MAX, TOKENS_MAX, VOCAB_MAX, WIDTH_MAX};
+use super::limits::{
+    EXPERTS_MAX, HEAD_DIM_MAX, HEADS_MAX, INNER_MAX, LAYERS_MAX, TOKENS_MAX, VOCAB_MAX, WIDTH_MAX,
+};
 use super::moe_parts::{
     Attn, Class, Dense, DenseNames, Frame, Mlp, Moe, QkNorm, experts, head_dim, optional,
     shared_evenly, size, width,
@@ -443,6 +444,10 @@ fn glm4_decoder(
         vocab: defaults[0],
         tokens: defaults[1],
     };
+    if !fields.is_present("head_dim") {
+        // The model class reads it and the config class has no default; null is hidden / heads.
+        fields.required(&["head_dim"], HEAD_DIM_MAX)?;
+    }
     let dims = class.read(fields)?;
     let has_norms = fields.flag("use_qk_norm", false)?;
     let attention = Attn {

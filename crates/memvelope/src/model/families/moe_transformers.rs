@@ -2,16 +2,16 @@
 //! parallel layers and experts in the places of the model's (`models/transformers/moe.py`).
 
 use super::Family;
-use super::limits::{EXPERTS_MAX, INNER_MAX, LAYERS_MAX};
+use super::limits::{EXPERTS_MAX, HEAD_DIM_MAX, INNER_MAX, LAYERS_MAX};
 use super::moe::uniform;
 use super::moe_parts::{
-    Attn, Class, Dense, Frame, Mlp, Moe, QkNorm, at, experts, optional, per_layer, width,
+    Attn, Class, Dense, Frame, Mlp, Moe, QkNorm, at, experts, optional, per_layer, size, width,
 };
-use super::parts::Windows;
+use super::parts::{Windows, attention_cache};
 use crate::error::Result;
 use crate::model::builder::Builder;
-use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Config, Fields};
+use crate::model::weights::module::{Linear, Param};
 
 pub(super) static FAMILIES: &[Family] = &[
     Family {
@@ -30,6 +30,7 @@ pub(super) static FAMILIES: &[Family] = &[
         model_types: &["solar_open"],
         rule: solar_open,
     },
+    Family { architectures: &["JetMoeForCausalLM"], model_types: &["jetmoe"], rule: jetmoe },
     Family { architectures: &["MellumForCausalLM"], model_types: &["mellum"], rule: mellum },
 ];
 
@@ -143,7 +144,6 @@ fn routed(fields: &Fields<'_>, defaults: [u32; 3]) -> Result<Moe> {
     let shared = optional(fields, "n_shared_experts", defaults[2], EXPERTS_MAX)?;
     let shared = inner.saturating_mul(shared.into());
     Ok(Moe {
-        router_dtype: Some(Dtype::Float32),
         shared: Some(Dense::new("shared_experts", shared)),
         ..Moe::new("mlp", experts(fields, "n_routed_experts", defaults[0])?, inner)
     })
@@ -198,4 +198,52 @@ fn mellum(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         let mlp = if at(&sparse, layer) { Mlp::Moe(moe.clone()) } else { Mlp::Dense(dense) };
         Ok((Attn { reach: windows.by_type(layer), ..attention.clone() }, mlp))
     })
+}
+
+/// Experts of queries and outputs too. The Transformers code has no plan for tensor parallelism,
+/// and its experts are not of the shape vLLM replaces: all but the vocabulary is whole on every
+/// rank.
+fn jetmoe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+    let fields = &config.text;
+    let class = Class {
+        layers: 12,
+        hidden: 2048,
+        heads: 32,
+        kv_heads: 16,
+        head_dim: 128,
+        inner: 5632,
+        vocab: 32000,
+        tokens: 4096,
+    };
+    let mut dims = class.read(fields)?;
+    dims.head_dim = size(fields, "kv_channels", dims.head_dim, HEAD_DIM_MAX)?;
+    let count = experts(fields, "num_local_experts", 8)?;
+    let (hidden, inner) = (u64::from(dims.hidden), u64::from(dims.inner));
+    let keys = u64::from(dims.kv_heads) * u64::from(dims.head_dim);
+    let routed = |b: &mut Builder, matrices: [u64; 2]| {
+        for (name, width) in ["input_linear.weight", "output_linear.weight"].iter().zip(matrices) {
+            b.param(name, Param::whole(count.saturating_mul(width).saturating_mul(hidden)));
+        }
+        b.param("bias", Param::whole(hidden));
+        b.linear("router.layer", Linear::replicated(hidden, count).plain());
+    };
+    b.dims = dims.clone();
+    b.vocabulary("model.embed_tokens", dims.vocab, hidden);
+    for layer in 0..dims.layers {
+        b.scope(&format!("model.layers.{layer}"), |b| {
+            b.scope("mlp", |b| routed(b, [2 * inner, inner]));
+            b.scope("self_attention", |b| {
+                b.scope("experts", |b| routed(b, [keys, keys]));
+                b.linear("kv_proj", Linear::replicated(hidden, 2 * keys));
+            });
+            b.rms_norm("input_layernorm", hidden);
+            b.rms_norm("post_attention_layernorm", hidden);
+        });
+        b.cache(layer, attention_cache(&dims, uniform(fields, &dims)?));
+    }
+    b.rms_norm("model.norm", hidden);
+    if !fields.flag("tie_word_embeddings", true)? {
+        b.head("lm_head", dims.vocab, hidden, false);
+    }
+    Ok(())
 }
