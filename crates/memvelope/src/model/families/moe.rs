@@ -17,6 +17,7 @@ use crate::model::builder::{Builder, Dims};
 use crate::model::cache::Reach;
 use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Config, Fields, wrong};
+use std::collections::BTreeSet;
 
 pub(super) static FAMILIES: &[Family] = &[
     Family { architectures: &["MixtralForCausalLM"], model_types: &["mixtral"], rule: mixtral },
@@ -145,7 +146,8 @@ fn olmoe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 /// Which layers have experts: every `decoder_sparse_step`th, but for `mlp_only_layers`.
 pub(super) struct Sparse {
     step: u32,
-    dense: Vec<u32>,
+    /// A set, because a hostile list may be long.
+    dense: BTreeSet<u32>,
     experts: u64,
 }
 
@@ -153,7 +155,7 @@ impl Sparse {
     pub(super) fn read(fields: &Fields<'_>, experts: u64) -> Result<Self> {
         let step = size(fields, "decoder_sparse_step", 1, LAYERS_MAX)?;
         let dense = fields.counts("mlp_only_layers", LAYERS_MAX)?.unwrap_or_default();
-        Ok(Self { step, dense, experts })
+        Ok(Self { step, dense: dense.into_iter().collect(), experts })
     }
 
     pub(super) fn has_experts(&self, layer: u32) -> bool {

@@ -17,6 +17,7 @@ use crate::model::builder::{Builder, Dims};
 use crate::model::cache::Reach;
 use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Config, Fields, kind, wrong};
+use std::collections::BTreeSet;
 
 pub(super) static FAMILIES: &[Family] = &[
     Family { architectures: &["GptOssForCausalLM"], model_types: &["gpt_oss"], rule: gpt_oss },
@@ -338,7 +339,7 @@ fn slides(windows: &Windows<'_>, layer: u32) -> bool {
 }
 
 /// Layers with experts: a list in one text, `1,2,3`; absent or null, all but the first.
-fn moe_layers(fields: &Fields<'_>) -> Result<Option<Vec<u32>>> {
+fn moe_layers(fields: &Fields<'_>) -> Result<Option<BTreeSet<u32>>> {
     const NAME: &str = "moe_layers_enum";
     let Some(text) = fields.text(NAME)? else { return Ok(None) };
     let index = |text: &str| {
@@ -350,7 +351,7 @@ fn moe_layers(fields: &Fields<'_>) -> Result<Option<Vec<u32>>> {
     text.trim().split(',').map(index).collect::<Result<_>>().map(Some)
 }
 
-fn has_experts(list: Option<&Vec<u32>>, layer: u32) -> bool {
+fn has_experts(list: Option<&BTreeSet<u32>>, layer: u32) -> bool {
     list.map_or(layer > 0, |list| list.contains(&layer))
 }
 
