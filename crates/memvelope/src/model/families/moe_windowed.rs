@@ -28,11 +28,6 @@ pub(super) static FAMILIES: &[Family] = &[
         model_types: &["exaone_moe"],
         rule: exaone,
     },
-    Family {
-        architectures: &["Cohere2MoeForCausalLM"],
-        model_types: &["cohere2_moe"],
-        rule: cohere2,
-    },
     Family { architectures: &["LagunaForCausalLM"], model_types: &["laguna"], rule: laguna },
     Family { architectures: &["Step3TextForCausalLM"], model_types: &["step3_text"], rule: step3 },
     Family { architectures: &["Step3p5ForCausalLM"], model_types: &["step3p5"], rule: step3p5 },
@@ -223,49 +218,6 @@ fn exaone(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         };
         let mlp = if at(&sparse, layer) { Mlp::Moe(moe.clone()) } else { Mlp::Dense(dense) };
         Ok((Attn { reach, ..attention.clone() }, mlp))
-    })
-}
-
-/// One norm a layer; the output matrix is always that of the input.
-fn cohere2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
-    let fields = &config.text;
-    let class = Class {
-        layers: 40,
-        hidden: 8192,
-        heads: 64,
-        kv_heads: 0,
-        head_dim: 128,
-        inner: 22528,
-        vocab: 256_000,
-        tokens: 8192,
-    };
-    let dims = class.read(fields)?;
-    let first = fields.count_or_zero("first_k_dense_replace", LAYERS_MAX)?;
-    let every = size(fields, "sliding_window_pattern", 4, LAYERS_MAX)?;
-    let every_dense = size(fields, "prefix_dense_sliding_window_pattern", 1, LAYERS_MAX)?;
-    let slides = |layer: u32| match layer.checked_sub(first) {
-        None => !(layer + 1).is_multiple_of(every_dense),
-        Some(layer) => !(layer + 1).is_multiple_of(every),
-    };
-    let windows = Windows::read(fields, dims.layers, Some(4096))?.or_types(dims.layers, slides);
-    let inner = u64::from(dims.inner);
-    let shared = fields.count_or_zero("num_shared_experts", EXPERTS_MAX)?;
-    let moe = Moe {
-        shared: shared_experts(inner, shared),
-        ..Moe::new("mlp", experts(fields, "num_experts", 8)?, inner)
-    };
-    let declared = fields.count("prefix_dense_intermediate_size", INNER_MAX)?;
-    let dense = Dense::new("mlp", declared.unwrap_or(dims.inner));
-    let sparse = sparse_layers(fields, dims.layers, first)?;
-    let frame = Frame { layer_norms: &["input_layernorm"], ..Frame::new(true) };
-    frame.build(b, &dims, |layer| {
-        // The model class passes one token more than the config says.
-        let reach = match windows.by_type(layer) {
-            Reach::Window(window) => Reach::Window(window.saturating_add(1)),
-            reach => reach,
-        };
-        let mlp = if at(&sparse, layer) { Mlp::Moe(moe.clone()) } else { Mlp::Dense(dense) };
-        Ok((Attn { reach, ..Attn::of(&dims) }, mlp))
     })
 }
 
