@@ -26,6 +26,8 @@ mod mamba;
 mod mla;
 mod moe;
 mod moe_parts;
+mod moe_remote;
+mod moe_transformers;
 mod moe_windowed;
 mod multimodal;
 mod parts;
@@ -73,6 +75,8 @@ static FAMILIES: &[&[Family]] = &[
     llama::FAMILIES,
     mamba::FAMILIES,
     moe::FAMILIES,
+    moe_remote::FAMILIES,
+    moe_transformers::FAMILIES,
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
     sliding_loops::FAMILIES,
