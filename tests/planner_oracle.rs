@@ -3,15 +3,26 @@
 //! Prints exact/total per family and every record that differs. `cargo test -p memvelope-tests
 //! --test planner_oracle [-- FILE.jsonl…] [--only SUBSTRING] [--show N]`.
 
+use memvelope::engine::{Device, Params, Vllm};
+use memvelope::model::Layout;
 use memvelope::model::cache::{Attention, CacheKind, IndexerStorage, Reach};
-use memvelope::model::{Dtype, Layout};
+use memvelope::units::Tokens;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What is compared, in the order of the report.
-const CHECKS: &[&str] = &["read", "specs", "weights"];
+const CHECKS: &[&str] = &[
+    "read",
+    "specs",
+    "weights",
+    "resolved",
+    "block_size",
+    "bytes_per_block",
+    "groups",
+    "capacity",
+];
 
 #[derive(Default)]
 struct Tally {
@@ -130,6 +141,7 @@ impl Run {
         let tp = record["params"]["tensor_parallel_size"].as_u64().unwrap_or(1);
         results.push(("specs", specs(&layout, outputs, tp)));
         results.push(("weights", weights(&layout, outputs, tp)));
+        results.extend(engine(&layout, record));
         results
     }
 
@@ -226,10 +238,19 @@ fn computed_spec(kind: &CacheKind, tp: u64) -> Result<String, String> {
         }
         CacheKind::Indexer(i) => {
             let width = match i.storage {
-                IndexerStorage::Fp8WithScales => i.token_bytes(Dtype::Uint8),
-                IndexerStorage::ModelDtype => i.head_dim.into(),
+                IndexerStorage::Fp8WithScales => i.state_bytes(),
+                IndexerStorage::Bfloat16 => i.head_dim.into(),
             };
             format!("MLAAttentionSpec 1x{width}+0 reach 0")
+        }
+        CacheKind::Compressed(latent) => {
+            format!("MLAAttentionSpec 1x{}+0 reach 0", latent.head_dim)
+        }
+        CacheKind::WindowLatent(latent) => {
+            format!("SlidingWindowMLASpec 1x{}+0 reach {}", latent.head_dim, latent.window)
+        }
+        CacheKind::Compressor(compressor) => {
+            format!("SlidingWindowMLASpec 1x{}+0 reach {}", compressor.width, compressor.window)
         }
         CacheKind::State(state) => {
             let tensors = state.shape.tensors(tp as u32).map_err(|refusal| refusal.reason)?;
@@ -241,4 +262,128 @@ fn computed_spec(kind: &CacheKind, tp: u64) -> Result<String, String> {
             format!("MambaSpec {}", shapes.join(" "))
         }
     })
+}
+
+/// What the engine makes of it: decisions, pages, groups, and every row of capacities.
+fn engine(layout: &Layout, record: &Value) -> Vec<(&'static str, Result<(), String>)> {
+    let vllm = match params(record).and_then(|p| Vllm::new(layout, &p).map_err(|r| r.reason)) {
+        Ok(vllm) => vllm,
+        Err(problem) => return vec![("resolved", Err(problem))],
+    };
+    let outputs = &record["outputs"];
+    let expected = &outputs["resolved"];
+    let resolved = vllm.resolved();
+    let mut backends: Vec<&str> = expected["attn_backends"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    backends.retain(|name| {
+        !matches!(
+            *name,
+            "GDN_ATTN"
+                | "MAMBA1_ATTN"
+                | "MAMBA2_ATTN"
+                | "KDA_ATTN"
+                | "SHORT_CONV_ATTN"
+                | "LINEAR_ATTN"
+        )
+    });
+    let same = |name: &str, found: String, expected: String| match found == expected {
+        true => Ok(()),
+        false => Err(format!("{name}: found {found}, expected {expected}")),
+    };
+    let number = |value: &Value| value.as_u64().unwrap_or(u64::MAX).to_string();
+    let decisions = same(
+        "kv dtype",
+        resolved.kv_cache_dtype.name().to_owned(),
+        expected["kv_cache_dtype"].as_str().unwrap_or_default().to_owned(),
+    )
+    .and_then(|()| {
+        same("backends", format!("{:?}", resolved.attn_backends), format!("{backends:?}"))
+    })
+    .and_then(|()| {
+        let found = resolved.max_num_batched_tokens.to_string();
+        same("batched tokens", found, number(&expected["max_num_batched_tokens"]))
+    })
+    .and_then(|()| {
+        let found = resolved.max_in_flight_tokens.to_string();
+        same("in flight", found, number(&expected["max_in_flight_tokens"]))
+    });
+    let block_size = resolved.block_size.to_string();
+    let bytes = vllm.bytes_per_block().0.to_string();
+    vec![
+        ("resolved", decisions),
+        ("block_size", same("tokens", block_size, number(&expected["block_size"]))),
+        ("bytes_per_block", same("bytes", bytes, number(&outputs["bytes_per_block"]))),
+        ("groups", groups(&vllm, outputs)),
+        ("capacity", capacity(&vllm, outputs)),
+    ]
+}
+
+fn params(record: &Value) -> Result<Params, String> {
+    let given = &record["params"];
+    let name = given["device"].as_str().unwrap_or_default();
+    let device = Device::named(name).ok_or_else(|| format!("no such device: {name}"))?;
+    let mut params = Params::new(device);
+    params.tensor_parallel = given["tensor_parallel_size"].as_u64().unwrap_or(1) as u32;
+    let dtype = given["kv_cache_dtype"].as_str().unwrap_or("auto");
+    params.kv_dtype = dtype.parse().map_err(|refusal: memvelope::model::Refusal| refusal.reason)?;
+    params.block_size = given["block_size"].as_str().and_then(|size| size.parse().ok());
+    Ok(params)
+}
+
+fn groups(vllm: &Vllm, outputs: &Value) -> Result<(), String> {
+    let lengths = outputs["groups"][0]["blocks_per_request"].as_object();
+    let expected: Vec<String> = outputs["groups"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|group| format!("{}x{}", group["num_layers"], group["block_size"]))
+        .collect();
+    let found: Vec<String> = vllm
+        .groups()
+        .iter()
+        .map(|group| format!("{}x{}", group.num_layers, group.block_size))
+        .collect();
+    if found != expected {
+        return Err(format!("layers x block size: found {found:?}, expected {expected:?}"));
+    }
+    for length in lengths.into_iter().flat_map(|lengths| lengths.keys()) {
+        let tokens = Tokens(length.parse().map_err(|_| "length".to_owned())?);
+        let expected: u64 = outputs["groups"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|group| group["blocks_per_request"][length].as_u64().unwrap_or(0))
+            .sum();
+        let found = vllm.blocks_per_request(tokens).0;
+        if found != expected {
+            return Err(format!("blocks of {length} tokens: found {found}, expected {expected}"));
+        }
+    }
+    Ok(())
+}
+
+fn capacity(vllm: &Vllm, outputs: &Value) -> Result<(), String> {
+    for row in outputs["capacity"].as_array().into_iter().flatten() {
+        let available = row["available_kv_bytes"].as_i64().unwrap_or(0);
+        let length = Tokens(row["max_model_len"].as_u64().unwrap_or(0));
+        let found = vllm.capacity_signed(available, length);
+        let mut ok = found.refused.is_some() == row["error"].is_string();
+        if let Some(estimate) = row["estimated_max_model_len"].as_u64() {
+            ok &= found.estimated_max_model_len == Some(Tokens(estimate));
+        }
+        if found.refused.is_none() {
+            ok &= row["num_gpu_blocks"].as_u64() == Some(found.num_gpu_blocks.0);
+            ok &= row["kv_cache_size_tokens"].as_u64() == Some(found.kv_cache_size_tokens.0);
+            ok &= row["need_bytes_one_request"].as_u64() == Some(found.need_bytes_one_request.0);
+            ok &= row["max_concurrency"].as_f64() == found.max_concurrency;
+        }
+        if !ok {
+            return Err(format!("{row}: found {found:?}"));
+        }
+    }
+    Ok(())
 }

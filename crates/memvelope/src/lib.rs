@@ -32,6 +32,7 @@
 
 pub mod admission;
 pub mod config;
+pub mod engine;
 pub mod envelope;
 pub mod error;
 pub mod event;

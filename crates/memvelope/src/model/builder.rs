@@ -31,6 +31,16 @@ pub(crate) struct Builder {
     pub(crate) shared_layers: u32,
     /// The engine runs it with a multimodal processor.
     pub(crate) is_multimodal: bool,
+    /// Multimodal positions attend in both directions.
+    pub(crate) is_prefix_lm: bool,
+    /// Tokens of the largest multimodal item, where the engine's processor states it.
+    pub(crate) mm_item_tokens_max: Option<u32>,
+    /// An encoder-decoder model.
+    pub(crate) is_encoder_decoder: bool,
+    /// The model class hands no cache options to its layers, so the KV cache dtype is its own.
+    pub(crate) ignores_kv_dtype: bool,
+    /// Attention logits are capped by a tanh.
+    pub(crate) has_soft_cap: bool,
 }
 
 impl Builder {
@@ -42,6 +52,11 @@ impl Builder {
         let result = build(self);
         self.prefix.truncate(outer);
         result
+    }
+
+    /// The weights cannot be known from the config, and why; the caches can.
+    pub(crate) fn weights_unknown(&mut self, why: &str) {
+        self.inventory.unknown.get_or_insert_with(|| why.to_owned());
     }
 
     fn module(&mut self, name: &str, kind: ModuleKind) {

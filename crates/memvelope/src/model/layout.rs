@@ -39,7 +39,8 @@ pub struct Layout {
     pub dtype: Dtype,
     /// Longest sequence the config declares.
     pub max_tokens: Option<Tokens>,
-    /// Bytes of all parameters on one GPU, computed from the config by architecture.
+    /// Bytes of all parameters on one GPU, computed from the config by architecture. Where
+    /// [`Self::weights`] refuses because they are not known, those of the parts that are.
     pub weight_bytes: Bytes,
     /// Every cache, in the order of the layers.
     pub caches: Vec<Cache>,
@@ -47,6 +48,16 @@ pub struct Layout {
     pub shared_layers: u32,
     /// Whether the engine runs a multimodal processor for it.
     pub is_multimodal: bool,
+    /// Multimodal positions attend in both directions.
+    pub is_prefix_lm: bool,
+    /// Tokens of the largest multimodal item, where the engine's processor states it.
+    pub mm_item_tokens_max: Option<u32>,
+    /// An encoder-decoder model.
+    pub is_encoder_decoder: bool,
+    /// The model class hands no cache options to its layers, so the KV cache dtype is its own.
+    pub ignores_kv_dtype: bool,
+    /// Attention logits are capped by a tanh.
+    pub has_soft_cap: bool,
     #[serde(skip)]
     inventory: Inventory,
     #[serde(skip)]
@@ -94,10 +105,10 @@ impl Layout {
         dtype: Dtype,
         quantization: Quantization,
     ) -> Result<Self> {
-        let Builder { dims, caches, inventory, shared_layers, is_multimodal, .. } = builder;
+        let Builder { dims, caches, inventory, shared_layers, .. } = builder;
         // A model that one rank cannot hold whole is a config that contradicts itself.
         let weights = inventory
-            .on_rank(1, dtype, &quantization)
+            .known_on_rank(1, dtype, &quantization)
             .map_err(|refusal| wrong("(document)", refusal.reason))?;
         Ok(Self {
             architecture,
@@ -115,7 +126,12 @@ impl Layout {
             weight_bytes: weights.param_bytes,
             caches,
             shared_layers,
-            is_multimodal,
+            is_multimodal: builder.is_multimodal,
+            is_prefix_lm: builder.is_prefix_lm,
+            mm_item_tokens_max: builder.mm_item_tokens_max,
+            is_encoder_decoder: builder.is_encoder_decoder,
+            ignores_kv_dtype: builder.ignores_kv_dtype,
+            has_soft_cap: builder.has_soft_cap,
             inventory,
             quantization,
         })
@@ -124,14 +140,16 @@ impl Layout {
     /// Parameters on one of `tp` tensor-parallel ranks.
     ///
     /// # Errors
-    /// [`Refusal`] when something does not divide over the ranks.
+    /// [`Refusal`] when something does not divide over the ranks, or when the config does not say
+    /// what the weights take ([`crate::RefusalRule::UnknownWeights`]).
     pub fn weights(&self, tp: u32) -> std::result::Result<Weights, Refusal> {
         self.inventory.on_rank(tp.into(), self.dtype, &self.quantization)
     }
 
-    /// What the quantisation says of weights and cache.
-    pub(crate) fn quantization(&self) -> &Quantization {
-        &self.quantization
+    /// The KV cache dtype that the checkpoint asks for, by the engines' name; `None`: the model's.
+    #[must_use]
+    pub fn checkpoint_kv_dtype(&self) -> Option<&'static str> {
+        self.quantization.kv_cache_dtype()
     }
 
     /// A description of a common 8-billion-parameter GQA model (32 layers, 8 KV heads of 128),
@@ -156,8 +174,17 @@ impl Layout {
             CacheKind::Latent(latent) => {
                 (u64::from(latent.lora_rank) + u64::from(latent.rope_dim)) * element
             }
-            CacheKind::Indexer(indexer) => indexer.token_bytes(self.dtype),
-            CacheKind::Attention(_) | CacheKind::State(_) | CacheKind::Cross(_) => 0,
+            CacheKind::Indexer(indexer) => {
+                indexer.state_bytes() / u64::from(indexer.tokens_per_state.max(1))
+            }
+            CacheKind::Compressed(latent) => {
+                u64::from(latent.state_bytes) / u64::from(latent.tokens_per_state.max(1))
+            }
+            CacheKind::Attention(_)
+            | CacheKind::State(_)
+            | CacheKind::Cross(_)
+            | CacheKind::WindowLatent(_)
+            | CacheKind::Compressor(_) => 0,
         };
         self.caches.iter().map(|cache| Bytes(of(cache))).sum()
     }

@@ -20,6 +20,12 @@ impl Quantization {
         Ok(Self {})
     }
 
+    /// The KV cache dtype that the checkpoint asks for, by the engines' name.
+    #[expect(clippy::unused_self, reason = "filled in by the quantisation rules")]
+    pub(crate) fn kv_cache_dtype(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The parameters of one matrix on one rank.
     #[expect(clippy::unnecessary_wraps, reason = "quantised forms refuse shapes they cannot pack")]
     pub(crate) fn linear(

@@ -1,0 +1,397 @@
+//! The cache of each layer on one rank.
+
+use super::backend::{self, Backend, Request};
+use super::groups::PoolLayout;
+use super::spec::{Role, Spec};
+use super::{defaults, hybrid, kernel};
+use crate::engine::DeviceKind;
+use crate::engine::params::{KvDtype, Params};
+use crate::model::cache::{Attention, Cache, CacheKind, Indexer, IndexerStorage, Latent, Reach};
+use crate::model::{Dtype, Layout, Refusal, RefusalRule};
+
+/// Bytes of a token in DeepSeek's packed MLA format (`vllm/.../mla_attention.py`).
+const DS_MLA_BYTES: u64 = 656;
+/// Block of DeepSeek V4's windowed latents, and what its pages are rounded up to
+/// (`vllm/models/deepseek_v4`).
+const V4_WINDOW_BLOCK: u64 = 64;
+const V4_ALIGNMENT: u64 = 576;
+
+/// What is known before layers are grouped.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) specs: Vec<Spec>,
+    pub(super) pool: PoolLayout,
+    pub(super) kv_dtype: KvDtype,
+    pub(super) block_size: u64,
+    pub(super) backends: Vec<&'static str>,
+    pub(super) is_state_aligned: bool,
+}
+
+/// Everything that the caches of layers depend on.
+struct Context<'a> {
+    layout: &'a Layout,
+    params: &'a Params,
+    kv_dtype: KvDtype,
+    model_head_size: u64,
+}
+
+pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
+    let kv_dtype = kv_dtype(layout, params)?;
+    let mut context =
+        Context { layout, params, kv_dtype, model_head_size: model_head_size(layout) };
+    // Consecutive layers are mostly alike: kernels are chosen once for each kind of cache.
+    let mut chosen: Vec<(&CacheKind, Backend)> = Vec::new();
+    for cache in &layout.caches {
+        if !chosen.iter().any(|(kind, _)| **kind == cache.kind) {
+            chosen.push((&cache.kind, context.backend(cache)?));
+        }
+    }
+    for (_, backend) in &chosen {
+        context.kv_dtype = packed_by(*backend, context.kv_dtype);
+    }
+    let kv_dtype = context.kv_dtype;
+    let mut backends: Vec<(Backend, Request<'_>)> = Vec::new();
+    for (kind, backend) in &chosen {
+        if *backend != Backend::State && !backends.iter().any(|(known, _)| known == backend) {
+            backends.push((*backend, context.request(kind)));
+        }
+    }
+    let default = match params.device.kind {
+        DeviceKind::Cpu => defaults::CPU_BLOCK_SIZE,
+        DeviceKind::Cuda(..) => defaults::BLOCK_SIZE,
+    };
+    let block_size = match params.block_size {
+        Some(size) => size.into(),
+        None if backends.is_empty() => default,
+        None => kernel::preferred(&backends, default)?,
+    };
+    let alignment = context.align(&backends, block_size)?;
+    let is_state_aligned = context.is_state_aligned();
+    let mut kinds: Vec<(&CacheKind, Spec)> = Vec::new();
+    for (kind, backend) in &chosen {
+        kinds.push((kind, context.spec(kind, *backend, alignment)?));
+    }
+    let spec = |kind: &CacheKind| {
+        kinds.iter().find(|(known, _)| *known == kind).map(|(_, spec)| spec.clone())
+    };
+    let specs = layout.caches.iter().filter_map(|cache| spec(&cache.kind)).collect();
+    let mut names: Vec<&'static str> = backends.iter().map(|(backend, _)| backend.name()).collect();
+    names.sort_unstable();
+    Ok(Plan {
+        specs,
+        pool: match kv_dtype {
+            // DeepSeek V4 packs pages of many sizes side by side.
+            _ if layout.caches.iter().any(|c| matches!(c.kind, CacheKind::WindowLatent(_))) => {
+                PoolLayout::BlockOutermost
+            }
+            _ => PoolLayout::LayerOutermost,
+        },
+        kv_dtype,
+        block_size: alignment.block_size,
+        backends: names,
+        is_state_aligned,
+    })
+}
+
+/// The KV cache dtype in force: what the operator says, else what the checkpoint says, else what
+/// the architecture's own hook says (`vllm/model_executor/models/config.py`).
+fn kv_dtype(layout: &Layout, params: &Params) -> Result<KvDtype, Refusal> {
+    let checkpoint = || layout.checkpoint_kv_dtype().and_then(|name| name.parse().ok());
+    let given = match params.kv_dtype {
+        KvDtype::Auto => checkpoint().unwrap_or(KvDtype::Auto),
+        given => given,
+    };
+    let is_v4 = layout.caches.iter().any(|cache| matches!(cache.kind, CacheKind::WindowLatent(_)));
+    let is_fp8 = given.is_fp8_per_tensor();
+    match given {
+        _ if is_v4 && (is_fp8 || given == KvDtype::Auto) => Ok(KvDtype::Fp8DsMla),
+        _ if is_v4 => {
+            let reason = format!("KV cache dtype {given}: this model keeps its latents in fp8");
+            Err(Refusal::new(RefusalRule::Dtype, reason))
+        }
+        KvDtype::Auto
+            if layout.architecture == "GlmMoeDsaForCausalLM"
+                && params.device.capability().0 == 10 =>
+        {
+            Ok(KvDtype::Fp8E4m3)
+        }
+        KvDtype::Bfloat16 if layout.architecture == "DeepseekV32ForCausalLM" => Ok(KvDtype::Auto),
+        _ => Ok(given),
+    }
+}
+
+/// Sparse MLA kernels keep the cache in a packed form of their own
+/// (`_canonicalize_sparse_mla_kv_cache_dtype`): 656 bytes a token on Hopper.
+fn packed_by(backend: Backend, kv_dtype: KvDtype) -> KvDtype {
+    match backend {
+        Backend::FlashmlaSparse if kv_dtype.is_fp8_per_tensor() => KvDtype::Fp8DsMla,
+        Backend::FlashinferMlaSparseSm120
+            if kv_dtype.is_fp8_per_tensor() || kv_dtype == KvDtype::Auto =>
+        {
+            KvDtype::Fp8DsMla
+        }
+        _ => kv_dtype,
+    }
+}
+
+/// vLLM's `get_head_size`: of the model as a whole.
+fn model_head_size(layout: &Layout) -> u64 {
+    let of = |kind: &CacheKind| match kind {
+        CacheKind::Attention(attention) => u64::from(attention.key_dim),
+        CacheKind::Latent(latent) => u64::from(latent.lora_rank) + u64::from(latent.rope_dim),
+        _ => 0,
+    };
+    let largest = layout.caches.iter().map(|cache| of(&cache.kind)).max().unwrap_or(0);
+    if largest == 0 { layout.head_dim.into() } else { largest }
+}
+
+impl Context<'_> {
+    fn tp(&self) -> u64 {
+        self.params.tensor_parallel.into()
+    }
+
+    /// The dtype of cached elements.
+    fn element(&self) -> Dtype {
+        match self.kv_dtype {
+            KvDtype::Auto => self.layout.dtype,
+            KvDtype::Float16 => Dtype::Float16,
+            KvDtype::Bfloat16 => Dtype::Bfloat16,
+            KvDtype::Int8PerTokenHead => Dtype::Int8,
+            _ => Dtype::Uint8,
+        }
+    }
+
+    fn request(&self, kind: &CacheKind) -> Request<'_> {
+        let mut request = Request {
+            device: &self.params.device,
+            head_size: self.model_head_size,
+            heads: u64::from(self.layout.heads) / self.tp(),
+            kv_heads: (u64::from(self.layout.kv_heads) / self.tp()).max(1),
+            dtype: self.layout.dtype,
+            kv_dtype: self.kv_dtype,
+            block_size: self.params.block_size.map(u64::from),
+            is_mla: false,
+            is_sparse: false,
+            has_sink: false,
+            is_window: false,
+            is_cross: false,
+            is_mm_prefix: self.layout.is_prefix_lm,
+            mla_dims: [0, 0],
+            model_head_size: self.model_head_size,
+            has_soft_cap: self.layout.has_soft_cap,
+        };
+        match kind {
+            CacheKind::Attention(attention) => {
+                request.head_size = attention.key_dim.into();
+                request.has_sink = attention.sinks;
+                request.is_window = matches!(attention.reach, Reach::Window(_));
+            }
+            CacheKind::Cross(attention) => {
+                request.head_size = attention.key_dim.into();
+                request.is_cross = true;
+            }
+            CacheKind::Latent(latent) => {
+                request.head_size = u64::from(latent.lora_rank) + u64::from(latent.rope_dim);
+                request.is_mla = true;
+                request.is_sparse = latent.sparse;
+                request.mla_dims = [latent.nope_dim.into(), latent.rope_dim.into()];
+            }
+            CacheKind::Indexer(_)
+            | CacheKind::State(_)
+            | CacheKind::Compressed(_)
+            | CacheKind::WindowLatent(_)
+            | CacheKind::Compressor(_) => {}
+        }
+        request
+    }
+
+    fn backend(&self, cache: &Cache) -> Result<Backend, Refusal> {
+        match &cache.kind {
+            CacheKind::State(_) => Ok(Backend::State),
+            CacheKind::Indexer(Indexer { tokens_per_state: 2.., .. }) => {
+                Ok(Backend::DeepseekV4Indexer)
+            }
+            CacheKind::Indexer(indexer) => Ok(match indexer.storage {
+                IndexerStorage::Fp8WithScales => Backend::DeepseekV32Indexer,
+                IndexerStorage::Bfloat16 => Backend::MinimaxM3SparseIndexer,
+            }),
+            CacheKind::Compressed(_) => Ok(Backend::FlashmlaSparseDsv4),
+            CacheKind::WindowLatent(_) => Ok(Backend::DeepseekSparseSwa),
+            CacheKind::Compressor(_) => Ok(Backend::CompressorBackend),
+            CacheKind::Attention(_) if self.has_own_indexer(cache.layer) => {
+                Ok(Backend::MinimaxM3Sparse)
+            }
+            kind => backend::select(&self.request(kind)),
+        }
+    }
+
+    /// Whether an indexer selects the keys and values that the layer looks at.
+    fn has_own_indexer(&self, layer: u32) -> bool {
+        let is_indexer = |cache: &Cache| matches!(cache.kind, CacheKind::Indexer(_));
+        self.layout.caches.iter().any(|cache| cache.layer == layer && is_indexer(cache))
+    }
+
+    /// Whether state layers share the block pool with attention layers.
+    fn is_hybrid(&self) -> bool {
+        let is_state = |cache: &Cache| matches!(cache.kind, CacheKind::State(_));
+        self.layout.caches.iter().any(is_state) && !self.layout.caches.iter().all(is_state)
+    }
+
+    /// Prefix caching keeps states at block boundaries.
+    fn is_state_aligned(&self) -> bool {
+        self.is_hybrid() && self.params.prefix_caching.unwrap_or(true)
+    }
+
+    fn align(
+        &self,
+        backends: &[(Backend, Request<'_>)],
+        block_size: u64,
+    ) -> Result<hybrid::Alignment, Refusal> {
+        if !self.is_hybrid() {
+            return Ok(hybrid::Alignment { block_size, state_page: None });
+        }
+        let mut state_bytes = 0;
+        for cache in &self.layout.caches {
+            if let CacheKind::State(state) = &cache.kind {
+                let bytes = state.bytes(self.params.tensor_parallel, self.layout.dtype)?;
+                state_bytes = state_bytes.max(bytes.0);
+            }
+        }
+        let sizes: Vec<Vec<kernel::Size>> = backends
+            .iter()
+            .map(|(backend, request)| kernel::sizes(*backend, request, None))
+            .collect();
+        let is_mla =
+            self.layout.caches.iter().any(|cache| matches!(cache.kind, CacheKind::Latent(_)));
+        let element = self.element().bytes();
+        let token = if is_mla {
+            self.model_head_size * element
+        } else {
+            let kv_heads = (u64::from(self.layout.kv_heads) / self.tp()).max(1);
+            2 * kv_heads * self.model_head_size * element
+        };
+        Ok(hybrid::align(&sizes, is_mla, token, state_bytes, block_size))
+    }
+
+    fn spec(
+        &self,
+        kind: &CacheKind,
+        backend: Backend,
+        alignment: hybrid::Alignment,
+    ) -> Result<Spec, Refusal> {
+        let request = self.request(kind);
+        let block_size = alignment.block_size;
+        let spec = match kind {
+            CacheKind::Attention(attention) => {
+                self.attention(attention, backend, &request, block_size)
+            }
+            CacheKind::Cross(attention) => self.dense(Role::Cross, attention, block_size),
+            CacheKind::Latent(latent) => self.latent(latent, block_size),
+            CacheKind::Indexer(indexer) => self.indexer(indexer, block_size),
+            CacheKind::Compressed(latent) => Spec {
+                is_fp8: true,
+                content_bytes: Some(latent.state_bytes.into()),
+                tokens_per_state: latent.tokens_per_state.into(),
+                alignment: Some(latent.alignment.into()),
+                ..Spec::attention(
+                    Role::Mla,
+                    block_size,
+                    1,
+                    [latent.head_dim.into(), 0],
+                    Dtype::Uint8,
+                )
+            },
+            CacheKind::WindowLatent(latent) => {
+                let role = Role::WindowMla { window: latent.window.into() };
+                Spec {
+                    is_fp8: true,
+                    content_bytes: Some(latent.state_bytes.into()),
+                    alignment: Some(latent.alignment.into()),
+                    ..Spec::attention(
+                        role,
+                        V4_WINDOW_BLOCK,
+                        1,
+                        [latent.head_dim.into(), 0],
+                        Dtype::Uint8,
+                    )
+                }
+            }
+            CacheKind::Compressor(compressor) => {
+                let role = Role::WindowMla { window: compressor.window.into() };
+                let block = if compressor.ratio <= 4 { 4 } else { 8 };
+                Spec {
+                    alignment: Some(compressor.alignment.into()),
+                    ..Spec::attention(role, block, 1, [compressor.width.into(), 0], Dtype::Float32)
+                }
+            }
+            CacheKind::State(state) => {
+                let bytes = state.bytes(self.params.tensor_parallel, self.layout.dtype)?.0;
+                let pages =
+                    if self.is_state_aligned() { 2 + state.shape.checkpoint_pages() } else { 1 };
+                let role = Role::State { bytes, pages };
+                Spec {
+                    page_padded: alignment.state_page,
+                    ..Spec::attention(role, block_size, 1, [0, 0], Dtype::Uint8)
+                }
+            }
+        };
+        Ok(match kind {
+            CacheKind::State(_) => spec,
+            _ => kernel::customize(backend, &request, spec),
+        })
+    }
+
+    fn dense(&self, role: Role, attention: &Attention, block_size: u64) -> Spec {
+        let heads = (u64::from(attention.kv_heads) / self.tp()).max(1);
+        let dims = [attention.key_dim.into(), attention.value_dim.into()];
+        Spec {
+            is_fp8: self.kv_dtype.is_fp8_per_tensor(),
+            ..Spec::attention(role, block_size, heads, dims, self.element())
+        }
+    }
+
+    fn attention(
+        &self,
+        attention: &Attention,
+        backend: Backend,
+        request: &Request<'_>,
+        block_size: u64,
+    ) -> Spec {
+        match attention.reach {
+            Reach::Full => self.dense(Role::Full, attention, block_size),
+            Reach::Chunk(chunk) => {
+                self.dense(Role::Chunk { chunk: chunk.into() }, attention, block_size)
+            }
+            Reach::Window(window) => {
+                let spec =
+                    self.dense(Role::Window { window: window.into() }, attention, block_size);
+                let block_size = kernel::window_block(backend, request, &spec, block_size);
+                Spec { block_size, ..spec }
+            }
+        }
+    }
+
+    fn indexer(&self, indexer: &Indexer, block_size: u64) -> Spec {
+        let (dtype, dim) = match indexer.storage {
+            IndexerStorage::Fp8WithScales => (Dtype::Uint8, indexer.state_bytes()),
+            IndexerStorage::Bfloat16 => (Dtype::Bfloat16, indexer.head_dim.into()),
+        };
+        let is_shared = indexer.tokens_per_state > 1;
+        Spec {
+            tokens_per_state: indexer.tokens_per_state.into(),
+            alignment: is_shared.then_some(V4_ALIGNMENT),
+            marker: if is_shared { "" } else { "indexer" },
+            ..Spec::attention(Role::Mla, block_size, 1, [dim, 0], dtype)
+        }
+    }
+
+    fn latent(&self, latent: &Latent, block_size: u64) -> Spec {
+        let width = u64::from(latent.lora_rank) + u64::from(latent.rope_dim);
+        Spec {
+            is_fp8: self.kv_dtype.is_fp8_per_tensor(),
+            content_bytes: (self.kv_dtype == KvDtype::Fp8DsMla).then_some(DS_MLA_BYTES),
+            marker: if latent.leads { "leader" } else { "" },
+            ..Spec::attention(Role::Mla, block_size, 1, [width, 0], self.element())
+        }
+    }
+}

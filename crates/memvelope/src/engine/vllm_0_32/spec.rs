@@ -1,0 +1,193 @@
+//! The cache of one layer as vLLM 0.32 describes it: its page, its block, what a request holds.
+//!
+//! Rules of `vllm/v1/kv_cache_interface.py`.
+
+use crate::model::Dtype;
+use serde::Serialize;
+
+/// What kind of cache, which decides how much of a sequence it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(tag = "class", rename_all = "snake_case")]
+pub enum Role {
+    /// Keys and values of every token.
+    Full,
+    /// Latents (or indexer keys) of every token.
+    Mla,
+    /// Keys and values of the last tokens.
+    Window {
+        /// Tokens looked back on, the current one included.
+        window: u64,
+    },
+    /// Latents of the last tokens.
+    WindowMla {
+        /// Tokens looked back on, the current one included.
+        window: u64,
+    },
+    /// Keys and values of the current chunk.
+    Chunk {
+        /// Tokens of a chunk.
+        chunk: u64,
+    },
+    /// A state of fixed size.
+    State {
+        /// Bytes of the state.
+        bytes: u64,
+        /// Pages a sequence holds.
+        pages: u64,
+    },
+    /// Keys and values of an encoder's output.
+    Cross,
+}
+
+/// How far apart the blocks of a layer must start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub(crate) enum Stride {
+    /// Anywhere.
+    Free,
+    /// At multiples of so many bytes.
+    Bytes(u64),
+    /// At whole kernel blocks of up to so many tokens.
+    KernelBlocks(u64),
+}
+
+/// The cache of one layer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Spec {
+    /// What kind of cache.
+    #[serde(flatten)]
+    pub role: Role,
+    /// Tokens a block.
+    pub block_size: u64,
+    /// KV heads on one rank.
+    pub num_kv_heads: u64,
+    /// Elements of a key.
+    pub head_size: u64,
+    /// Elements of a value.
+    pub head_size_v: u64,
+    /// Type of an element.
+    pub dtype: Dtype,
+    /// Tokens that share one stored entry.
+    pub tokens_per_state: u64,
+    /// Whether the elements are scaled 8-bit floats.
+    pub(crate) is_fp8: bool,
+    /// Slots a stored entry, where it is not one a KV head.
+    pub(crate) head_slots: Option<u64>,
+    /// Bytes of a slot, where the kernel packs it.
+    pub(crate) content_bytes: Option<u64>,
+    /// The page is rounded up to a multiple of this.
+    pub(crate) alignment: Option<u64>,
+    /// The page is padded to this.
+    pub(crate) page_padded: Option<u64>,
+    pub(crate) stride: Stride,
+    /// What keeps otherwise equal layers in different groups.
+    pub(crate) marker: &'static str,
+}
+
+impl Spec {
+    /// A dense cache of keys and values.
+    pub(crate) fn attention(
+        role: Role,
+        block_size: u64,
+        heads: u64,
+        dims: [u64; 2],
+        dtype: Dtype,
+    ) -> Self {
+        Self {
+            role,
+            block_size,
+            num_kv_heads: heads,
+            head_size: dims[0],
+            head_size_v: dims[1],
+            dtype,
+            tokens_per_state: 1,
+            is_fp8: false,
+            head_slots: None,
+            content_bytes: None,
+            alignment: None,
+            page_padded: None,
+            stride: Stride::Free,
+            marker: "",
+        }
+    }
+
+    /// Bytes of one slot: a key and a value, unless the kernel packs them.
+    pub(crate) fn slot_bytes(&self) -> u64 {
+        let dense =
+            || self.head_size.saturating_add(self.head_size_v).saturating_mul(self.dtype.bytes());
+        self.content_bytes.unwrap_or_else(dense)
+    }
+
+    /// Bytes of a page before padding.
+    pub(crate) fn bare_page_bytes(&self) -> u64 {
+        if let Role::State { bytes, .. } = self.role {
+            return bytes;
+        }
+        let states = self.block_size / self.tokens_per_state.max(1);
+        let slots = self.head_slots.unwrap_or(self.num_kv_heads);
+        slots.saturating_mul(states).saturating_mul(self.slot_bytes())
+    }
+
+    /// Bytes of a page: one block of this layer.
+    #[must_use]
+    pub fn page_bytes(&self) -> u64 {
+        if let Some(padded) = self.page_padded {
+            return padded;
+        }
+        let bare = self.bare_page_bytes();
+        self.alignment.map_or(bare, |alignment| bare.next_multiple_of(alignment))
+    }
+
+    /// Bytes between the blocks of this layer: its page, rounded to what the kernel can address.
+    pub(crate) fn stride_bytes(&self) -> u64 {
+        self.page_bytes().next_multiple_of(self.stride_alignment())
+    }
+
+    pub(crate) fn stride_alignment(&self) -> u64 {
+        match self.stride {
+            Stride::Free => 1,
+            Stride::Bytes(bytes) => bytes.max(1),
+            Stride::KernelBlocks(tokens) => {
+                let kernel = gcd(tokens, self.block_size);
+                if kernel == self.block_size {
+                    return 1;
+                }
+                // The padded page of a smaller block is still the padding itself.
+                Self { block_size: kernel, ..self.clone() }.page_bytes().max(1)
+            }
+        }
+    }
+
+    /// Whether the layer keeps every token.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self.role, Role::Full | Role::Mla)
+    }
+
+    /// Blocks that a request of `tokens` may hold at once while `in_flight` tokens are scheduled
+    /// and not yet settled; `encoder` is the encoder's budget in tokens.
+    pub(crate) fn blocks(&self, tokens: u64, in_flight: u64, encoder: u64) -> u64 {
+        match self.role {
+            Role::Full | Role::Mla => tokens.div_ceil(self.block_size),
+            // One more, because a window need not start where a block does.
+            Role::Window { window } | Role::WindowMla { window } => {
+                let held = (window - 1).saturating_add(in_flight).min(tokens);
+                held.div_ceil(self.block_size) + 1
+            }
+            Role::Chunk { chunk } => {
+                chunk.saturating_add(in_flight).min(tokens).div_ceil(self.block_size)
+            }
+            Role::State { pages, .. } => pages,
+            Role::Cross => encoder.div_ceil(self.block_size),
+        }
+    }
+}
+
+pub(crate) fn gcd(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+pub(crate) fn lcm(a: u64, b: u64) -> u64 {
+    if a == 0 || b == 0 { a.max(b) } else { (a / gcd(a, b)).saturating_mul(b) }
+}
