@@ -20,6 +20,8 @@ pub struct Cache {
 pub enum CacheKind {
     /// Keys and values of every KV head.
     Attention(Attention),
+    /// Keys and values of every KV head, of which an indexer selects blocks (MiniMax M3).
+    Selected(Attention),
     /// One latent vector a token, shared by all heads (MLA).
     Latent(Latent),
     /// Keys of the indexer that selects tokens for sparse attention.

@@ -6,7 +6,10 @@ use super::spec::{Role, Spec};
 use super::{defaults, hybrid, kernel};
 use crate::engine::DeviceKind;
 use crate::engine::params::{KvDtype, Params};
-use crate::model::cache::{Attention, CacheKind, IndexerStorage, Latent, Reach};
+use crate::model::cache::{
+    Attention, CacheKind, Compressed, Compressor, Indexer, IndexerStorage, Latent, Reach,
+    WindowLatent,
+};
 use crate::model::{Dtype, Layout, Refusal};
 
 /// What is known before layers are grouped.
@@ -67,7 +70,7 @@ pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
     names.sort_unstable();
     Ok(Plan {
         specs,
-        pool: PoolLayout::LayerOutermost,
+        pool: pool(layout),
         kv_dtype,
         block_size: alignment.block_size,
         backends: names,
@@ -82,6 +85,15 @@ fn kv_dtype(layout: &Layout, params: &Params) -> KvDtype {
             layout.checkpoint_kv_dtype().and_then(|name| name.parse().ok()).unwrap_or(KvDtype::Auto)
         }
         given => given,
+    }
+}
+
+/// DeepSeek V4 keeps the pages of all layers side by side in each block.
+fn pool(layout: &Layout) -> PoolLayout {
+    let is_packed = |kind: &CacheKind| matches!(kind, CacheKind::WindowLatent(_));
+    match layout.caches.iter().any(|cache| is_packed(&cache.kind)) {
+        true => PoolLayout::BlockOutermost,
+        false => PoolLayout::LayerOutermost,
     }
 }
 
@@ -147,6 +159,10 @@ impl Context<'_> {
                 request.is_sparse = latent.sparse;
                 request.mla_dims = [latent.nope_dim.into(), latent.rope_dim.into()];
             }
+            CacheKind::Selected(attention) => request.head_size = attention.key_dim.into(),
+            CacheKind::Compressed(latent) => request.head_size = latent.head_dim.into(),
+            CacheKind::WindowLatent(latent) => request.head_size = latent.head_dim.into(),
+            CacheKind::Compressor(state) => request.head_size = state.width.into(),
             CacheKind::Indexer(_) | CacheKind::State(_) => {}
         }
         request
@@ -156,9 +172,16 @@ impl Context<'_> {
         match kind {
             CacheKind::State(_) => Ok(Backend::State),
             CacheKind::Indexer(indexer) => Ok(match indexer.storage {
+                IndexerStorage::Fp8WithScales if indexer.tokens_per_state > 1 => {
+                    Backend::DeepseekV4Indexer
+                }
                 IndexerStorage::Fp8WithScales => Backend::DeepseekV32Indexer,
-                IndexerStorage::ModelDtype => Backend::MinimaxM3SparseIndexer,
+                IndexerStorage::Bfloat16 => Backend::MinimaxM3SparseIndexer,
             }),
+            CacheKind::Selected(_) => Ok(Backend::MinimaxM3Sparse),
+            CacheKind::Compressed(_) => Ok(Backend::FlashmlaSparseDsv4),
+            CacheKind::WindowLatent(_) => Ok(Backend::DeepseekSparseSwa),
+            CacheKind::Compressor(_) => Ok(Backend::CompressorBackend),
             _ => backend::select(&self.request(kind)),
         }
     }
@@ -220,18 +243,11 @@ impl Context<'_> {
             }
             CacheKind::Cross(attention) => self.dense(Role::Cross, attention, block_size),
             CacheKind::Latent(latent) => self.latent(latent, block_size),
-            CacheKind::Indexer(indexer) => {
-                let (dtype, dim) = match indexer.storage {
-                    IndexerStorage::Fp8WithScales => {
-                        (Dtype::Uint8, indexer.token_bytes(self.layout.dtype))
-                    }
-                    IndexerStorage::ModelDtype => (self.element(), indexer.head_dim.into()),
-                };
-                Spec {
-                    marker: "indexer",
-                    ..Spec::attention(Role::Mla, block_size, 1, [dim, 0], dtype)
-                }
-            }
+            CacheKind::Selected(attention) => self.dense(Role::Full, attention, block_size),
+            CacheKind::Indexer(indexer) => indexer_spec(indexer, block_size),
+            CacheKind::Compressed(latent) => compressed_spec(latent, block_size),
+            CacheKind::WindowLatent(latent) => window_latent_spec(latent),
+            CacheKind::Compressor(state) => compressor_spec(state),
             CacheKind::State(state) => {
                 let bytes = state.bytes(self.params.tensor_parallel, self.layout.dtype)?.0;
                 let pages =
@@ -284,7 +300,55 @@ impl Context<'_> {
         Spec {
             is_fp8: self.kv_dtype.is_fp8_per_tensor(),
             content_bytes: (self.kv_dtype == KvDtype::Fp8DsMla).then_some(656),
+            marker: if latent.leads { "leader" } else { "" },
             ..Spec::attention(Role::Mla, block_size, 1, [width, 0], self.element())
         }
+    }
+}
+
+fn indexer_spec(indexer: &Indexer, block_size: u64) -> Spec {
+    let (dtype, dim) = match indexer.storage {
+        IndexerStorage::Fp8WithScales => (Dtype::Uint8, indexer.state_bytes()),
+        IndexerStorage::Bfloat16 => (Dtype::Bfloat16, indexer.head_dim.into()),
+    };
+    let is_v4 = indexer.tokens_per_state > 1;
+    Spec {
+        tokens_per_state: indexer.tokens_per_state.into(),
+        alignment: is_v4.then_some(576),
+        marker: if is_v4 { "" } else { "indexer" },
+        ..Spec::attention(Role::Mla, block_size, 1, [dim, 0], dtype)
+    }
+}
+
+fn compressed_spec(latent: &Compressed, block_size: u64) -> Spec {
+    Spec {
+        tokens_per_state: latent.tokens_per_state.into(),
+        is_fp8: true,
+        content_bytes: Some(latent.state_bytes.into()),
+        alignment: Some(latent.alignment.into()),
+        marker: "deepseek_v4",
+        ..Spec::attention(Role::Mla, block_size, 1, [latent.head_dim.into(), 0], Dtype::Uint8)
+    }
+}
+
+/// Blocks of 64 tokens, whatever the block size (`DeepseekV4SWACache`).
+fn window_latent_spec(latent: &WindowLatent) -> Spec {
+    let role = Role::WindowMla { window: latent.window.into() };
+    Spec {
+        is_fp8: true,
+        content_bytes: Some(latent.state_bytes.into()),
+        alignment: Some(latent.alignment.into()),
+        marker: "deepseek_v4",
+        ..Spec::attention(role, 64, 1, [latent.head_dim.into(), 0], Dtype::Uint8)
+    }
+}
+
+/// Blocks of 4 tokens at ratio 4, of 8 at 128 (`CompressorStateCache`).
+fn compressor_spec(state: &Compressor) -> Spec {
+    let block_size = if state.ratio == 4 { 4 } else { 8 };
+    let role = Role::WindowMla { window: state.window.into() };
+    Spec {
+        alignment: Some(state.alignment.into()),
+        ..Spec::attention(role, block_size, 1, [state.width.into(), 0], Dtype::Float32)
     }
 }

@@ -9,6 +9,9 @@ mod deepseek_v4;
 pub(crate) mod limits;
 mod llama;
 mod mla;
+mod moe;
+mod moe_parts;
+mod moe_windowed;
 mod parts;
 
 use super::builder::Builder;
@@ -30,7 +33,13 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[deepseek::FAMILIES, deepseek_v4::FAMILIES, llama::FAMILIES];
+static FAMILIES: &[&[Family]] = &[
+    deepseek::FAMILIES,
+    deepseek_v4::FAMILIES,
+    llama::FAMILIES,
+    moe::FAMILIES,
+    moe_windowed::FAMILIES,
+];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()

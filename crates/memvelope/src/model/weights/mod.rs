@@ -72,7 +72,10 @@ impl Inventory {
                 }
                 ModuleKind::Param(param) => {
                     let elements = match param.divided {
-                        true => rank::share(name, "parameter", param.elements, tp)?,
+                        true => {
+                            let parts = param.parts_max.map_or(tp, |max| tp.min(max.max(1)));
+                            rank::share(name, "parameter", param.elements, parts)?
+                        }
                         false => param.elements,
                     };
                     let elements = elements.div_ceil(param.multiple.max(1));

@@ -88,6 +88,8 @@ pub(crate) struct Param {
     pub(crate) divided: bool,
     /// What a rank gets is rounded up to a multiple of this.
     pub(crate) multiple: u64,
+    /// Divided into at most so many parts, which more ranks hold alike (those of KV heads).
+    pub(crate) parts_max: Option<u64>,
     /// Stored in this dtype if not the model's.
     pub(crate) dtype: Option<Dtype>,
 }
@@ -141,15 +143,21 @@ impl Linear {
 impl Param {
     /// Whole on every rank, in the model's dtype.
     pub(crate) fn whole(elements: u64) -> Self {
-        Self { elements, divided: false, multiple: 1, dtype: None }
+        let (parts_max, multiple, dtype) = (None, 1, None);
+        Self { elements, divided: false, parts_max, multiple, dtype }
     }
     /// Divided over the ranks, in the model's dtype.
     pub(crate) fn divided(elements: u64) -> Self {
-        Self { elements, divided: true, multiple: 1, dtype: None }
+        Self { divided: true, ..Self::whole(elements) }
     }
     /// Rounded up to a multiple on every rank.
     pub(crate) fn multiple_of(mut self, multiple: u64) -> Self {
         self.multiple = multiple;
+        self
+    }
+    /// In at most `parts` parts, which more ranks hold alike.
+    pub(crate) fn replicated_beyond(mut self, parts: u64) -> Self {
+        self.parts_max = Some(parts);
         self
     }
     pub(crate) fn dtype(mut self, dtype: Dtype) -> Self {
