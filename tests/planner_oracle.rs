@@ -236,20 +236,12 @@ fn computed_spec(kind: &CacheKind, tp: u64) -> Result<String, String> {
         CacheKind::Latent(l) => {
             format!("MLAAttentionSpec 1x{}+0 reach 0", l.lora_rank + l.rope_dim)
         }
-        CacheKind::Selected(a) => attention("FullAttentionSpec", a, 0),
         CacheKind::Indexer(i) => {
             let width = match i.storage {
-                IndexerStorage::Fp8WithScales => i.state_bytes(),
-                IndexerStorage::Bfloat16 => i.head_dim.into(),
+                IndexerStorage::Fp8WithScales => i.token_bytes(Dtype::Uint8),
+                IndexerStorage::ModelDtype => i.head_dim.into(),
             };
             format!("MLAAttentionSpec 1x{width}+0 reach 0")
-        }
-        CacheKind::Compressed(l) => format!("MLAAttentionSpec 1x{}+0 reach 0", l.head_dim),
-        CacheKind::WindowLatent(l) => {
-            format!("SlidingWindowMLASpec 1x{}+0 reach {}", l.head_dim, l.window)
-        }
-        CacheKind::Compressor(c) => {
-            format!("SlidingWindowMLASpec 1x{}+0 reach {}", c.width, c.window)
         }
         CacheKind::State(state) => {
             let tensors = state.shape.tensors(tp as u32).map_err(|refusal| refusal.reason)?;

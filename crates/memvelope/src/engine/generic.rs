@@ -1,8 +1,8 @@
 //! The arithmetic alone: what a model keeps for a sequence, without any engine's rounding to
 //! blocks, pages or groups.
 
+use crate::model::Layout;
 use crate::model::cache::{CacheKind, Reach};
-use crate::model::{Dtype, Layout};
 use crate::units::{Bytes, Tokens};
 
 /// Bytes that one sequence of `tokens` keeps on one device, in the model's own dtype: every token
@@ -19,30 +19,27 @@ pub fn sequence_bytes(layout: &Layout, tokens: Tokens) -> Bytes {
             let dims = u64::from(attention.key_dim) + u64::from(attention.value_dim);
             Bytes(u64::from(attention.kv_heads) * dims * element).saturating_mul(kept)
         }
-        CacheKind::Selected(attention) => {
-            let dims = u64::from(attention.key_dim) + u64::from(attention.value_dim);
-            Bytes(u64::from(attention.kv_heads) * dims * element).saturating_mul(tokens.0)
-        }
         CacheKind::Latent(latent) => {
             let width = u64::from(latent.lora_rank) + u64::from(latent.rope_dim);
             Bytes(width * element).saturating_mul(tokens.0)
         }
         CacheKind::Indexer(indexer) => {
-            let states = tokens.0 / u64::from(indexer.tokens_per_state.max(1));
+            let states = tokens.0.div_ceil(u64::from(indexer.tokens_per_state).max(1));
             Bytes(indexer.state_bytes()).saturating_mul(states)
         }
+        CacheKind::State(state) => state.bytes(1, layout.dtype).unwrap_or_default(),
         CacheKind::Compressed(latent) => {
-            let states = tokens.0 / u64::from(latent.tokens_per_state.max(1));
+            let states = tokens.0.div_ceil(u64::from(latent.tokens_per_state).max(1));
             Bytes(latent.state_bytes.into()).saturating_mul(states)
         }
         CacheKind::WindowLatent(latent) => {
             Bytes(latent.state_bytes.into()).saturating_mul(tokens.0.min(latent.window.into()))
         }
-        CacheKind::Compressor(state) => {
-            let row = u64::from(state.width) * Dtype::Float32.bytes();
-            Bytes(row).saturating_mul(tokens.0.min(state.window.into()))
+        CacheKind::Compressor(compressor) => {
+            // Rows of float32.
+            let kept = tokens.0.min(compressor.window.into());
+            Bytes(4 * u64::from(compressor.width)).saturating_mul(kept)
         }
-        CacheKind::State(state) => state.bytes(1, layout.dtype).unwrap_or_default(),
         CacheKind::Cross(_) => Bytes::ZERO,
     };
     layout.caches.iter().map(|cache| of(&cache.kind)).sum()

@@ -1,7 +1,7 @@
 //! What a model keeps between steps, layer by layer, before any engine rounds it.
 
 use super::dtype::Dtype;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, RefusalRule};
 use crate::units::Bytes;
 use serde::Serialize;
 
@@ -20,8 +20,6 @@ pub struct Cache {
 pub enum CacheKind {
     /// Keys and values of every KV head.
     Attention(Attention),
-    /// Keys and values of every KV head, of which an indexer selects blocks (MiniMax M3).
-    Selected(Attention),
     /// One latent vector a token, shared by all heads (MLA).
     Latent(Latent),
     /// Keys of the indexer that selects tokens for sparse attention.
@@ -285,13 +283,67 @@ impl StateShape {
         }
     }
 
-    /// Tensors of the state on one of `tp` ranks: shape, and whether it is a convolution window.
+    /// Tensors of the state on one of `tp` ranks, in the order in which they are stored (vLLM 0.32
+    /// `mamba_utils.py`): the convolution window first, as `[tokens, channels]`, then the
+    /// recurrent state. Nothing lies between them.
     ///
     /// # Errors
     /// [`Refusal`] when the heads cannot be split.
-    pub fn tensors(&self, _tp: u32) -> Result<Vec<StateTensor>, Refusal> {
-        Ok(Vec::new())
+    pub fn tensors(&self, tp: u32) -> Result<Vec<StateTensor>, Refusal> {
+        let split = |what: &str, amount: u64| split(what, amount, tp.into());
+        let window = |channels: u64, taps: u32| -> Result<StateTensor, Refusal> {
+            let channels = split("width of the convolution", channels)?;
+            Ok(StateTensor {
+                shape: vec![u64::from(taps).saturating_sub(1), channels],
+                is_conv: true,
+            })
+        };
+        let state = |shape: [u64; 3]| StateTensor { shape: shape.to_vec(), is_conv: false };
+        let wide = |a: u32, b: u32| u64::from(a).saturating_mul(b.into());
+        Ok(match *self {
+            Self::Mamba1 { inner, state, conv } => {
+                let channels = split("width of the state space", inner.into())?;
+                let recurrent = StateTensor { shape: vec![channels, state.into()], is_conv: false };
+                vec![window(inner.into(), conv)?, recurrent]
+            }
+            Self::Mamba2 { inner, groups, heads, head_dim, state: size, conv } => {
+                let groups = groups_over_ranks(groups.into(), tp.into())?;
+                let shared = groups.saturating_mul(size.into()).saturating_mul(2);
+                let heads = split("number of SSM heads", heads.into())?;
+                let channels = u64::from(inner).saturating_add(shared);
+                vec![window(channels, conv)?, state([heads, head_dim.into(), size.into()])]
+            }
+            Self::Gdn { key_heads, value_heads, key_dim, value_dim, conv } => {
+                let keys = wide(key_heads, key_dim).saturating_mul(2);
+                let channels = keys.saturating_add(wide(value_heads, value_dim));
+                let heads = split("number of value heads", value_heads.into())?;
+                vec![window(channels, conv)?, state([heads, value_dim.into(), key_dim.into()])]
+            }
+            Self::Kda { heads, head_dim, conv } => {
+                let channels = wide(heads, head_dim).saturating_mul(3);
+                let heads = split("number of linear attention heads", heads.into())?;
+                vec![window(channels, conv)?, state([heads, head_dim.into(), head_dim.into()])]
+            }
+            Self::ShortConv { width, conv } => vec![window(width.into(), conv)?],
+            Self::Linear { heads, head_dim } => {
+                let heads = split("number of linear attention heads", heads.into())?;
+                vec![state([heads, head_dim.into(), head_dim.into()])]
+            }
+        })
     }
+}
+
+fn split(what: &str, amount: u64, tp: u64) -> Result<u64, Refusal> {
+    if tp > 0 && amount.is_multiple_of(tp) {
+        return Ok(amount / tp);
+    }
+    let reason = format!("{what} {amount} does not divide over {tp} ranks");
+    Err(Refusal::new(RefusalRule::TensorParallel, reason))
+}
+
+/// Groups of B and C over all ranks: a single one is repeated on every rank.
+pub(crate) fn groups_over_ranks(groups: u64, tp: u64) -> Result<u64, Refusal> {
+    if groups == 1 { Ok(tp) } else { split("number of SSM groups", groups, tp).map(|_| groups) }
 }
 
 /// One tensor of a state on one rank.

@@ -169,10 +169,6 @@ impl Layout {
                 let dims = u64::from(attention.key_dim) + u64::from(attention.value_dim);
                 u64::from(attention.kv_heads) * dims * element
             }
-            CacheKind::Selected(attention) => {
-                let dims = u64::from(attention.key_dim) + u64::from(attention.value_dim);
-                u64::from(attention.kv_heads) * dims * element
-            }
             CacheKind::Latent(latent) => {
                 (u64::from(latent.lora_rank) + u64::from(latent.rope_dim)) * element
             }

@@ -4,15 +4,27 @@
 //! architectures, never about single models; defaults are those of the Hugging Face config class,
 //! because the engine reads configs through it.
 
+mod audio;
 mod deepseek;
 mod deepseek_v4;
+mod hybrid_conv;
+mod hybrid_gdn;
+mod hybrid_mamba;
+mod hybrid_nemotron;
+mod hybrid_parts;
 pub(crate) mod limits;
 mod llama;
+mod mamba;
 mod mla;
 mod moe;
 mod moe_parts;
 mod moe_windowed;
+mod multimodal;
 mod parts;
+mod vision;
+mod vision_more;
+mod vision_qwen;
+mod whisper;
 
 use super::builder::Builder;
 use super::hf_config::{Config, wrong};
@@ -36,9 +48,16 @@ pub(crate) struct Family {
 static FAMILIES: &[&[Family]] = &[
     deepseek::FAMILIES,
     deepseek_v4::FAMILIES,
+    hybrid_conv::FAMILIES,
+    hybrid_gdn::FAMILIES,
+    hybrid_mamba::FAMILIES,
+    hybrid_nemotron::FAMILIES,
     llama::FAMILIES,
+    mamba::FAMILIES,
     moe::FAMILIES,
     moe_windowed::FAMILIES,
+    multimodal::FAMILIES,
+    whisper::FAMILIES,
 ];
 
 fn all() -> impl Iterator<Item = &'static Family> {
