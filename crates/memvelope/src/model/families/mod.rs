@@ -4,7 +4,6 @@
 //! architectures, never about single models; defaults are those of the Hugging Face config class,
 //! because the engine reads configs through it.
 
-mod audio;
 mod deepseek;
 mod deepseek_v4;
 mod hybrid_conv;
@@ -19,12 +18,7 @@ mod mla;
 mod moe;
 mod moe_parts;
 mod moe_windowed;
-mod multimodal;
 mod parts;
-mod vision;
-mod vision_more;
-mod vision_qwen;
-mod whisper;
 
 use super::builder::Builder;
 use super::hf_config::{Config, wrong};
@@ -45,20 +39,7 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[
-    deepseek::FAMILIES,
-    deepseek_v4::FAMILIES,
-    hybrid_conv::FAMILIES,
-    hybrid_gdn::FAMILIES,
-    hybrid_mamba::FAMILIES,
-    hybrid_nemotron::FAMILIES,
-    llama::FAMILIES,
-    mamba::FAMILIES,
-    moe::FAMILIES,
-    moe_windowed::FAMILIES,
-    multimodal::FAMILIES,
-    whisper::FAMILIES,
-];
+static FAMILIES: &[&[Family]] = &[deepseek::FAMILIES, deepseek_v4::FAMILIES, hybrid_conv::FAMILIES, hybrid_gdn::FAMILIES, hybrid_mamba::FAMILIES, hybrid_nemotron::FAMILIES, llama::FAMILIES, mamba::FAMILIES, moe::FAMILIES, moe_windowed::FAMILIES];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()
