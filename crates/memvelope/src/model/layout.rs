@@ -39,7 +39,8 @@ pub struct Layout {
     pub dtype: Dtype,
     /// Longest sequence the config declares.
     pub max_tokens: Option<Tokens>,
-    /// Bytes of all parameters on one GPU, computed from the config by architecture.
+    /// Bytes of all parameters on one GPU, computed from the config by architecture. Where
+    /// [`Self::weights`] refuses because they are not known, those of the parts that are.
     pub weight_bytes: Bytes,
     /// Every cache, in the order of the layers.
     pub caches: Vec<Cache>,
@@ -107,7 +108,7 @@ impl Layout {
         let Builder { dims, caches, inventory, shared_layers, .. } = builder;
         // A model that one rank cannot hold whole is a config that contradicts itself.
         let weights = inventory
-            .on_rank(1, dtype, &quantization)
+            .known_on_rank(1, dtype, &quantization)
             .map_err(|refusal| wrong("(document)", refusal.reason))?;
         Ok(Self {
             architecture,
@@ -139,7 +140,8 @@ impl Layout {
     /// Parameters on one of `tp` tensor-parallel ranks.
     ///
     /// # Errors
-    /// [`Refusal`] when something does not divide over the ranks.
+    /// [`Refusal`] when something does not divide over the ranks, or when the config does not say
+    /// what the weights take ([`crate::RefusalRule::UnknownWeights`]).
     pub fn weights(&self, tp: u32) -> std::result::Result<Weights, Refusal> {
         self.inventory.on_rank(tp.into(), self.dtype, &self.quantization)
     }

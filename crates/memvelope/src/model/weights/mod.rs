@@ -6,7 +6,7 @@ pub(crate) mod quant;
 mod rank;
 
 use super::dtype::Dtype;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, RefusalRule};
 use crate::units::Bytes;
 use module::{Module, ModuleKind};
 use quant::Quantization;
@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inventory {
     pub(crate) modules: Vec<Module>,
+    /// Why some of the modules are not in the list, if so.
+    pub(crate) unknown: Option<String>,
 }
 
 /// Parameters on one tensor-parallel rank.
@@ -47,8 +49,21 @@ impl Inventory {
     /// What one of `tp` ranks holds.
     ///
     /// # Errors
-    /// [`Refusal`] when something does not divide.
+    /// [`Refusal`] when something does not divide, or the weights are not known.
     pub(crate) fn on_rank(
+        &self,
+        tp: u64,
+        dtype: Dtype,
+        quantization: &Quantization,
+    ) -> Result<Weights, Refusal> {
+        match &self.unknown {
+            Some(why) => Err(Refusal::new(RefusalRule::UnknownWeights, why)),
+            None => self.known_on_rank(tp, dtype, quantization),
+        }
+    }
+
+    /// As [`Self::on_rank`], of the listed modules alone.
+    pub(crate) fn known_on_rank(
         &self,
         tp: u64,
         dtype: Dtype,

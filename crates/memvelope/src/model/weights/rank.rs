@@ -37,7 +37,9 @@ pub(crate) fn share(name: &str, what: &str, amount: u64, tp: u64) -> Result<u64,
 pub(crate) fn linear(name: &str, linear: &Linear, tp: u64) -> Result<RankShape, Refusal> {
     let whole =
         |linear: &Linear| linear.outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
+    let whole_anyway = linear.divided_with.is_some_and(|heads| !heads.is_multiple_of(tp));
     let (outs, input, bias) = match linear.split {
+        _ if whole_anyway => (linear.outs.clone(), linear.input, whole(linear)),
         Split::Replicated => (linear.outs.clone(), linear.input, whole(linear)),
         Split::Row => {
             let input = units(name, "input width", linear, linear.input, tp)?;
