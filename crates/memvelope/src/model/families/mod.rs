@@ -57,16 +57,28 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[deepseek::FAMILIES, deepseek_v4::FAMILIES, dense_gpt::FAMILIES, dense_hf::FAMILIES, dense_other::FAMILIES, gemma::FAMILIES, gemma3n::FAMILIES, gemma4::FAMILIES, hybrid_conv::FAMILIES, hybrid_gdn::FAMILIES, hybrid_mamba::FAMILIES, hybrid_nemotron::FAMILIES, llama::FAMILIES, mamba::FAMILIES, moe::FAMILIES, moe_windowed::FAMILIES, multimodal::FAMILIES, sliding_loops::FAMILIES, sliding_moe::FAMILIES, sliding_rules::FAMILIES, whisper::FAMILIES];
-static FAMILIES: &[&[Family]] =
-    &[dense_gpt::FAMILIES, dense_hf::FAMILIES, dense_other::FAMILIES, llama::FAMILIES];
+static FAMILIES: &[&[Family]] = &[
+    deepseek::FAMILIES,
+    deepseek_v4::FAMILIES,
+    dense_gpt::FAMILIES,
+    dense_hf::FAMILIES,
+    dense_other::FAMILIES,
     gemma::FAMILIES,
     gemma3n::FAMILIES,
     gemma4::FAMILIES,
+    hybrid_conv::FAMILIES,
+    hybrid_gdn::FAMILIES,
+    hybrid_mamba::FAMILIES,
+    hybrid_nemotron::FAMILIES,
     llama::FAMILIES,
+    mamba::FAMILIES,
+    moe::FAMILIES,
+    moe_windowed::FAMILIES,
+    multimodal::FAMILIES,
     sliding_loops::FAMILIES,
     sliding_moe::FAMILIES,
     sliding_rules::FAMILIES,
+    whisper::FAMILIES,
 ];
 
 fn all() -> impl Iterator<Item = &'static Family> {
