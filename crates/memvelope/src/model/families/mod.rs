@@ -11,9 +11,11 @@ mod moe;
 mod moe_parts;
 mod moe_windowed;
 mod multimodal;
+mod multimodal_more;
 mod parts;
 mod vision;
 mod vision_more;
+mod vision_query;
 mod vision_qwen;
 mod whisper;
 
@@ -41,6 +43,7 @@ static FAMILIES: &[&[Family]] = &[
     moe::FAMILIES,
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
+    multimodal_more::FAMILIES,
     whisper::FAMILIES,
 ];
 

@@ -2,6 +2,7 @@
 //! language side is another family's rule.
 
 use super::Family;
+use super::audio::gemma4_audio;
 use super::limits::{TOKENS_MAX, WIDTH_MAX};
 use super::vision::{self, WHOLE, llava_tower, plain, times, two_linear};
 use super::{vision_more, vision_qwen};
@@ -173,16 +174,25 @@ fn gemma4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let fields = vision_config(config)?;
     let quantization = config.root.object_or_empty("quantization_config")?;
     let method = quantization.text("quant_method")?;
-    vision_more::gemma4(b, &fields, width, method)?;
-    let text = config.root.object_or_empty("text_config")?;
-    // `Gemma4ModelArchConfigConvertor`; 32 frames of 70 tokens and 8 around each (`gemma4_mm.py`).
-    if text.text("use_bidirectional_attention")? == Some("vision") {
-        b.is_prefix_lm = true;
-        let image = fields.count("default_output_length", TOKENS_MAX)?.unwrap_or(280);
-        b.mm_item_tokens_max = Some(image.max(32 * (70 + 2 + 6)));
+    let quantizable = vision_more::gemma4(b, &fields, width, method)?;
+    gemma4_prefix(config, b, "default_output_length")?;
+    if let Some(audio) = config.root.object("audio_config")? {
+        let out = b.scope("audio_tower", |b| gemma4_audio(b, &audio, quantizable))?;
+        let projection = Linear::replicated(out, width);
+        let projection = if quantizable { projection } else { projection.plain() };
+        b.linear("embed_audio.embedding_projection", projection);
     }
-    if config.root.object("audio_config")?.is_some() {
-        b.weights_unknown("the audio tower of Gemma 4 is not described");
+    Ok(())
+}
+
+/// `Gemma4ModelArchConfigConvertor`; 32 frames of 70 tokens and 8 around each (`gemma4_mm.py`). An
+/// image's tokens have no default, and without them nothing is raised.
+pub(super) fn gemma4_prefix(config: &Config<'_>, b: &mut Builder, image: &str) -> Result<()> {
+    let text = config.root.object_or_empty("text_config")?;
+    b.is_prefix_lm = text.text("use_bidirectional_attention")? == Some("vision");
+    if b.is_prefix_lm {
+        let image = vision_config(config)?.count(image, TOKENS_MAX)?;
+        b.mm_item_tokens_max = image.map(|image| image.max(32 * (70 + 2 + 6)));
     }
     Ok(())
 }
