@@ -4,8 +4,8 @@
 //! --test planner_oracle [-- FILE.jsonl…] [--only SUBSTRING] [--show N]`.
 
 use memvelope::engine::{Device, Params, Vllm};
+use memvelope::model::Layout;
 use memvelope::model::cache::{Attention, CacheKind, IndexerStorage, Reach};
-use memvelope::model::{Dtype, Layout};
 use memvelope::units::Tokens;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -238,10 +238,19 @@ fn computed_spec(kind: &CacheKind, tp: u64) -> Result<String, String> {
         }
         CacheKind::Indexer(i) => {
             let width = match i.storage {
-                IndexerStorage::Fp8WithScales => i.token_bytes(Dtype::Uint8),
-                IndexerStorage::ModelDtype => i.head_dim.into(),
+                IndexerStorage::Fp8WithScales => i.state_bytes(),
+                IndexerStorage::Bfloat16 => i.head_dim.into(),
             };
             format!("MLAAttentionSpec 1x{width}+0 reach 0")
+        }
+        CacheKind::Compressed(latent) => {
+            format!("MLAAttentionSpec 1x{}+0 reach 0", latent.head_dim)
+        }
+        CacheKind::WindowLatent(latent) => {
+            format!("SlidingWindowMLASpec 1x{}+0 reach {}", latent.head_dim, latent.window)
+        }
+        CacheKind::Compressor(compressor) => {
+            format!("SlidingWindowMLASpec 1x{}+0 reach {}", compressor.width, compressor.window)
         }
         CacheKind::State(state) => {
             let tensors = state.shape.tensors(tp as u32).map_err(|refusal| refusal.reason)?;

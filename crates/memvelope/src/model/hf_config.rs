@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
 
@@ -44,7 +45,7 @@ impl Document {
             let problem = format!("{} bytes; at most {bytes_max} are read", json.len());
             return Err(wrong("(document)", problem));
         }
-        let Object(map) = serde_json::from_str(json)
+        let Object(map) = serde_json::from_str(&without_constants(json))
             .map_err(|error| wrong("(document)", format!("not a JSON object: {error}")))?;
         Ok(Self(map))
     }
@@ -61,6 +62,16 @@ impl Document {
             }
         }
         Ok(Config { text: root.clone(), root, text_name: "" })
+    }
+}
+
+/// An object without fields.
+static NOTHING: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+
+impl Fields<'static> {
+    /// An object without fields, so that every default applies.
+    pub(crate) fn nothing(prefix: &str) -> Self {
+        Self { map: &NOTHING, prefix: prefix.to_owned(), set: Vec::new() }
     }
 }
 
@@ -279,6 +290,29 @@ pub(crate) fn kind(value: &Value) -> String {
         Value::Array(items) => format!("an array of {}", items.len()),
         Value::Object(map) => format!("an object of {} fields", map.len()),
     }
+}
+
+/// Python writes infinities and NaN as bare words, which JSON does not have: they become null.
+fn without_constants(json: &str) -> Cow<'_, str> {
+    const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+    if !WORDS[1..].iter().any(|word| json.contains(word)) {
+        return Cow::Borrowed(json);
+    }
+    let (mut text, mut rest) = (String::with_capacity(json.len()), json);
+    let (mut is_string, mut is_escaped) = (false, false);
+    while let Some(character) = rest.chars().next() {
+        let word = WORDS.iter().find(|&&word| !is_string && rest.starts_with(word));
+        if let Some(word) = word {
+            text.push_str("null");
+            rest = &rest[word.len()..];
+            continue;
+        }
+        is_string ^= character == '"' && !is_escaped;
+        is_escaped = is_string && character == '\\' && !is_escaped;
+        text.push(character);
+        rest = &rest[character.len_utf8()..];
+    }
+    Cow::Owned(text)
 }
 
 /// A JSON object in which no field is named twice: `serde_json` would keep the last one silently.

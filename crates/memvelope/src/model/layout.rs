@@ -174,8 +174,17 @@ impl Layout {
             CacheKind::Latent(latent) => {
                 (u64::from(latent.lora_rank) + u64::from(latent.rope_dim)) * element
             }
-            CacheKind::Indexer(indexer) => indexer.token_bytes(self.dtype),
-            CacheKind::Attention(_) | CacheKind::State(_) | CacheKind::Cross(_) => 0,
+            CacheKind::Indexer(indexer) => {
+                indexer.state_bytes() / u64::from(indexer.tokens_per_state.max(1))
+            }
+            CacheKind::Compressed(latent) => {
+                u64::from(latent.state_bytes) / u64::from(latent.tokens_per_state.max(1))
+            }
+            CacheKind::Attention(_)
+            | CacheKind::State(_)
+            | CacheKind::Cross(_)
+            | CacheKind::WindowLatent(_)
+            | CacheKind::Compressor(_) => 0,
         };
         self.caches.iter().map(|cache| Bytes(of(cache))).sum()
     }

@@ -93,6 +93,8 @@ impl Inventory {
                         }
                         false => param.elements,
                     };
+                    let elements = elements.div_ceil(param.multiple.max(1));
+                    let elements = elements.saturating_mul(param.multiple.max(1));
                     weights.add(param.dtype.unwrap_or(dtype), elements);
                 }
             }
