@@ -30,6 +30,7 @@ mod moe_remote;
 mod moe_transformers;
 mod moe_windowed;
 mod multimodal;
+mod multimodal_more;
 mod parts;
 mod sliding;
 mod sliding_loops;
@@ -37,6 +38,7 @@ mod sliding_moe;
 mod sliding_rules;
 mod vision;
 mod vision_more;
+mod vision_query;
 mod vision_qwen;
 mod whisper;
 
@@ -79,6 +81,7 @@ static FAMILIES: &[&[Family]] = &[
     moe_transformers::FAMILIES,
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
+    multimodal_more::FAMILIES,
     sliding_loops::FAMILIES,
     sliding_moe::FAMILIES,
     sliding_rules::FAMILIES,
