@@ -7,7 +7,7 @@ use super::families::Family;
 use super::hf_config::{Config, Document, kind, wrong};
 use super::length;
 use super::refusal::Refusal;
-use super::weights::quant::Quantization;
+use super::weights::quant::{Hardware, Quantization};
 use super::weights::{Inventory, Weights};
 use crate::error::Result;
 use crate::units::{Bytes, CostCurve, Tokens};
@@ -111,8 +111,9 @@ impl Layout {
     ) -> Result<Self> {
         let Builder { dims, caches, inventory, shared_layers, .. } = builder;
         // A model that one rank cannot hold whole is a config that contradicts itself.
+        let quantization = quantization.with_caches(&caches, shared_layers);
         let weights = inventory
-            .known_on_rank(1, dtype, &quantization)
+            .known_on_rank(1, dtype, &quantization, Hardware::default())
             .map_err(|refusal| wrong("(document)", refusal.reason))?;
         Ok(Self {
             architecture,
@@ -147,7 +148,27 @@ impl Layout {
     /// [`Refusal`] when something does not divide over the ranks, or when the config does not say
     /// what the weights take ([`crate::RefusalRule::UnknownWeights`]).
     pub fn weights(&self, tp: u32) -> std::result::Result<Weights, Refusal> {
-        self.inventory.on_rank(tp.into(), self.dtype, &self.quantization)
+        self.weights_on(tp, Hardware::default().capability)
+    }
+
+    /// As [`Self::weights`], on a GPU of this compute capability (major, minor): kernels differ, and
+    /// with them how far some quantised experts are padded. [`Self::weights`] takes a Hopper.
+    ///
+    /// # Errors
+    /// As [`Self::weights`].
+    pub fn weights_on(
+        &self,
+        tp: u32,
+        capability: (u32, u32),
+    ) -> std::result::Result<Weights, Refusal> {
+        let hardware = Hardware { capability };
+        self.inventory.on_rank(tp.into(), self.dtype, &self.quantization, hardware)
+    }
+
+    /// The engines' name of the checkpoint's quantisation, as vLLM resolves it.
+    #[must_use]
+    pub fn quantization_name(&self) -> Option<&'static str> {
+        self.quantization.method_name()
     }
 
     /// The KV cache dtype that the checkpoint asks for, by the engines' name; `None`: the model's.
