@@ -49,8 +49,12 @@ impl Device {
         }
         let (short, profile) = wanted.split_once('-')?;
         let row = ROWS.iter().find(|row| row.short == short || row.also.contains(&short))?;
-        let (profile, mib) = row.profiles.iter().find(|(name, _)| *name == profile)?;
+        let (profile, eighths, listed) = row.profiles.iter().find(|(name, ..)| *name == profile)?;
         let whole = row.device();
+        let mib = match listed {
+            0 => row.mib * eighths / 8 * UNLISTED_PROFILE_PERCENT / 100,
+            listed => *listed,
+        };
         Some(Self {
             name: format!("{} MIG {profile}", whole.name),
             total: Bytes(mib * Bytes::MIB),
@@ -61,7 +65,7 @@ impl Device {
     /// Short names that [`Self::named`] knows, MIG profiles included.
     pub fn names() -> impl Iterator<Item = String> {
         ROWS.iter().flat_map(|row| {
-            let profiles = row.profiles.iter().map(|(name, _)| format!("{}-{name}", row.short));
+            let profiles = row.profiles.iter().map(|(name, ..)| format!("{}-{name}", row.short));
             std::iter::once(row.short.to_owned()).chain(profiles)
         })
     }
@@ -75,16 +79,32 @@ struct Row {
     /// least that several users' messages show.
     mib: u64,
     kind: DeviceKind,
-    /// MIG profiles and their memory in MiB, from NVIDIA's MIG user guide (as `nvidia-smi mig -lgip`
-    /// lists them).
-    profiles: &'static [(&'static str, u64)],
+    profiles: &'static [Profile],
 }
+
+/// A MIG profile: its name, its eighths of the memory (NVIDIA's MIG user guide), and its memory in
+/// MiB where a listing of `nvidia-smi mig -lgip` was found, the least of several; else 0.
+type Profile = (&'static str, u64, u64);
+
+/// Where no listing was found: every listed profile has between 1 and 8 % less than its eighths of
+/// the whole, so so much is taken off.
+const UNLISTED_PROFILE_PERCENT: u64 = 92;
 
 impl Row {
     fn device(&self) -> Device {
         Device { name: self.product.into(), total: Bytes(self.mib * Bytes::MIB), kind: self.kind }
     }
 }
+
+/// A100 and H100 with 80 GB.
+const EIGHTY: [Profile; 6] = [
+    ("1g.10gb", 1, 9_850),
+    ("1g.20gb", 2, 19_968),
+    ("2g.20gb", 2, 19_968),
+    ("3g.40gb", 4, 40_192),
+    ("4g.40gb", 4, 40_192),
+    ("7g.80gb", 8, 0),
+];
 
 const ROWS: &[Row] = &[
     Row {
@@ -93,14 +113,7 @@ const ROWS: &[Row] = &[
         product: "NVIDIA H100 80GB HBM3",
         mib: 80_998, // 79.10 GiB
         kind: DeviceKind::Cuda(9, 0),
-        profiles: &[
-            ("1g.10gb", 9_984),
-            ("1g.20gb", 20_096),
-            ("2g.20gb", 20_096),
-            ("3g.40gb", 40_320),
-            ("4g.40gb", 40_320),
-            ("7g.80gb", 80_640),
-        ],
+        profiles: &EIGHTY,
     },
     Row {
         short: "h200",
@@ -109,12 +122,12 @@ const ROWS: &[Row] = &[
         mib: 143_073, // 139.72 GiB
         kind: DeviceKind::Cuda(9, 0),
         profiles: &[
-            ("1g.18gb", 16_384),
-            ("1g.35gb", 33_280),
-            ("2g.35gb", 33_280),
-            ("3g.71gb", 71_040),
-            ("4g.71gb", 71_040),
-            ("7g.141gb", 142_080),
+            ("1g.18gb", 1, 16_384),
+            ("1g.35gb", 2, 0),
+            ("2g.35gb", 2, 0),
+            ("3g.71gb", 4, 0),
+            ("4g.71gb", 4, 0),
+            ("7g.141gb", 8, 0),
         ],
     },
     Row {
@@ -123,14 +136,7 @@ const ROWS: &[Row] = &[
         product: "NVIDIA A100-SXM4-80GB",
         mib: 81_049, // 79.15 GiB
         kind: DeviceKind::Cuda(8, 0),
-        profiles: &[
-            ("1g.10gb", 9_728),
-            ("1g.20gb", 19_968),
-            ("2g.20gb", 19_968),
-            ("3g.40gb", 40_192),
-            ("4g.40gb", 40_192),
-            ("7g.80gb", 80_384),
-        ],
+        profiles: &EIGHTY,
     },
     Row {
         short: "a100-40",
@@ -139,12 +145,12 @@ const ROWS: &[Row] = &[
         mib: 40_335, // 39.39 GiB
         kind: DeviceKind::Cuda(8, 0),
         profiles: &[
-            ("1g.5gb", 4_864),
-            ("1g.10gb", 9_984),
-            ("2g.10gb", 9_984),
-            ("3g.20gb", 20_096),
-            ("4g.20gb", 20_096),
-            ("7g.40gb", 40_192),
+            ("1g.5gb", 1, 4_864),
+            ("1g.10gb", 2, 9_850),
+            ("2g.10gb", 2, 9_850),
+            ("3g.20gb", 4, 19_968),
+            ("4g.20gb", 4, 19_968),
+            ("7g.40gb", 8, 0),
         ],
     },
     Row {
@@ -154,12 +160,12 @@ const ROWS: &[Row] = &[
         mib: 182_630, // 178.35 GiB
         kind: DeviceKind::Cuda(10, 0),
         profiles: &[
-            ("1g.23gb", 21_504),
-            ("1g.45gb", 44_544),
-            ("2g.45gb", 44_544),
-            ("3g.90gb", 90_112),
-            ("4g.90gb", 90_112),
-            ("7g.180gb", 180_224),
+            ("1g.23gb", 1, 0),
+            ("1g.45gb", 2, 0),
+            ("2g.45gb", 2, 0),
+            ("3g.90gb", 4, 0),
+            ("4g.90gb", 4, 0),
+            ("7g.180gb", 8, 0),
         ],
     },
     Row {
@@ -226,7 +232,7 @@ mod tests {
         let h100 = Device::named("H100").unwrap();
         assert_eq!(h100.capability(), (9, 0));
         let slice = Device::named("h100-3g.40gb").unwrap();
-        assert_eq!(slice.total, Bytes(40_320 * Bytes::MIB));
+        assert_eq!(slice.total, Bytes(40_192 * Bytes::MIB));
         assert!(slice.name.ends_with("MIG 3g.40gb"));
         assert_eq!(
             Device::named("NVIDIA L40S").unwrap().total,
