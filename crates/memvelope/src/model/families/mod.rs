@@ -122,6 +122,12 @@ impl Family {
     }
 }
 
+/// The preferred names of all architectures.
+#[cfg(test)]
+pub(super) fn architectures() -> Vec<&'static str> {
+    all().filter_map(|family| family.architectures.first().copied()).collect()
+}
+
 fn unknown(field: &str, found: &str) -> Error {
     let mut known: Vec<&'static str> =
         all().filter_map(|family| family.architectures.first().copied()).collect();
