@@ -17,6 +17,7 @@ const CHECKS: &[&str] = &[
     "read",
     "specs",
     "weights",
+    "native",
     "resolved",
     "block_size",
     "bytes_per_block",
@@ -141,6 +142,7 @@ impl Run {
         let tp = record["params"]["tensor_parallel_size"].as_u64().unwrap_or(1);
         results.push(("specs", specs(&layout, outputs, tp)));
         results.push(("weights", weights(&layout, outputs, tp)));
+        results.push(("native", native(&layout, outputs)));
         results.extend(engine(&layout, record));
         results
     }
@@ -183,6 +185,13 @@ fn weights(layout: &Layout, outputs: &Value, tp: u64) -> Result<(), String> {
         found as i128 - i128::from(expected),
         outputs["weights"]["param_bytes_by_dtype"]
     ))
+}
+
+/// The longest sequence without `--max-model-len`.
+fn native(layout: &Layout, outputs: &Value) -> Result<(), String> {
+    let expected = outputs["resolved"]["native_max_model_len"].as_u64();
+    let found = layout.max_tokens.map(|tokens| tokens.0);
+    if found == expected { Ok(()) } else { Err(format!("{found:?}, expected {expected:?}")) }
 }
 
 /// Caches of each kind on one rank, with the number of layers that have one.

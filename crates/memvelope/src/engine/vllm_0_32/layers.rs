@@ -153,6 +153,7 @@ impl Context<'_> {
     /// The dtype of cached elements.
     fn element(&self) -> Dtype {
         match self.kv_dtype {
+            _ if self.layout.ignores_kv_dtype => self.layout.dtype,
             KvDtype::Auto => self.layout.dtype,
             KvDtype::Float16 => Dtype::Float16,
             KvDtype::Bfloat16 => Dtype::Bfloat16,
@@ -178,6 +179,10 @@ impl Context<'_> {
             is_mm_prefix: self.layout.is_prefix_lm,
             mla_dims: [0, 0],
             model_head_size: self.model_head_size,
+            has_mixed_heads: self.has_mixed_heads(),
+            // Hopper serves an fp8 cache layer by layer instead.
+            forces_fa4: self.has_mixed_heads()
+                && !(self.params.device.capability().0 == 9 && self.kv_dtype.is_fp8_per_tensor()),
             has_soft_cap: self.layout.has_soft_cap,
         };
         match kind {
@@ -223,6 +228,16 @@ impl Context<'_> {
             }
             kind => backend::select(&self.request(kind)),
         }
+    }
+
+    /// Heads of several sizes and at most 512 elements (Gemma 4).
+    fn has_mixed_heads(&self) -> bool {
+        let mut sizes = self.layout.caches.iter().filter_map(|cache| match &cache.kind {
+            CacheKind::Attention(attention) => Some(attention.key_dim),
+            _ => None,
+        });
+        let first = sizes.next();
+        self.layout.model_type.starts_with("gemma4") && sizes.any(|size| Some(size) != first)
     }
 
     /// Whether an indexer selects the keys and values that the layer looks at.
@@ -320,6 +335,7 @@ impl Context<'_> {
                 let role = Role::WindowMla { window: compressor.window.into() };
                 let block = if compressor.ratio <= 4 { 4 } else { 8 };
                 Spec {
+                    keeps_model_dtype: true,
                     alignment: Some(compressor.alignment.into()),
                     ..Spec::attention(role, block, 1, [compressor.width.into(), 0], Dtype::Float32)
                 }
@@ -329,6 +345,12 @@ impl Context<'_> {
                 let pages =
                     if self.is_state_aligned() { 2 + state.shape.checkpoint_pages() } else { 1 };
                 let role = Role::State { bytes, pages };
+                // Without prefix caching a state covers a whole sequence.
+                let longest = self.params.max_model_len.or(self.layout.max_tokens);
+                let block_size = match self.is_state_aligned() {
+                    true => block_size,
+                    false => longest.map_or(block_size, |tokens| tokens.0),
+                };
                 Spec {
                     page_padded: alignment.state_page,
                     ..Spec::attention(role, block_size, 1, [0, 0], Dtype::Uint8)
@@ -345,7 +367,8 @@ impl Context<'_> {
         let heads = (u64::from(attention.kv_heads) / self.tp()).max(1);
         let dims = [attention.key_dim.into(), attention.value_dim.into()];
         Spec {
-            is_fp8: self.kv_dtype.is_fp8_per_tensor(),
+            is_fp8: self.kv_dtype.is_fp8_per_tensor() && !self.layout.ignores_kv_dtype,
+            keeps_model_dtype: self.layout.ignores_kv_dtype,
             ..Spec::attention(role, block_size, heads, dims, self.element())
         }
     }
@@ -380,6 +403,7 @@ impl Context<'_> {
         Spec {
             tokens_per_state: indexer.tokens_per_state.into(),
             alignment: is_shared.then_some(V4_ALIGNMENT),
+            keeps_model_dtype: true,
             marker: if is_shared { "" } else { "indexer" },
             ..Spec::attention(Role::Mla, block_size, 1, [dim, 0], dtype)
         }

@@ -29,8 +29,11 @@ mod mla_hy_v4;
 mod mla_more;
 mod moe;
 mod moe_parts;
+mod moe_remote;
+mod moe_transformers;
 mod moe_windowed;
 mod multimodal;
+mod multimodal_more;
 mod parts;
 mod sliding;
 mod sliding_loops;
@@ -38,6 +41,7 @@ mod sliding_moe;
 mod sliding_rules;
 mod vision;
 mod vision_more;
+mod vision_query;
 mod vision_qwen;
 mod whisper;
 
@@ -79,8 +83,11 @@ static FAMILIES: &[&[Family]] = &[
     mla_hy_v4::FAMILIES,
     mla_more::FAMILIES,
     moe::FAMILIES,
+    moe_remote::FAMILIES,
+    moe_transformers::FAMILIES,
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
+    multimodal_more::FAMILIES,
     sliding_loops::FAMILIES,
     sliding_moe::FAMILIES,
     sliding_rules::FAMILIES,
