@@ -195,6 +195,10 @@ fn longcat_flash(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let fields = &config.text;
     let class = Class { fields, defaults: LONGCAT };
     let mut dims = class.dims(&["num_layers"])?;
+    // The config class counts attentions under this name, and what it says wins.
+    if let Some(attentions) = fields.count("num_hidden_layers", LAYERS_MAX)? {
+        dims.layers = attentions / 2;
+    }
     let mla = Mla::read(&class, &dims)?;
     dims.head_dim = mla.key_dim();
     if mla.q_rank.is_none() {
@@ -204,7 +208,7 @@ fn longcat_flash(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let experts = u64::from(class.size(&["n_routed_experts"], EXPERTS_MAX)?);
     let idle = u64::from(class.number("zero_expert_num", EXPERTS_MAX)?);
     let inner =
-        u64::from(class.size(&["expert_ffn_hidden_size", "moe_intermediate_size"], INNER_MAX)?);
+        u64::from(class.size(&["moe_intermediate_size", "expert_ffn_hidden_size"], INNER_MAX)?);
     let unquantised = fields.texts("disable_quant_module")?;
     if let Some(name) = unquantised.first() {
         let problem = format!("{name:?}; only an empty list is computed");
