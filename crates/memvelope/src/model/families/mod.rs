@@ -23,7 +23,10 @@ mod hybrid_parts;
 pub(crate) mod limits;
 mod llama;
 mod mamba;
+mod minimax_m3;
 mod mla;
+mod mla_hy_v4;
+mod mla_more;
 mod moe;
 mod moe_parts;
 mod moe_remote;
@@ -76,6 +79,9 @@ static FAMILIES: &[&[Family]] = &[
     hybrid_nemotron::FAMILIES,
     llama::FAMILIES,
     mamba::FAMILIES,
+    minimax_m3::FAMILIES,
+    mla_hy_v4::FAMILIES,
+    mla_more::FAMILIES,
     moe::FAMILIES,
     moe_remote::FAMILIES,
     moe_transformers::FAMILIES,
