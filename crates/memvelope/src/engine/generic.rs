@@ -24,9 +24,22 @@ pub fn sequence_bytes(layout: &Layout, tokens: Tokens) -> Bytes {
             Bytes(width * element).saturating_mul(tokens.0)
         }
         CacheKind::Indexer(indexer) => {
-            Bytes(indexer.token_bytes(layout.dtype)).saturating_mul(tokens.0)
+            let states = tokens.0.div_ceil(u64::from(indexer.tokens_per_state).max(1));
+            Bytes(indexer.state_bytes()).saturating_mul(states)
         }
         CacheKind::State(state) => state.bytes(1, layout.dtype).unwrap_or_default(),
+        CacheKind::Compressed(latent) => {
+            let states = tokens.0.div_ceil(u64::from(latent.tokens_per_state).max(1));
+            Bytes(latent.state_bytes.into()).saturating_mul(states)
+        }
+        CacheKind::WindowLatent(latent) => {
+            Bytes(latent.state_bytes.into()).saturating_mul(tokens.0.min(latent.window.into()))
+        }
+        CacheKind::Compressor(compressor) => {
+            // Rows of float32.
+            let kept = tokens.0.min(compressor.window.into());
+            Bytes(4 * u64::from(compressor.width)).saturating_mul(kept)
+        }
         CacheKind::Cross(_) => Bytes::ZERO,
     };
     layout.caches.iter().map(|cache| of(&cache.kind)).sum()

@@ -54,6 +54,11 @@ impl Builder {
         result
     }
 
+    /// The weights cannot be known from the config, and why; the caches can.
+    pub(crate) fn weights_unknown(&mut self, why: &str) {
+        self.inventory.unknown.get_or_insert_with(|| why.to_owned());
+    }
+
     fn module(&mut self, name: &str, kind: ModuleKind) {
         let name = format!("{}{name}", self.prefix);
         self.inventory.modules.push(Module { name, kind });

@@ -1,7 +1,7 @@
 //! What a model keeps between steps, layer by layer, before any engine rounds it.
 
 use super::dtype::Dtype;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, RefusalRule};
 use crate::units::Bytes;
 use serde::Serialize;
 
@@ -24,6 +24,12 @@ pub enum CacheKind {
     Latent(Latent),
     /// Keys of the indexer that selects tokens for sparse attention.
     Indexer(Indexer),
+    /// One latent vector for several tokens (DeepSeek V4).
+    Compressed(Compressed),
+    /// Latent vectors of the last tokens alone (DeepSeek V4).
+    WindowLatent(WindowLatent),
+    /// What a compressor keeps of the tokens it has not yet made a latent of (DeepSeek V4).
+    Compressor(Compressor),
     /// A state of fixed size a sequence: SSM, linear attention, short convolution.
     State(State),
     /// Keys and values of an encoder's output.
@@ -74,6 +80,8 @@ pub struct Latent {
     pub value_dim: u32,
     /// Whether an indexer selects the tokens that are looked at.
     pub sparse: bool,
+    /// Whether that indexer is the layer's own, not that of a layer before it.
+    pub leads: bool,
 }
 
 /// The indexer beside sparse attention.
@@ -83,18 +91,63 @@ pub struct Indexer {
     pub head_dim: u32,
     /// How the keys are stored.
     pub storage: IndexerStorage,
+    /// Tokens that share one key.
+    pub tokens_per_state: u32,
 }
 
 impl Indexer {
-    /// Bytes one token takes in one layer.
+    /// Bytes of one key, whatever the dtype of the other caches.
     #[must_use]
-    pub fn token_bytes(&self, dtype: Dtype) -> u64 {
+    pub fn state_bytes(&self) -> u64 {
         let dim = u64::from(self.head_dim);
         match self.storage {
             IndexerStorage::Fp8WithScales => dim + dim / 128 * 4,
-            IndexerStorage::ModelDtype => dim * dtype.bytes(),
+            IndexerStorage::Bfloat16 => dim * Dtype::Bfloat16.bytes(),
         }
     }
+}
+
+/// One latent vector for several tokens (DeepSeek V4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Compressed {
+    /// Query heads of the whole model.
+    pub heads: u32,
+    /// Elements of a latent.
+    pub head_dim: u32,
+    /// Tokens that share one latent.
+    pub tokens_per_state: u32,
+    /// Bytes of a latent in the packed fp8 form.
+    pub state_bytes: u32,
+    /// Bytes that a page in the packed form is rounded up to.
+    pub alignment: u32,
+}
+
+/// Latent vectors of the last tokens alone (DeepSeek V4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct WindowLatent {
+    /// Query heads of the whole model.
+    pub heads: u32,
+    /// Elements of a latent.
+    pub head_dim: u32,
+    /// Tokens kept, the current one included.
+    pub window: u32,
+    /// Bytes of a latent in the packed fp8 form.
+    pub state_bytes: u32,
+    /// Bytes that a page in the packed form is rounded up to.
+    pub alignment: u32,
+}
+
+/// What a compressor keeps of the tokens it has not yet made a latent of: float32, one row a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Compressor {
+    /// Elements of a row.
+    pub width: u32,
+    /// Tokens it makes one latent of.
+    pub ratio: u32,
+    /// Tokens kept, the current one included.
+    pub window: u32,
+    /// Bytes that a page is rounded up to.
+    pub alignment: u32,
 }
 
 /// How an indexer stores its keys.
@@ -103,8 +156,8 @@ impl Indexer {
 pub enum IndexerStorage {
     /// One byte an element and a 4-byte scale every 128 elements (DeepSeek V3.2).
     Fp8WithScales,
-    /// In the model's own dtype (MiniMax M3).
-    ModelDtype,
+    /// In bfloat16, whatever the model's dtype (MiniMax M3).
+    Bfloat16,
 }
 
 /// A state of fixed size a sequence.
@@ -230,13 +283,67 @@ impl StateShape {
         }
     }
 
-    /// Tensors of the state on one of `tp` ranks: shape, and whether it is a convolution window.
+    /// Tensors of the state on one of `tp` ranks, in the order in which they are stored (vLLM 0.32
+    /// `mamba_utils.py`): the convolution window first, as `[tokens, channels]`, then the
+    /// recurrent state. Nothing lies between them.
     ///
     /// # Errors
     /// [`Refusal`] when the heads cannot be split.
-    pub fn tensors(&self, _tp: u32) -> Result<Vec<StateTensor>, Refusal> {
-        Ok(Vec::new())
+    pub fn tensors(&self, tp: u32) -> Result<Vec<StateTensor>, Refusal> {
+        let split = |what: &str, amount: u64| split(what, amount, tp.into());
+        let window = |channels: u64, taps: u32| -> Result<StateTensor, Refusal> {
+            let channels = split("width of the convolution", channels)?;
+            Ok(StateTensor {
+                shape: vec![u64::from(taps).saturating_sub(1), channels],
+                is_conv: true,
+            })
+        };
+        let state = |shape: [u64; 3]| StateTensor { shape: shape.to_vec(), is_conv: false };
+        let wide = |a: u32, b: u32| u64::from(a).saturating_mul(b.into());
+        Ok(match *self {
+            Self::Mamba1 { inner, state, conv } => {
+                let channels = split("width of the state space", inner.into())?;
+                let recurrent = StateTensor { shape: vec![channels, state.into()], is_conv: false };
+                vec![window(inner.into(), conv)?, recurrent]
+            }
+            Self::Mamba2 { inner, groups, heads, head_dim, state: size, conv } => {
+                let groups = groups_over_ranks(groups.into(), tp.into())?;
+                let shared = groups.saturating_mul(size.into()).saturating_mul(2);
+                let heads = split("number of SSM heads", heads.into())?;
+                let channels = u64::from(inner).saturating_add(shared);
+                vec![window(channels, conv)?, state([heads, head_dim.into(), size.into()])]
+            }
+            Self::Gdn { key_heads, value_heads, key_dim, value_dim, conv } => {
+                let keys = wide(key_heads, key_dim).saturating_mul(2);
+                let channels = keys.saturating_add(wide(value_heads, value_dim));
+                let heads = split("number of value heads", value_heads.into())?;
+                vec![window(channels, conv)?, state([heads, value_dim.into(), key_dim.into()])]
+            }
+            Self::Kda { heads, head_dim, conv } => {
+                let channels = wide(heads, head_dim).saturating_mul(3);
+                let heads = split("number of linear attention heads", heads.into())?;
+                vec![window(channels, conv)?, state([heads, head_dim.into(), head_dim.into()])]
+            }
+            Self::ShortConv { width, conv } => vec![window(width.into(), conv)?],
+            Self::Linear { heads, head_dim } => {
+                let heads = split("number of linear attention heads", heads.into())?;
+                vec![state([heads, head_dim.into(), head_dim.into()])]
+            }
+        })
     }
+}
+
+fn split(what: &str, amount: u64, tp: u64) -> Result<u64, Refusal> {
+    if tp > 0 && amount.is_multiple_of(tp) {
+        return Ok(amount / tp);
+    }
+    let reason = format!("{what} {amount} does not divide over {tp} ranks");
+    Err(Refusal::new(RefusalRule::TensorParallel, reason))
+}
+
+/// Groups of B and C over all ranks: a single one is repeated on every rank.
+pub(crate) fn groups_over_ranks(groups: u64, tp: u64) -> Result<u64, Refusal> {
+    if groups == 1 { Ok(tp) } else { split("number of SSM groups", groups, tp).map(|_| groups) }
 }
 
 /// One tensor of a state on one rank.

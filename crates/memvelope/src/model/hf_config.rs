@@ -3,12 +3,15 @@
 use crate::error::{Error, Result};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::LazyLock;
 
 /// A parsed document. Depth is bounded by the parser (128), size by the caller.
 pub(crate) struct Document(Map<String, Value>);
 
 /// A whole description: the document, and the part of it that is the language model.
+#[derive(Clone)]
 pub(crate) struct Config<'a> {
     /// The document itself.
     pub(crate) root: Fields<'a>,
@@ -24,7 +27,13 @@ pub(crate) struct Fields<'a> {
     map: &'a Map<String, Value>,
     /// Path of the object in the document, empty or with a final dot.
     prefix: String,
+    /// Fields that a model around this part decides, whatever the part itself says.
+    set: Vec<(&'static str, &'a Value)>,
 }
+
+static TRUE: Value = Value::Bool(true);
+static FALSE: Value = Value::Bool(false);
+static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
 
 /// Where models that are more than a language model describe it, in the order of precedence.
 const TEXT_CONFIGS: &[&str] =
@@ -36,13 +45,13 @@ impl Document {
             let problem = format!("{} bytes; at most {bytes_max} are read", json.len());
             return Err(wrong("(document)", problem));
         }
-        let Object(map) = serde_json::from_str(json)
+        let Object(map) = serde_json::from_str(&without_constants(json))
             .map_err(|error| wrong("(document)", format!("not a JSON object: {error}")))?;
         Ok(Self(map))
     }
 
     pub(crate) fn root(&self) -> Fields<'_> {
-        Fields { map: &self.0, prefix: String::new() }
+        Fields { map: &self.0, prefix: String::new(), set: Vec::new() }
     }
 
     pub(crate) fn config(&self) -> Result<Config<'_>> {
@@ -56,15 +65,53 @@ impl Document {
     }
 }
 
+/// An object without fields.
+static NOTHING: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+
+impl Fields<'static> {
+    /// An object without fields, so that every default applies.
+    pub(crate) fn nothing(prefix: &str) -> Self {
+        Self { map: &NOTHING, prefix: prefix.to_owned(), set: Vec::new() }
+    }
+}
+
+impl<'a> Config<'a> {
+    /// The config of a part in its own right: `text` is the object of this name, an empty one where
+    /// it is absent (the config class then fills in its defaults); `root` stays the document.
+    pub(crate) fn nested(&self, name: &'static str) -> Result<Self> {
+        Ok(Self {
+            root: self.root.clone(),
+            text: self.root.object_or_empty(name)?,
+            text_name: name,
+        })
+    }
+}
+
 impl<'a> Fields<'a> {
     /// A field, `None` if absent or null.
     pub(crate) fn value(&self, name: &str) -> Option<&'a Value> {
-        self.map.get(name).filter(|value| !value.is_null())
+        let set = self.set.iter().find(|(field, _)| *field == name);
+        set.map(|&(_, value)| value).or_else(|| self.map.get(name)).filter(|value| !value.is_null())
     }
 
     /// Whether the field is there at all, null or not.
     pub(crate) fn is_present(&self, name: &str) -> bool {
-        self.map.contains_key(name)
+        self.map.contains_key(name) || self.set.iter().any(|(field, _)| *field == name)
+    }
+
+    /// The same with one field as the model around it decides.
+    pub(crate) fn with_flag(mut self, name: &'static str, flag: bool) -> Self {
+        self.set.push((name, if flag { &TRUE } else { &FALSE }));
+        self
+    }
+
+    /// A nested object, empty where it is absent.
+    pub(crate) fn object_or_empty(&self, name: &str) -> Result<Fields<'a>> {
+        Ok(self.object(name)?.unwrap_or_else(|| Fields {
+            map: &EMPTY,
+            prefix: format!("{}{name}.", self.prefix),
+            set: Vec::new(),
+        }))
     }
 
     /// Names of all fields.
@@ -77,7 +124,8 @@ impl<'a> Fields<'a> {
         match self.value(name) {
             None => Ok(None),
             Some(Value::Object(map)) => {
-                Ok(Some(Fields { map, prefix: format!("{}{name}.", self.prefix) }))
+                let prefix = format!("{}{name}.", self.prefix);
+                Ok(Some(Fields { map, prefix, set: Vec::new() }))
             }
             Some(other) => {
                 Err(wrong(self.path(name), format!("{}; expected an object", kind(other))))
@@ -89,7 +137,8 @@ impl<'a> Fields<'a> {
     pub(crate) fn objects(&self, name: &str) -> Result<Vec<Fields<'a>>> {
         let object = |(index, item): (usize, &'a Value)| match item {
             Value::Object(map) => {
-                Ok(Fields { map, prefix: format!("{}{name}[{index}].", self.prefix) })
+                let prefix = format!("{}{name}[{index}].", self.prefix);
+                Ok(Fields { map, prefix, set: Vec::new() })
             }
             other => Err(wrong(
                 format!("{}[{index}]", self.path(name)),
@@ -241,6 +290,29 @@ pub(crate) fn kind(value: &Value) -> String {
         Value::Array(items) => format!("an array of {}", items.len()),
         Value::Object(map) => format!("an object of {} fields", map.len()),
     }
+}
+
+/// Python writes infinities and NaN as bare words, which JSON does not have: they become null.
+fn without_constants(json: &str) -> Cow<'_, str> {
+    const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+    if !WORDS[1..].iter().any(|word| json.contains(word)) {
+        return Cow::Borrowed(json);
+    }
+    let (mut text, mut rest) = (String::with_capacity(json.len()), json);
+    let (mut is_string, mut is_escaped) = (false, false);
+    while let Some(character) = rest.chars().next() {
+        let word = WORDS.iter().find(|&&word| !is_string && rest.starts_with(word));
+        if let Some(word) = word {
+            text.push_str("null");
+            rest = &rest[word.len()..];
+            continue;
+        }
+        is_string ^= character == '"' && !is_escaped;
+        is_escaped = is_string && character == '\\' && !is_escaped;
+        text.push(character);
+        rest = &rest[character.len_utf8()..];
+    }
+    Cow::Owned(text)
 }
 
 /// A JSON object in which no field is named twice: `serde_json` would keep the last one silently.

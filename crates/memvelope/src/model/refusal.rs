@@ -28,6 +28,8 @@ pub enum RefusalRule {
     Pages,
     /// A request of the declared length does not fit.
     Memory,
+    /// The config does not say what the weights take; the caches are known nevertheless.
+    UnknownWeights,
     /// A parameter is out of its range.
     Parameter,
 }

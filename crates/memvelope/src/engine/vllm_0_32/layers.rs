@@ -6,8 +6,15 @@ use super::spec::{Role, Spec};
 use super::{defaults, hybrid, kernel};
 use crate::engine::DeviceKind;
 use crate::engine::params::{KvDtype, Params};
-use crate::model::cache::{Attention, CacheKind, IndexerStorage, Latent, Reach};
-use crate::model::{Dtype, Layout, Refusal};
+use crate::model::cache::{Attention, Cache, CacheKind, Indexer, IndexerStorage, Latent, Reach};
+use crate::model::{Dtype, Layout, Refusal, RefusalRule};
+
+/// Bytes of a token in DeepSeek's packed MLA format (`vllm/.../mla_attention.py`).
+const DS_MLA_BYTES: u64 = 656;
+/// Block of DeepSeek V4's windowed latents, and what its pages are rounded up to
+/// (`vllm/models/deepseek_v4`).
+const V4_WINDOW_BLOCK: u64 = 64;
+const V4_ALIGNMENT: u64 = 576;
 
 /// What is known before layers are grouped.
 #[derive(Debug)]
@@ -29,15 +36,20 @@ struct Context<'a> {
 }
 
 pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
-    let kv_dtype = kv_dtype(layout, params);
-    let context = Context { layout, params, kv_dtype, model_head_size: model_head_size(layout) };
+    let kv_dtype = kv_dtype(layout, params)?;
+    let mut context =
+        Context { layout, params, kv_dtype, model_head_size: model_head_size(layout) };
     // Consecutive layers are mostly alike: kernels are chosen once for each kind of cache.
     let mut chosen: Vec<(&CacheKind, Backend)> = Vec::new();
     for cache in &layout.caches {
         if !chosen.iter().any(|(kind, _)| **kind == cache.kind) {
-            chosen.push((&cache.kind, context.backend(&cache.kind)?));
+            chosen.push((&cache.kind, context.backend(cache)?));
         }
     }
+    for (_, backend) in &chosen {
+        context.kv_dtype = packed_by(*backend, context.kv_dtype);
+    }
+    let kv_dtype = context.kv_dtype;
     let mut backends: Vec<(Backend, Request<'_>)> = Vec::new();
     for (kind, backend) in &chosen {
         if *backend != Backend::State && !backends.iter().any(|(known, _)| known == backend) {
@@ -67,7 +79,13 @@ pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
     names.sort_unstable();
     Ok(Plan {
         specs,
-        pool: PoolLayout::LayerOutermost,
+        pool: match kv_dtype {
+            // DeepSeek V4 packs pages of many sizes side by side.
+            _ if layout.caches.iter().any(|c| matches!(c.kind, CacheKind::WindowLatent(_))) => {
+                PoolLayout::BlockOutermost
+            }
+            _ => PoolLayout::LayerOutermost,
+        },
         kv_dtype,
         block_size: alignment.block_size,
         backends: names,
@@ -75,13 +93,44 @@ pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
     })
 }
 
-/// The KV cache dtype in force: what the operator says, else what the checkpoint says.
-fn kv_dtype(layout: &Layout, params: &Params) -> KvDtype {
-    match params.kv_dtype {
-        KvDtype::Auto => {
-            layout.checkpoint_kv_dtype().and_then(|name| name.parse().ok()).unwrap_or(KvDtype::Auto)
-        }
+/// The KV cache dtype in force: what the operator says, else what the checkpoint says, else what
+/// the architecture's own hook says (`vllm/model_executor/models/config.py`).
+fn kv_dtype(layout: &Layout, params: &Params) -> Result<KvDtype, Refusal> {
+    let checkpoint = || layout.checkpoint_kv_dtype().and_then(|name| name.parse().ok());
+    let given = match params.kv_dtype {
+        KvDtype::Auto => checkpoint().unwrap_or(KvDtype::Auto),
         given => given,
+    };
+    let is_v4 = layout.caches.iter().any(|cache| matches!(cache.kind, CacheKind::WindowLatent(_)));
+    let is_fp8 = given.is_fp8_per_tensor();
+    match given {
+        _ if is_v4 && (is_fp8 || given == KvDtype::Auto) => Ok(KvDtype::Fp8DsMla),
+        _ if is_v4 => {
+            let reason = format!("KV cache dtype {given}: this model keeps its latents in fp8");
+            Err(Refusal::new(RefusalRule::Dtype, reason))
+        }
+        KvDtype::Auto
+            if layout.architecture == "GlmMoeDsaForCausalLM"
+                && params.device.capability().0 == 10 =>
+        {
+            Ok(KvDtype::Fp8E4m3)
+        }
+        KvDtype::Bfloat16 if layout.architecture == "DeepseekV32ForCausalLM" => Ok(KvDtype::Auto),
+        _ => Ok(given),
+    }
+}
+
+/// Sparse MLA kernels keep the cache in a packed form of their own
+/// (`_canonicalize_sparse_mla_kv_cache_dtype`): 656 bytes a token on Hopper.
+fn packed_by(backend: Backend, kv_dtype: KvDtype) -> KvDtype {
+    match backend {
+        Backend::FlashmlaSparse if kv_dtype.is_fp8_per_tensor() => KvDtype::Fp8DsMla,
+        Backend::FlashinferMlaSparseSm120
+            if kv_dtype.is_fp8_per_tensor() || kv_dtype == KvDtype::Auto =>
+        {
+            KvDtype::Fp8DsMla
+        }
+        _ => kv_dtype,
     }
 }
 
@@ -104,6 +153,7 @@ impl Context<'_> {
     /// The dtype of cached elements.
     fn element(&self) -> Dtype {
         match self.kv_dtype {
+            _ if self.layout.ignores_kv_dtype => self.layout.dtype,
             KvDtype::Auto => self.layout.dtype,
             KvDtype::Float16 => Dtype::Float16,
             KvDtype::Bfloat16 => Dtype::Bfloat16,
@@ -129,6 +179,10 @@ impl Context<'_> {
             is_mm_prefix: self.layout.is_prefix_lm,
             mla_dims: [0, 0],
             model_head_size: self.model_head_size,
+            has_mixed_heads: self.has_mixed_heads(),
+            // Hopper serves an fp8 cache layer by layer instead.
+            forces_fa4: self.has_mixed_heads()
+                && !(self.params.device.capability().0 == 9 && self.kv_dtype.is_fp8_per_tensor()),
             has_soft_cap: self.layout.has_soft_cap,
         };
         match kind {
@@ -147,26 +201,54 @@ impl Context<'_> {
                 request.is_sparse = latent.sparse;
                 request.mla_dims = [latent.nope_dim.into(), latent.rope_dim.into()];
             }
-            CacheKind::Indexer(_) | CacheKind::State(_) => {}
+            CacheKind::Indexer(_)
+            | CacheKind::State(_)
+            | CacheKind::Compressed(_)
+            | CacheKind::WindowLatent(_)
+            | CacheKind::Compressor(_) => {}
         }
         request
     }
 
-    fn backend(&self, kind: &CacheKind) -> Result<Backend, Refusal> {
-        match kind {
+    fn backend(&self, cache: &Cache) -> Result<Backend, Refusal> {
+        match &cache.kind {
             CacheKind::State(_) => Ok(Backend::State),
+            CacheKind::Indexer(Indexer { tokens_per_state: 2.., .. }) => {
+                Ok(Backend::DeepseekV4Indexer)
+            }
             CacheKind::Indexer(indexer) => Ok(match indexer.storage {
                 IndexerStorage::Fp8WithScales => Backend::DeepseekV32Indexer,
-                IndexerStorage::ModelDtype => Backend::MinimaxM3SparseIndexer,
+                IndexerStorage::Bfloat16 => Backend::MinimaxM3SparseIndexer,
             }),
-            _ => backend::select(&self.request(kind)),
+            CacheKind::Compressed(_) => Ok(Backend::FlashmlaSparseDsv4),
+            CacheKind::WindowLatent(_) => Ok(Backend::DeepseekSparseSwa),
+            CacheKind::Compressor(_) => Ok(Backend::CompressorBackend),
+            CacheKind::Attention(_) if self.has_own_indexer(cache.layer) => {
+                Ok(Backend::MinimaxM3Sparse)
+            }
+            kind => backend::select(&self.request(kind)),
         }
+    }
+
+    /// Heads of several sizes and at most 512 elements (Gemma 4).
+    fn has_mixed_heads(&self) -> bool {
+        let mut sizes = self.layout.caches.iter().filter_map(|cache| match &cache.kind {
+            CacheKind::Attention(attention) => Some(attention.key_dim),
+            _ => None,
+        });
+        let first = sizes.next();
+        self.layout.model_type.starts_with("gemma4") && sizes.any(|size| Some(size) != first)
+    }
+
+    /// Whether an indexer selects the keys and values that the layer looks at.
+    fn has_own_indexer(&self, layer: u32) -> bool {
+        let is_indexer = |cache: &Cache| matches!(cache.kind, CacheKind::Indexer(_));
+        self.layout.caches.iter().any(|cache| cache.layer == layer && is_indexer(cache))
     }
 
     /// Whether state layers share the block pool with attention layers.
     fn is_hybrid(&self) -> bool {
-        let is_state =
-            |cache: &crate::model::cache::Cache| matches!(cache.kind, CacheKind::State(_));
+        let is_state = |cache: &Cache| matches!(cache.kind, CacheKind::State(_));
         self.layout.caches.iter().any(is_state) && !self.layout.caches.iter().all(is_state)
     }
 
@@ -220,16 +302,42 @@ impl Context<'_> {
             }
             CacheKind::Cross(attention) => self.dense(Role::Cross, attention, block_size),
             CacheKind::Latent(latent) => self.latent(latent, block_size),
-            CacheKind::Indexer(indexer) => {
-                let (dtype, dim) = match indexer.storage {
-                    IndexerStorage::Fp8WithScales => {
-                        (Dtype::Uint8, indexer.token_bytes(self.layout.dtype))
-                    }
-                    IndexerStorage::ModelDtype => (self.element(), indexer.head_dim.into()),
-                };
+            CacheKind::Indexer(indexer) => self.indexer(indexer, block_size),
+            CacheKind::Compressed(latent) => Spec {
+                is_fp8: true,
+                content_bytes: Some(latent.state_bytes.into()),
+                tokens_per_state: latent.tokens_per_state.into(),
+                alignment: Some(latent.alignment.into()),
+                ..Spec::attention(
+                    Role::Mla,
+                    block_size,
+                    1,
+                    [latent.head_dim.into(), 0],
+                    Dtype::Uint8,
+                )
+            },
+            CacheKind::WindowLatent(latent) => {
+                let role = Role::WindowMla { window: latent.window.into() };
                 Spec {
-                    marker: "indexer",
-                    ..Spec::attention(Role::Mla, block_size, 1, [dim, 0], dtype)
+                    is_fp8: true,
+                    content_bytes: Some(latent.state_bytes.into()),
+                    alignment: Some(latent.alignment.into()),
+                    ..Spec::attention(
+                        role,
+                        V4_WINDOW_BLOCK,
+                        1,
+                        [latent.head_dim.into(), 0],
+                        Dtype::Uint8,
+                    )
+                }
+            }
+            CacheKind::Compressor(compressor) => {
+                let role = Role::WindowMla { window: compressor.window.into() };
+                let block = if compressor.ratio <= 4 { 4 } else { 8 };
+                Spec {
+                    keeps_model_dtype: true,
+                    alignment: Some(compressor.alignment.into()),
+                    ..Spec::attention(role, block, 1, [compressor.width.into(), 0], Dtype::Float32)
                 }
             }
             CacheKind::State(state) => {
@@ -237,6 +345,12 @@ impl Context<'_> {
                 let pages =
                     if self.is_state_aligned() { 2 + state.shape.checkpoint_pages() } else { 1 };
                 let role = Role::State { bytes, pages };
+                // Without prefix caching a state covers a whole sequence.
+                let longest = self.params.max_model_len.or(self.layout.max_tokens);
+                let block_size = match self.is_state_aligned() {
+                    true => block_size,
+                    false => longest.map_or(block_size, |tokens| tokens.0),
+                };
                 Spec {
                     page_padded: alignment.state_page,
                     ..Spec::attention(role, block_size, 1, [0, 0], Dtype::Uint8)
@@ -253,7 +367,8 @@ impl Context<'_> {
         let heads = (u64::from(attention.kv_heads) / self.tp()).max(1);
         let dims = [attention.key_dim.into(), attention.value_dim.into()];
         Spec {
-            is_fp8: self.kv_dtype.is_fp8_per_tensor(),
+            is_fp8: self.kv_dtype.is_fp8_per_tensor() && !self.layout.ignores_kv_dtype,
+            keeps_model_dtype: self.layout.ignores_kv_dtype,
             ..Spec::attention(role, block_size, heads, dims, self.element())
         }
     }
@@ -279,11 +394,27 @@ impl Context<'_> {
         }
     }
 
+    fn indexer(&self, indexer: &Indexer, block_size: u64) -> Spec {
+        let (dtype, dim) = match indexer.storage {
+            IndexerStorage::Fp8WithScales => (Dtype::Uint8, indexer.state_bytes()),
+            IndexerStorage::Bfloat16 => (Dtype::Bfloat16, indexer.head_dim.into()),
+        };
+        let is_shared = indexer.tokens_per_state > 1;
+        Spec {
+            tokens_per_state: indexer.tokens_per_state.into(),
+            alignment: is_shared.then_some(V4_ALIGNMENT),
+            keeps_model_dtype: true,
+            marker: if is_shared { "" } else { "indexer" },
+            ..Spec::attention(Role::Mla, block_size, 1, [dim, 0], dtype)
+        }
+    }
+
     fn latent(&self, latent: &Latent, block_size: u64) -> Spec {
         let width = u64::from(latent.lora_rank) + u64::from(latent.rope_dim);
         Spec {
             is_fp8: self.kv_dtype.is_fp8_per_tensor(),
-            content_bytes: (self.kv_dtype == KvDtype::Fp8DsMla).then_some(656),
+            content_bytes: (self.kv_dtype == KvDtype::Fp8DsMla).then_some(DS_MLA_BYTES),
+            marker: if latent.leads { "leader" } else { "" },
             ..Spec::attention(Role::Mla, block_size, 1, [width, 0], self.element())
         }
     }

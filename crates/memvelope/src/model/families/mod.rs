@@ -4,12 +4,43 @@
 //! architectures, never about single models; defaults are those of the Hugging Face config class,
 //! because the engine reads configs through it.
 
+mod audio;
+mod deepseek;
+mod deepseek_v4;
+mod dense;
+mod dense_class;
+mod dense_gpt;
+mod dense_hf;
+mod dense_other;
+mod gemma;
+mod gemma3n;
+mod gemma4;
+mod hybrid_conv;
+mod hybrid_gdn;
+mod hybrid_mamba;
+mod hybrid_nemotron;
+mod hybrid_parts;
 pub(crate) mod limits;
 mod llama;
+mod mamba;
+mod mla;
 mod moe;
 mod moe_parts;
+mod moe_remote;
+mod moe_transformers;
 mod moe_windowed;
+mod multimodal;
+mod multimodal_more;
 mod parts;
+mod sliding;
+mod sliding_loops;
+mod sliding_moe;
+mod sliding_rules;
+mod vision;
+mod vision_more;
+mod vision_query;
+mod vision_qwen;
+mod whisper;
 
 use super::builder::Builder;
 use super::hf_config::{Config, wrong};
@@ -30,7 +61,32 @@ pub(crate) struct Family {
 }
 
 /// Every family of every file.
-static FAMILIES: &[&[Family]] = &[llama::FAMILIES, moe::FAMILIES, moe_windowed::FAMILIES];
+static FAMILIES: &[&[Family]] = &[
+    deepseek::FAMILIES,
+    deepseek_v4::FAMILIES,
+    dense_gpt::FAMILIES,
+    dense_hf::FAMILIES,
+    dense_other::FAMILIES,
+    gemma::FAMILIES,
+    gemma3n::FAMILIES,
+    gemma4::FAMILIES,
+    hybrid_conv::FAMILIES,
+    hybrid_gdn::FAMILIES,
+    hybrid_mamba::FAMILIES,
+    hybrid_nemotron::FAMILIES,
+    llama::FAMILIES,
+    mamba::FAMILIES,
+    moe::FAMILIES,
+    moe_remote::FAMILIES,
+    moe_transformers::FAMILIES,
+    moe_windowed::FAMILIES,
+    multimodal::FAMILIES,
+    multimodal_more::FAMILIES,
+    sliding_loops::FAMILIES,
+    sliding_moe::FAMILIES,
+    sliding_rules::FAMILIES,
+    whisper::FAMILIES,
+];
 
 fn all() -> impl Iterator<Item = &'static Family> {
     FAMILIES.iter().copied().flatten()

@@ -6,7 +6,7 @@ pub(crate) mod quant;
 mod rank;
 
 use super::dtype::Dtype;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, RefusalRule};
 use crate::units::Bytes;
 use module::{Module, ModuleKind};
 
@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inventory {
     pub(crate) modules: Vec<Module>,
+    /// Why some of the modules are not in the list, if so.
+    pub(crate) unknown: Option<String>,
 }
 
 /// Parameters on one tensor-parallel rank.
@@ -48,8 +50,22 @@ impl Inventory {
     /// What one of `tp` ranks holds.
     ///
     /// # Errors
-    /// [`Refusal`] when something does not divide.
+    /// [`Refusal`] when something does not divide, or the weights are not known.
     pub(crate) fn on_rank(
+        &self,
+        tp: u64,
+        dtype: Dtype,
+        quantization: &Quantization,
+        hardware: Hardware,
+    ) -> Result<Weights, Refusal> {
+        match &self.unknown {
+            Some(why) => Err(Refusal::new(RefusalRule::UnknownWeights, why)),
+            None => self.known_on_rank(tp, dtype, quantization, hardware),
+        }
+    }
+
+    /// As [`Self::on_rank`], of the listed modules alone.
+    pub(crate) fn known_on_rank(
         &self,
         tp: u64,
         dtype: Dtype,
@@ -80,6 +96,8 @@ impl Inventory {
                         }
                         false => param.elements,
                     };
+                    let elements = elements.div_ceil(param.multiple.max(1));
+                    let elements = elements.saturating_mul(param.multiple.max(1));
                     weights.add(param.dtype.unwrap_or(dtype), elements);
                 }
             }

@@ -32,6 +32,10 @@ pub(crate) struct Linear {
     pub(crate) quantizable: bool,
     /// Stored in this dtype if not the model's.
     pub(crate) dtype: Option<Dtype>,
+    /// The divided width is cut into units of so many; what a rank gets is rounded up to whole ones.
+    pub(crate) unit: Option<u64>,
+    /// Divided only if the ranks divide this number (of heads), whole on every rank otherwise.
+    pub(crate) divided_with: Option<u64>,
 }
 
 /// How a matrix is divided over tensor-parallel ranks.
@@ -45,6 +49,9 @@ pub(crate) enum Split {
     Row,
     /// Query heads are divided, KV heads are divided or replicated. `outs` are the three widths.
     Qkv { heads: u64, kv_heads: u64 },
+    /// The projections of an SSM: outputs `at` and the next are B and C of so many groups; a
+    /// single group is repeated on every rank, all else is divided.
+    Groups { groups: u64, at: usize },
 }
 
 /// A table of the vocabulary (or of positions), rows padded and divided over the ranks.
@@ -86,13 +93,24 @@ pub(crate) struct Param {
     pub(crate) divided: bool,
     /// Divided into at most so many parts, which more ranks hold alike (those of KV heads).
     pub(crate) parts_max: Option<u64>,
+    /// What a rank gets is rounded up to a multiple of this.
+    pub(crate) multiple: u64,
     /// Stored in this dtype if not the model's.
     pub(crate) dtype: Option<Dtype>,
 }
 
 impl Linear {
     pub(crate) fn new(split: Split, input: u64, outs: impl Into<Vec<u64>>) -> Self {
-        Self { outs: outs.into(), input, split, bias: false, quantizable: true, dtype: None }
+        Self {
+            outs: outs.into(),
+            input,
+            split,
+            bias: false,
+            quantizable: true,
+            dtype: None,
+            unit: None,
+            divided_with: None,
+        }
     }
     pub(crate) fn replicated(input: u64, out: u64) -> Self {
         Self::new(Split::Replicated, input, [out])
@@ -120,6 +138,10 @@ impl Linear {
         self.bias = bias;
         self
     }
+    pub(crate) fn in_units(mut self, unit: Option<u64>) -> Self {
+        self.unit = unit;
+        self
+    }
     /// Never quantised: the engine builds it without the model's quantisation.
     pub(crate) fn plain(mut self) -> Self {
         self.quantizable = false;
@@ -129,20 +151,30 @@ impl Linear {
         self.dtype = Some(dtype);
         self
     }
+    /// Whole on every rank where the ranks do not divide `heads`.
+    pub(crate) fn divided_with(mut self, heads: u64) -> Self {
+        self.divided_with = Some(heads);
+        self
+    }
 }
 
 impl Param {
     /// Whole on every rank, in the model's dtype.
     pub(crate) fn whole(elements: u64) -> Self {
-        Self { elements, divided: false, parts_max: None, dtype: None }
+        Self { elements, divided: false, parts_max: None, multiple: 1, dtype: None }
     }
     /// Divided over the ranks, in the model's dtype.
     pub(crate) fn divided(elements: u64) -> Self {
-        Self { elements, divided: true, parts_max: None, dtype: None }
+        Self { elements, divided: true, parts_max: None, multiple: 1, dtype: None }
     }
     /// In at most `parts` parts, which more ranks hold alike.
     pub(crate) fn replicated_beyond(mut self, parts: u64) -> Self {
         self.parts_max = Some(parts);
+        self
+    }
+    /// Rounded up to a multiple on every rank.
+    pub(crate) fn multiple_of(mut self, multiple: u64) -> Self {
+        self.multiple = multiple;
         self
     }
     pub(crate) fn dtype(mut self, dtype: Dtype) -> Self {

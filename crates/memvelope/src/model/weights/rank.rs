@@ -1,6 +1,7 @@
 //! Division of a module over tensor-parallel ranks, as vLLM's parallel layers do it.
 
 use super::module::{Embedding, EmbeddingSplit, Linear, Split};
+use crate::model::cache::groups_over_ranks;
 use crate::model::refusal::{Refusal, RefusalRule};
 
 /// vLLM pads the vocabulary of embedding and output matrix to multiples of this
@@ -36,16 +37,19 @@ pub(crate) fn share(name: &str, what: &str, amount: u64, tp: u64) -> Result<u64,
 pub(crate) fn linear(name: &str, linear: &Linear, tp: u64) -> Result<RankShape, Refusal> {
     let whole =
         |linear: &Linear| linear.outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
+    let whole_anyway = linear.divided_with.is_some_and(|heads| !heads.is_multiple_of(tp));
     let (outs, input, bias) = match linear.split {
+        _ if whole_anyway => (linear.outs.clone(), linear.input, whole(linear)),
         Split::Replicated => (linear.outs.clone(), linear.input, whole(linear)),
         Split::Row => {
-            (linear.outs.clone(), share(name, "input width", linear.input, tp)?, whole(linear))
+            let input = units(name, "input width", linear, linear.input, tp)?;
+            (linear.outs.clone(), input, whole(linear))
         }
         Split::Column => {
             let outs: Vec<u64> = linear
                 .outs
                 .iter()
-                .map(|&out| share(name, "output width", out, tp))
+                .map(|&out| units(name, "output width", linear, out, tp))
                 .collect::<Result<_, _>>()?;
             let bias = outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
             (outs, linear.input, bias)
@@ -55,8 +59,21 @@ pub(crate) fn linear(name: &str, linear: &Linear, tp: u64) -> Result<RankShape, 
             let bias = outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
             (outs, linear.input, bias)
         }
+        Split::Groups { groups, at } => {
+            let outs = grouped(name, linear, groups, at, tp)?;
+            let bias = outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
+            (outs, linear.input, bias)
+        }
     };
     Ok(RankShape { outs, input, bias: if linear.bias { bias } else { 0 } })
+}
+
+/// An even share, or where the matrix says so a number of whole units.
+fn units(name: &str, what: &str, linear: &Linear, amount: u64, tp: u64) -> Result<u64, Refusal> {
+    match linear.unit {
+        Some(unit) if unit > 0 => Ok((amount / unit).div_ceil(tp).saturating_mul(unit)),
+        _ => share(name, what, amount, tp),
+    }
 }
 
 /// Query heads are divided. KV heads are divided while there are at least as many as ranks, and
@@ -71,6 +88,29 @@ fn qkv(name: &str, linear: &Linear, heads: [u64; 2], tp: u64) -> Result<Vec<u64>
         part(linear.outs[1], kv_heads, kv_share),
         part(linear.outs[2], kv_heads, kv_share),
     ])
+}
+
+/// vLLM builds one matrix of several outputs while the groups divide, and else, a single group
+/// repeated on every rank, one undivided output (`MambaMixer2`): quantised forms with a scale for
+/// each output differ.
+fn grouped(
+    name: &str,
+    linear: &Linear,
+    groups: u64,
+    at: usize,
+    tp: u64,
+) -> Result<Vec<u64>, Refusal> {
+    let total = groups_over_ranks(groups, tp)?;
+    let part = |(index, &out): (usize, &u64)| {
+        let is_grouped = index == at || index == at.saturating_add(1);
+        let whole = if is_grouped { (out / groups.max(1)).saturating_mul(total) } else { out };
+        share(name, "output width", whole, tp)
+    };
+    let outs: Vec<u64> = linear.outs.iter().enumerate().map(part).collect::<Result<_, _>>()?;
+    if groups.is_multiple_of(tp) {
+        return Ok(outs);
+    }
+    Ok(vec![outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out))])
 }
 
 /// KV heads that one rank holds: an even share, or one that several ranks hold alike.
