@@ -223,7 +223,7 @@ impl Quantization {
                 (Split::Row, _) => "RowParallelLinear",
                 (Split::Qkv { .. }, _) => "QKVParallelLinear",
                 (Split::Column, 1) => "ColumnParallelLinear",
-                (Split::Column, _) => "MergedColumnParallelLinear",
+                (Split::Column | Split::Groups { .. }, _) => "MergedColumnParallelLinear",
             }),
             matrix: Matrix {
                 count: 1,
