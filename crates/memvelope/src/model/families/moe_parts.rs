@@ -342,6 +342,8 @@ pub(super) struct Moe {
     pub(super) shared_beside: bool,
     /// A matrix of one output that weighs the shared experts.
     pub(super) shared_gate: Option<&'static str>,
+    /// The model class refuses more ranks than experts.
+    pub(super) bounds_ranks: bool,
 }
 
 impl Moe {
@@ -360,10 +362,15 @@ impl Moe {
             shared: None,
             shared_beside: false,
             shared_gate: None,
+            bounds_ranks: false,
         }
     }
 
     fn build(&self, b: &mut Builder, hidden: u64) {
+        if self.bounds_ranks {
+            let experts = b.inventory.ranks_max.unwrap_or(u64::MAX).min(self.experts);
+            b.inventory.ranks_max = Some(experts);
+        }
         b.scope(self.scope, |b| {
             let mut router = Linear::replicated(hidden, self.experts).bias(self.router_bias);
             router.quantizable = self.router_quantizable;
