@@ -9,7 +9,8 @@ use super::dtype::Dtype;
 use super::refusal::{Refusal, RefusalRule};
 use crate::units::Bytes;
 use module::{Module, ModuleKind};
-use quant::Quantization;
+
+use quant::{Hardware, Quantization};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -59,10 +60,11 @@ impl Inventory {
         tp: u64,
         dtype: Dtype,
         quantization: &Quantization,
+        hardware: Hardware,
     ) -> Result<Weights, Refusal> {
         match &self.unknown {
             Some(why) => Err(Refusal::new(RefusalRule::UnknownWeights, why)),
-            None => self.known_on_rank(tp, dtype, quantization),
+            None => self.known_on_rank(tp, dtype, quantization, hardware),
         }
     }
 
@@ -83,6 +85,7 @@ impl Inventory {
         tp: u64,
         dtype: Dtype,
         quantization: &Quantization,
+        hardware: Hardware,
     ) -> Result<Weights, Refusal> {
         self.check_ranks(tp)?;
         let mut weights = Weights::default();
@@ -91,15 +94,15 @@ impl Inventory {
                 ModuleKind::Linear(linear) => {
                     let shape = rank::linear(name, linear, tp)?;
                     let dtype = linear.dtype.unwrap_or(dtype);
-                    quantization.linear(name, linear, &shape, dtype, &mut weights)?;
+                    quantization.linear(name, linear, &shape, dtype, hardware, &mut weights)?;
                 }
                 ModuleKind::Experts(experts) => {
                     let inner = rank::share(name, "expert width", experts.inner, tp)?;
-                    quantization.experts(name, experts, inner, dtype, &mut weights)?;
+                    quantization.experts(name, experts, inner, dtype, hardware, &mut weights)?;
                 }
                 ModuleKind::Embedding(embedding) => {
                     let rows = rank::embedding_rows(name, embedding, tp)?;
-                    quantization.embedding(name, embedding, rows, dtype, &mut weights)?;
+                    quantization.embedding(name, embedding, rows, dtype, hardware, &mut weights)?;
                 }
                 ModuleKind::Param(param) => {
                     let elements = match param.divided {
@@ -115,6 +118,7 @@ impl Inventory {
                 }
             }
         }
+        quantization.cache_scales(tp, dtype, &mut weights);
         Ok(weights)
     }
 }
