@@ -2,6 +2,7 @@
 //! language side is another family's rule.
 
 use super::Family;
+use super::audio::gemma4_audio;
 use super::limits::{TOKENS_MAX, WIDTH_MAX};
 use super::vision::{self, WHOLE, llava_tower, plain, times, two_linear};
 use super::{vision_more, vision_qwen};
@@ -9,6 +10,7 @@ use crate::error::Result;
 use crate::model::builder::Builder;
 use crate::model::hf_config::{Config, Fields};
 use crate::model::weights::module::{Linear, Param};
+use serde_json::Value;
 
 pub(super) static FAMILIES: &[Family] = &[
     family(&["Gemma3ForConditionalGeneration"], &["gemma3", "shieldgemma2"], gemma3),
@@ -108,7 +110,9 @@ pub(super) fn language(config: &Config<'_>, b: &mut Builder, how: Language) -> R
         None => (outer.clone(), text),
     };
     let nested = Config { root, text, text_name: how.at };
-    let family = Family::of_model_type(alias(model_type))?;
+    // The rule of the type itself knows its defaults.
+    let family = Family::of_model_type(model_type)
+        .or_else(|error| Family::of_model_type(alias(model_type)).map_err(|_| error))?;
     b.is_multimodal = true;
     if how.scope.is_empty() {
         (family.rule)(&nested, b)?;
@@ -137,6 +141,12 @@ fn vision_config<'a>(config: &Config<'a>) -> Result<Fields<'a>> {
     config.root.object_or_empty("vision_config")
 }
 
+/// Whether positions of images attend in both directions (`ModelArchConfigConvertorBase`): the
+/// document's own word goes before the architecture's.
+pub(super) fn prefix_lm(config: &Config<'_>, default: bool) -> Result<bool> {
+    config.root.flag("is_mm_prefix_lm", default)
+}
+
 /// The LLaVA projector.
 fn projector(b: &mut Builder, widths: [u64; 3], divided: bool, bias: bool) {
     b.scope("multi_modal_projector", |b| {
@@ -147,7 +157,7 @@ fn projector(b: &mut Builder, widths: [u64; 3], divided: bool, bias: bool) {
 fn gemma3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let language_side = Language { model_type: "gemma3_text", tied: Tied::Outer(true), ..LANGUAGE };
     let width = language(config, b, language_side)?;
-    b.is_prefix_lm = true;
+    b.is_prefix_lm = prefix_lm(config, config.root.text("model_type")? == Some("gemma3"))?;
     let fields = vision_config(config)?;
     let size = b.scope("vision_tower.vision_model", |b| vision::siglip(b, &fields, WHOLE))?;
     b.scope("multi_modal_projector", |b| {
@@ -164,16 +174,25 @@ fn gemma4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let fields = vision_config(config)?;
     let quantization = config.root.object_or_empty("quantization_config")?;
     let method = quantization.text("quant_method")?;
-    vision_more::gemma4(b, &fields, width, method)?;
-    let text = config.root.object_or_empty("text_config")?;
-    // `Gemma4ModelArchConfigConvertor`; 32 frames of 70 tokens and 8 around each (`gemma4_mm.py`).
-    if text.text("use_bidirectional_attention")? == Some("vision") {
-        b.is_prefix_lm = true;
-        let image = fields.count("default_output_length", TOKENS_MAX)?.unwrap_or(280);
-        b.mm_item_tokens_max = Some(image.max(32 * (70 + 2 + 6)));
+    let quantizable = vision_more::gemma4(b, &fields, width, method)?;
+    gemma4_prefix(config, b, "default_output_length")?;
+    if let Some(audio) = config.root.object("audio_config")? {
+        let out = b.scope("audio_tower", |b| gemma4_audio(b, &audio, quantizable))?;
+        let projection = Linear::replicated(out, width);
+        let projection = if quantizable { projection } else { projection.plain() };
+        b.linear("embed_audio.embedding_projection", projection);
     }
-    if config.root.object("audio_config")?.is_some() {
-        b.weights_unknown("the audio tower of Gemma 4 is not described");
+    Ok(())
+}
+
+/// `Gemma4ModelArchConfigConvertor`; 32 frames of 70 tokens and 8 around each (`gemma4_mm.py`). An
+/// image's tokens have no default, and without them nothing is raised.
+pub(super) fn gemma4_prefix(config: &Config<'_>, b: &mut Builder, image: &str) -> Result<()> {
+    let text = config.root.object_or_empty("text_config")?;
+    b.is_prefix_lm = text.text("use_bidirectional_attention")? == Some("vision");
+    if b.is_prefix_lm {
+        let image = vision_config(config)?.count(image, TOKENS_MAX)?;
+        b.mm_item_tokens_max = image.map(|image| image.max(32 * (70 + 2 + 6)));
     }
     Ok(())
 }
@@ -205,8 +224,11 @@ fn llava(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 fn llava_next(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, LANGUAGE)?;
     let size = llava_tower(b, &config.root, "clip_vision_model", -2)?;
-    let features = config.root.items("vision_feature_layer")?.len().max(1);
-    let features = u64::try_from(features).unwrap_or(u64::MAX);
+    // Features of several layers lie beside each other.
+    let features = match config.root.value("vision_feature_layer") {
+        Some(Value::Array(layers)) => u64::try_from(layers.len()).unwrap_or(u64::MAX),
+        _ => 1,
+    };
     let bias = config.root.flag("multimodal_projector_bias", true)?;
     projector(b, [size.width.saturating_mul(features), width, width], true, bias);
     b.param("image_newline", Param::whole(width));
@@ -257,7 +279,7 @@ fn mistral3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 fn paligemma(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let language_side = Language { model_type: "gemma", tied: Tied::Outer(true), ..LANGUAGE };
     language(config, b, language_side)?;
-    b.is_prefix_lm = true;
+    b.is_prefix_lm = prefix_lm(config, true)?;
     let fields = vision_config(config)?;
     let size = b.scope("vision_tower.vision_model", |b| vision::siglip(b, &fields, WHOLE))?;
     let out = vision::number(&fields, "projection_dim", 2048)?;

@@ -117,13 +117,14 @@ pub(super) fn llama4(b: &mut Builder, fields: &Fields<'_>, text_width: u64) -> R
     Ok(())
 }
 
-/// Gemma 4 (`gemma4_mm.py`): Hugging Face's own tower, whole on every rank.
+/// Gemma 4 (`gemma4_mm.py`): Hugging Face's own tower, whole on every rank. Returns whether the
+/// engine hands the model's quantisation to towers.
 pub(super) fn gemma4(
     b: &mut Builder,
     fields: &Fields<'_>,
     text_width: u64,
     method: Option<&str>,
-) -> Result<()> {
+) -> Result<bool> {
     let mut size = Size::read(fields, [16, 768, 3072, 12])?;
     if let Some(dim) = fields.count("head_dim", HEAD_DIM_MAX)? {
         size.head_dim = dim.into();
@@ -167,14 +168,11 @@ pub(super) fn gemma4(
         for layer in 0..size.layers {
             b.scope(&format!("encoder.layers.{layer}"), |b| gemma4_layer(b, &style, &size));
         }
-        if fields.flag("standardize", false).unwrap_or(false) {
-            // `std_bias` and `std_scale` are buffers.
-        }
     });
     let projection = Linear::replicated(size.width, text_width);
     let projection = if style.quantizable { projection } else { projection.plain() };
     b.linear("embed_vision.embedding_projection", projection);
-    Ok(())
+    Ok(style.quantizable)
 }
 
 fn gemma4_layer(b: &mut Builder, style: &Style, size: &Size) {
@@ -193,7 +191,7 @@ fn gemma4_layer(b: &mut Builder, style: &Style, size: &Size) {
 
 /// Kernels of most methods need widths of multiples of 64, so the engine leaves the towers alone
 /// where they are not.
-fn gemma4_quantizable(size: &Size, method: Option<&str>) -> bool {
+pub(super) fn gemma4_quantizable(size: &Size, method: Option<&str>) -> bool {
     matches!(method, Some("bitsandbytes" | "torchao" | "compressed-tensors"))
         || size.width.is_multiple_of(64) && size.inner.is_multiple_of(64)
 }
