@@ -100,6 +100,13 @@ impl Inventory {
                     let inner = rank::share(name, "expert width", experts.inner, tp)?;
                     quantization.experts(name, experts, inner, dtype, hardware, &mut weights)?;
                 }
+                ModuleKind::WideExperts(experts, least) => {
+                    let inner = match tp > 1 && experts.inner / tp < *least {
+                        true => *least,
+                        false => rank::share(name, "expert width", experts.inner, tp)?,
+                    };
+                    quantization.experts(name, experts, inner, dtype, &mut weights)?;
+                }
                 ModuleKind::Embedding(embedding) => {
                     let rows = rank::embedding_rows(name, embedding, tp)?;
                     quantization.embedding(name, embedding, rows, dtype, hardware, &mut weights)?;
