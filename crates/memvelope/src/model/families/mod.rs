@@ -28,7 +28,9 @@ mod moe;
 mod moe_parts;
 mod moe_windowed;
 mod multimodal;
+mod multimodal_audio;
 mod multimodal_more;
+mod multimodal_other;
 mod parts;
 mod sliding;
 mod sliding_loops;
@@ -77,7 +79,9 @@ static FAMILIES: &[&[Family]] = &[
     moe::FAMILIES,
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
+    multimodal_audio::FAMILIES,
     multimodal_more::FAMILIES,
+    multimodal_other::FAMILIES,
     sliding_loops::FAMILIES,
     sliding_moe::FAMILIES,
     sliding_rules::FAMILIES,
