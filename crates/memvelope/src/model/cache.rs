@@ -82,6 +82,8 @@ pub struct Latent {
     pub sparse: bool,
     /// Whether that indexer is the layer's own, not that of a layer before it.
     pub leads: bool,
+    /// Learned attention sinks, which some kernels do not support.
+    pub sinks: bool,
 }
 
 /// The indexer beside sparse attention.

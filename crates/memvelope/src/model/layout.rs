@@ -5,8 +5,9 @@ use super::cache::{Cache, CacheKind, Reach};
 use super::dtype::Dtype;
 use super::families::Family;
 use super::hf_config::{Config, Document, kind, wrong};
+use super::length;
 use super::refusal::Refusal;
-use super::weights::quant::Quantization;
+use super::weights::quant::{Hardware, Quantization};
 use super::weights::{Inventory, Weights};
 use crate::error::Result;
 use crate::units::{Bytes, CostCurve, Tokens};
@@ -37,7 +38,7 @@ pub struct Layout {
     pub element_bytes: u32,
     /// The dtype the model is served in.
     pub dtype: Dtype,
-    /// Longest sequence the config declares.
+    /// Longest sequence the engine serves unless told otherwise, as the config declares it.
     pub max_tokens: Option<Tokens>,
     /// Bytes of all parameters on one GPU, computed from the config by architecture. Where
     /// [`Self::weights`] refuses because they are not known, those of the parts that are.
@@ -93,9 +94,12 @@ impl Layout {
         let (family, architecture) = Family::of(&config)?;
         let mut builder = Builder::default();
         (family.rule)(&config, &mut builder)?;
+        let tokens_max = length::native(&config, builder.dims.tokens_max)?;
         let quantization = Quantization::read(&config, separate.as_ref())?;
         let model_type = config.root.text("model_type")?.unwrap_or(family.model_types[0]);
-        Self::assemble(builder, architecture, model_type, dtype(&config)?, quantization)
+        let layout =
+            Self::assemble(builder, architecture, model_type, dtype(&config)?, quantization)?;
+        Ok(Self { max_tokens: Some(tokens_max), ..layout })
     }
 
     fn assemble(
@@ -107,8 +111,9 @@ impl Layout {
     ) -> Result<Self> {
         let Builder { dims, caches, inventory, shared_layers, .. } = builder;
         // A model that one rank cannot hold whole is a config that contradicts itself.
+        let quantization = quantization.with_caches(&caches, shared_layers);
         let weights = inventory
-            .known_on_rank(1, dtype, &quantization)
+            .known_on_rank(1, dtype, &quantization, Hardware::default())
             .map_err(|refusal| wrong("(document)", refusal.reason))?;
         Ok(Self {
             architecture,
@@ -122,7 +127,7 @@ impl Layout {
             vocab_size: dims.vocab,
             element_bytes: u32::try_from(dtype.bytes()).unwrap_or(2),
             dtype,
-            max_tokens: dims.tokens_max.map(|tokens| Tokens(tokens.into())),
+            max_tokens: None,
             weight_bytes: weights.param_bytes,
             caches,
             shared_layers,
@@ -143,7 +148,27 @@ impl Layout {
     /// [`Refusal`] when something does not divide over the ranks, or when the config does not say
     /// what the weights take ([`crate::RefusalRule::UnknownWeights`]).
     pub fn weights(&self, tp: u32) -> std::result::Result<Weights, Refusal> {
-        self.inventory.on_rank(tp.into(), self.dtype, &self.quantization)
+        self.weights_on(tp, Hardware::default().capability)
+    }
+
+    /// As [`Self::weights`], on a GPU of this compute capability (major, minor): kernels differ, and
+    /// with them how far some quantised experts are padded. [`Self::weights`] takes a Hopper.
+    ///
+    /// # Errors
+    /// As [`Self::weights`].
+    pub fn weights_on(
+        &self,
+        tp: u32,
+        capability: (u32, u32),
+    ) -> std::result::Result<Weights, Refusal> {
+        let hardware = Hardware { capability };
+        self.inventory.on_rank(tp.into(), self.dtype, &self.quantization, hardware)
+    }
+
+    /// The engines' name of the checkpoint's quantisation, as vLLM resolves it.
+    #[must_use]
+    pub fn quantization_name(&self) -> Option<&'static str> {
+        self.quantization.method_name()
     }
 
     /// The KV cache dtype that the checkpoint asks for, by the engines' name; `None`: the model's.
@@ -212,15 +237,29 @@ impl Layout {
     }
 }
 
-/// The dtype that the model is served in.
+/// The dtype that the model is served in with vLLM's `--dtype auto` (`config/model.py`).
+///
+/// The document's own counts, then the language model's, then that of a tower. What no device
+/// computes in (`float32`, or the type of quantised weights) is served in `bfloat16`.
 fn dtype(config: &Config<'_>) -> Result<Dtype> {
-    for fields in [&config.root, &config.text] {
+    // Numerically unstable in half precision, so vLLM serves them in the other one.
+    const NOT_IN_HALF: &[&str] = &["gemma2", "gemma3", "gemma3_text", "glm4"];
+    let towers = ["vision_config", "encoder_config"];
+    let mut places = vec![config.root.clone(), config.text.clone()];
+    for name in towers {
+        places.extend(config.root.object(name)?);
+    }
+    for fields in &places {
         for name in ["dtype", "torch_dtype"] {
             let Some(found) = fields.text(name)? else { continue };
             return match found.trim_start_matches("torch.") {
-                "float16" | "half" => Ok(Dtype::Float16),
-                // vLLM's `--dtype auto` serves float32 in the device's preferred half precision.
-                "bfloat16" | "float32" | "float" => Ok(Dtype::Bfloat16),
+                "float16" | "half" => {
+                    let model_type = config.root.text("model_type")?.unwrap_or_default();
+                    let is_half = !NOT_IN_HALF.contains(&model_type);
+                    Ok(if is_half { Dtype::Float16 } else { Dtype::Bfloat16 })
+                }
+                "bfloat16" | "float32" | "float" | "float64" | "double" => Ok(Dtype::Bfloat16),
+                name if name.starts_with("float8_") => Ok(Dtype::Bfloat16),
                 _ => {
                     let found = kind(&serde_json::Value::from(found));
                     let problem = format!("{found}; expected bfloat16, float16 or float32");

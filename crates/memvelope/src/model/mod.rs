@@ -16,6 +16,7 @@ mod dtype;
 mod families;
 mod hf_config;
 mod layout;
+mod length;
 mod refusal;
 #[cfg(test)]
 mod tests;

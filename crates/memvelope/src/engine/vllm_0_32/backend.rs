@@ -65,6 +65,10 @@ pub(crate) struct Request<'a> {
     pub(crate) mla_dims: [u64; 2],
     /// Head size of the model as a whole, which some kernels go by.
     pub(crate) model_head_size: u64,
+    /// The model's heads differ in size, and vLLM then prefers one kernel for all of them.
+    pub(crate) has_mixed_heads: bool,
+    /// The engine asks for FA4 in every layer.
+    pub(crate) forces_fa4: bool,
     /// Logit soft-capping, which FA4's kernel for 256 elements does not have.
     pub(crate) has_soft_cap: bool,
 }
@@ -74,15 +78,23 @@ impl Request<'_> {
         self.device.capability().0
     }
 
-    /// The version of FlashAttention that vLLM would use, `None` where there is none.
-    pub(crate) fn flash_attention(&self, head_size: u64) -> Option<u32> {
-        match self.device.capability() {
-            (9, _) if head_size > 256 => Some(4),
-            (9, _) => Some(3),
-            (10, _) if head_size <= 128 || head_size == 256 => Some(4),
-            (major, _) if major >= 8 => Some(2),
+    /// The version of FlashAttention that vLLM would use for the layer, `None` where there is none
+    /// (`fa_utils.py`, `get_flash_attn_version`).
+    fn flash_attention(&self) -> Option<u32> {
+        let head = self.head_size;
+        match self.major() {
+            9 if head > 256 || self.forces_fa4 => Some(4),
+            9 => Some(3),
+            10 if head == 256 && self.lacks_fa4_hd256() => Some(2),
+            10 if head <= 128 || head == 256 => Some(4),
+            8.. => Some(2),
             _ => None,
         }
+    }
+
+    /// FA4's kernel for 256 elements on Blackwell lacks some features.
+    pub(crate) fn lacks_fa4_hd256(&self) -> bool {
+        self.has_sink || self.has_soft_cap || self.kv_dtype.is_quantized() || self.is_mm_prefix
     }
 }
 
@@ -108,12 +120,29 @@ pub(crate) fn select(request: &Request<'_>) -> Result<Backend, Refusal> {
     Err(Refusal::new(RefusalRule::Backend, reason))
 }
 
+/// As [`select`], for latent attention with learned sinks: vLLM has kernels of its own for them
+/// beside FlashMLA's, and leaves the sinks out where those do not serve (`models/hy_v4`).
+///
+/// # Errors
+/// As [`select`].
+pub(crate) fn select_with_sinks(request: &Request<'_>) -> Result<Backend, Refusal> {
+    let selected = select(request)?;
+    let is_served = request.is_sparse
+        && matches!(request.major(), 9 | 10)
+        && objection(Backend::FlashmlaSparse, request).is_none();
+    Ok(if is_served { Backend::FlashmlaSparse } else { selected })
+}
+
 fn candidates(request: &Request<'_>) -> &'static [Backend] {
     use Backend::*;
     let DeviceKind::Cuda(major, _) = request.device.kind else {
         return if request.is_mla { &[CpuMla] } else { &[CpuAttn] };
     };
     if !request.is_mla {
+        // Without FA4, heads of several sizes are served by Triton alone (`Gemma4Config`).
+        if request.has_mixed_heads && !matches!(major, 9..=11) {
+            return &[TritonAttn];
+        }
         return match (major, request.is_mm_prefix) {
             (10, true) => &[TritonFlashinfer, Flashinfer, FlashAttn, TritonAttn, FlexAttention],
             (10, false) => &[Flashinfer, FlashAttn, TritonAttn, FlexAttention],
@@ -148,11 +177,10 @@ fn objection(backend: Backend, request: &Request<'_>) -> Option<String> {
     let reason = match backend {
         FlashAttn => flash_attn(request),
         Flashinfer => flashinfer(request),
-        TritonFlashAttn => flash_attn(request)
-            .filter(|reason| *reason != MM_PREFIX)
+        // Image tokens go to the Triton half of a composite, so the other half never sees them.
+        TritonFlashAttn => flash_attn(&Request { is_mm_prefix: false, ..request.clone() })
             .or_else(|| composite_head(request)),
-        TritonFlashinfer => flashinfer(request)
-            .filter(|reason| *reason != MM_PREFIX)
+        TritonFlashinfer => flashinfer(&Request { is_mm_prefix: false, ..request.clone() })
             .or_else(|| composite_head(request)),
         TritonAttn if request.head_size < 32 => Some(HEAD_SIZE),
         TritonAttn if matches!(request.kv_dtype, KvDtype::Fp8DsMla | KvDtype::Nvfp4) => Some(KV),
@@ -183,15 +211,26 @@ fn flash_attn(request: &Request<'_>) -> Option<&'static str> {
     if !head.is_multiple_of(8) || head > if has_fa4 { 512 } else { 256 } {
         return Some(HEAD_SIZE);
     }
+    let version = request.flash_attention();
     match request.kv_dtype {
         KvDtype::Auto | KvDtype::Float16 | KvDtype::Bfloat16 => {}
-        KvDtype::Fp8 | KvDtype::Fp8E4m3 if matches!(capability.0, 9 | 10) => {}
+        KvDtype::Fp8 | KvDtype::Fp8E4m3 => {
+            let on_hopper = version == Some(3) || (version == Some(4) && head == 512);
+            let is_served = match capability.0 {
+                9 => on_hopper && !request.is_mm_prefix,
+                10 => version == Some(4),
+                _ => false,
+            };
+            if !is_served {
+                return Some(KV);
+            }
+        }
         _ => return Some(KV),
     }
-    if request.has_sink && !matches!(capability.0, 9 | 10) {
+    if request.has_sink && !matches!(version, Some(3 | 4)) {
         return Some(SINK);
     }
-    (request.is_mm_prefix && !has_fa4).then_some(MM_PREFIX)
+    (request.is_mm_prefix && version != Some(4)).then_some(MM_PREFIX)
 }
 
 fn flashinfer(request: &Request<'_>) -> Option<&'static str> {
@@ -203,14 +242,17 @@ fn flashinfer(request: &Request<'_>) -> Option<&'static str> {
         return Some(HEAD_SIZE);
     }
     match request.kv_dtype {
-        KvDtype::Nvfp4 if major != 10 => return Some(KV),
+        // The kernels that read it need TRTLLM on Blackwell, and 128 elements or more elsewhere.
+        KvDtype::Nvfp4 if major == 10 => return Some(KV),
+        KvDtype::Nvfp4 if request.head_size == 64 => return Some(HEAD_SIZE),
         KvDtype::Fp8DsMla
         | KvDtype::Int8PerTokenHead
         | KvDtype::Int4PerTokenHead
         | KvDtype::Fp8PerTokenHead => return Some(KV),
         _ => {}
     }
-    if request.has_sink && major != 10 {
+    // Only TRTLLM's kernels have sinks, and those need NVIDIA's cubins to be installed.
+    if request.has_sink {
         return Some(SINK);
     }
     if request.is_cross {

@@ -4,7 +4,8 @@
 //! `customize_spec`.
 
 use super::backend::{Backend, Request};
-use super::spec::{Role, Spec, Stride, lcm};
+use super::spec::{Spec, Stride, lcm};
+use crate::engine::params::KvDtype;
 use crate::model::{Refusal, RefusalRule};
 
 /// A block size that a kernel takes.
@@ -71,11 +72,7 @@ fn flash_attn_sizes(backend: Backend, request: &Request<'_>, spec: Option<&Spec>
     }
     // FA4's kernel for 256 elements on Blackwell reads pages of 128.
     let is_hd256 = matches!(request.major(), 10 | 11) && head_size == 256;
-    let falls_back = request.has_sink
-        || request.has_soft_cap
-        || request.kv_dtype.is_quantized()
-        || request.is_mm_prefix;
-    if backend == Backend::FlashAttn && is_hd256 && !falls_back {
+    if backend == Backend::FlashAttn && is_hd256 && !request.lacks_fa4_hd256() {
         return vec![Size::Exactly(128)];
     }
     vec![Size::MultipleOf(16)]
@@ -124,9 +121,33 @@ pub(crate) fn preferred(backends: &[(Backend, Request<'_>)], default: u64) -> Re
     })
 }
 
+/// The forms in which scales lie beside the elements.
+fn pack(kv_dtype: KvDtype, spec: &mut Spec) {
+    let (key, value) = (spec.head_size, spec.head_size_v);
+    // A 4-byte scale for the key and one for the value, of each token and head.
+    const SCALES: u64 = 8;
+    match kv_dtype {
+        KvDtype::Int8PerTokenHead | KvDtype::Fp8PerTokenHead => {
+            spec.content_bytes = Some(key.saturating_add(value).saturating_add(SCALES));
+        }
+        KvDtype::Int4PerTokenHead => {
+            spec.content_bytes = Some((key / 2).saturating_add(value / 2).saturating_add(SCALES));
+        }
+        // Four bits an element and a one-byte scale for every 16; keys and values apart.
+        KvDtype::Nvfp4 => {
+            spec.head_slots = Some(spec.num_kv_heads.saturating_mul(2));
+            spec.content_bytes = Some(key / 2 + key / 16);
+        }
+        _ => {}
+    }
+}
+
 /// The spec as a backend packs it.
 pub(crate) fn customize(backend: Backend, request: &Request<'_>, mut spec: Spec) -> Spec {
     use Backend::*;
+    if spec.content_bytes.is_none() && !spec.keeps_model_dtype {
+        pack(request.kv_dtype, &mut spec);
+    }
     let row = spec.slot_bytes();
     match backend {
         FlashmlaSparse if spec.is_fp8 && request.major() != 10 => {
@@ -167,9 +188,4 @@ pub(crate) fn window_block(
         }
     });
     fitting.max().unwrap_or_else(|| Size::smallest(&sizes))
-}
-
-/// Whether a cache is of a kind that windows apply to.
-pub(crate) fn is_window(role: Role) -> bool {
-    matches!(role, Role::Window { .. })
 }

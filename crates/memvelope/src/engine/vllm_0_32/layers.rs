@@ -8,6 +8,7 @@ use crate::engine::DeviceKind;
 use crate::engine::params::{KvDtype, Params};
 use crate::model::cache::{Attention, Cache, CacheKind, Indexer, IndexerStorage, Latent, Reach};
 use crate::model::{Dtype, Layout, Refusal, RefusalRule};
+use std::collections::HashSet;
 
 /// Bytes of a token in DeepSeek's packed MLA format (`vllm/.../mla_attention.py`).
 const DS_MLA_BYTES: u64 = 656;
@@ -40,18 +41,22 @@ pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
     let mut context =
         Context { layout, params, kv_dtype, model_head_size: model_head_size(layout) };
     // Consecutive layers are mostly alike: kernels are chosen once for each kind of cache.
-    let mut chosen: Vec<(&CacheKind, Backend)> = Vec::new();
+    // Layers alike but for an indexer have different ones.
+    let indexed = context.indexed_layers();
+    let key = |cache: &'_ Cache| indexed.contains(&cache.layer);
+    let mut chosen: Vec<(&CacheKind, bool, Backend)> = Vec::new();
     for cache in &layout.caches {
-        if !chosen.iter().any(|(kind, _)| **kind == cache.kind) {
-            chosen.push((&cache.kind, context.backend(cache)?));
+        let is_indexed = key(cache);
+        if !chosen.iter().any(|(kind, other, _)| **kind == cache.kind && *other == is_indexed) {
+            chosen.push((&cache.kind, is_indexed, context.backend(&cache.kind, is_indexed)?));
         }
     }
-    for (_, backend) in &chosen {
+    for (_, _, backend) in &chosen {
         context.kv_dtype = packed_by(*backend, context.kv_dtype);
     }
     let kv_dtype = context.kv_dtype;
     let mut backends: Vec<(Backend, Request<'_>)> = Vec::new();
-    for (kind, backend) in &chosen {
+    for (kind, _, backend) in &chosen {
         if *backend != Backend::State && !backends.iter().any(|(known, _)| known == backend) {
             backends.push((*backend, context.request(kind)));
         }
@@ -67,14 +72,15 @@ pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
     };
     let alignment = context.align(&backends, block_size)?;
     let is_state_aligned = context.is_state_aligned();
-    let mut kinds: Vec<(&CacheKind, Spec)> = Vec::new();
-    for (kind, backend) in &chosen {
-        kinds.push((kind, context.spec(kind, *backend, alignment)?));
+    let mut kinds: Vec<(&CacheKind, bool, Spec)> = Vec::new();
+    for (kind, is_indexed, backend) in &chosen {
+        kinds.push((kind, *is_indexed, context.spec(kind, *backend, alignment)?));
     }
-    let spec = |kind: &CacheKind| {
-        kinds.iter().find(|(known, _)| *known == kind).map(|(_, spec)| spec.clone())
+    let spec = |cache: &Cache| {
+        let mut same = kinds.iter().filter(|(kind, _, _)| **kind == cache.kind);
+        same.find(|(_, other, _)| *other == key(cache)).map(|(_, _, spec)| spec.clone())
     };
-    let specs = layout.caches.iter().filter_map(|cache| spec(&cache.kind)).collect();
+    let specs = layout.caches.iter().filter_map(spec).collect();
     let mut names: Vec<&'static str> = backends.iter().map(|(backend, _)| backend.name()).collect();
     names.sort_unstable();
     Ok(Plan {
@@ -153,6 +159,7 @@ impl Context<'_> {
     /// The dtype of cached elements.
     fn element(&self) -> Dtype {
         match self.kv_dtype {
+            _ if self.layout.ignores_kv_dtype => self.layout.dtype,
             KvDtype::Auto => self.layout.dtype,
             KvDtype::Float16 => Dtype::Float16,
             KvDtype::Bfloat16 => Dtype::Bfloat16,
@@ -178,6 +185,10 @@ impl Context<'_> {
             is_mm_prefix: self.layout.is_prefix_lm,
             mla_dims: [0, 0],
             model_head_size: self.model_head_size,
+            has_mixed_heads: self.has_mixed_heads(),
+            // Hopper serves an fp8 cache layer by layer instead.
+            forces_fa4: self.has_mixed_heads()
+                && !(self.params.device.capability().0 == 9 && self.kv_dtype.is_fp8_per_tensor()),
             has_soft_cap: self.layout.has_soft_cap,
         };
         match kind {
@@ -205,8 +216,8 @@ impl Context<'_> {
         request
     }
 
-    fn backend(&self, cache: &Cache) -> Result<Backend, Refusal> {
-        match &cache.kind {
+    fn backend(&self, kind: &CacheKind, is_indexed: bool) -> Result<Backend, Refusal> {
+        match kind {
             CacheKind::State(_) => Ok(Backend::State),
             CacheKind::Indexer(Indexer { tokens_per_state: 2.., .. }) => {
                 Ok(Backend::DeepseekV4Indexer)
@@ -218,17 +229,28 @@ impl Context<'_> {
             CacheKind::Compressed(_) => Ok(Backend::FlashmlaSparseDsv4),
             CacheKind::WindowLatent(_) => Ok(Backend::DeepseekSparseSwa),
             CacheKind::Compressor(_) => Ok(Backend::CompressorBackend),
-            CacheKind::Attention(_) if self.has_own_indexer(cache.layer) => {
-                Ok(Backend::MinimaxM3Sparse)
+            CacheKind::Attention(_) if is_indexed => Ok(Backend::MinimaxM3Sparse),
+            CacheKind::Latent(Latent { sinks: true, .. }) => {
+                backend::select_with_sinks(&self.request(kind))
             }
             kind => backend::select(&self.request(kind)),
         }
     }
 
-    /// Whether an indexer selects the keys and values that the layer looks at.
-    fn has_own_indexer(&self, layer: u32) -> bool {
-        let is_indexer = |cache: &Cache| matches!(cache.kind, CacheKind::Indexer(_));
-        self.layout.caches.iter().any(|cache| cache.layer == layer && is_indexer(cache))
+    /// Heads of several sizes and at most 512 elements (Gemma 4).
+    fn has_mixed_heads(&self) -> bool {
+        let mut sizes = self.layout.caches.iter().filter_map(|cache| match &cache.kind {
+            CacheKind::Attention(attention) => Some(attention.key_dim),
+            _ => None,
+        });
+        let first = sizes.next();
+        self.layout.model_type.starts_with("gemma4") && sizes.any(|size| Some(size) != first)
+    }
+
+    /// Layers with an indexer that selects what they look at.
+    fn indexed_layers(&self) -> HashSet<u32> {
+        let is_indexer = |cache: &&Cache| matches!(cache.kind, CacheKind::Indexer(_));
+        self.layout.caches.iter().filter(is_indexer).map(|cache| cache.layer).collect()
     }
 
     /// Whether state layers share the block pool with attention layers.
@@ -320,6 +342,7 @@ impl Context<'_> {
                 let role = Role::WindowMla { window: compressor.window.into() };
                 let block = if compressor.ratio <= 4 { 4 } else { 8 };
                 Spec {
+                    keeps_model_dtype: true,
                     alignment: Some(compressor.alignment.into()),
                     ..Spec::attention(role, block, 1, [compressor.width.into(), 0], Dtype::Float32)
                 }
@@ -329,6 +352,12 @@ impl Context<'_> {
                 let pages =
                     if self.is_state_aligned() { 2 + state.shape.checkpoint_pages() } else { 1 };
                 let role = Role::State { bytes, pages };
+                // Without prefix caching a state covers a whole sequence.
+                let longest = self.params.max_model_len.or(self.layout.max_tokens);
+                let block_size = match self.is_state_aligned() {
+                    true => block_size,
+                    false => longest.map_or(block_size, |tokens| tokens.0),
+                };
                 Spec {
                     page_padded: alignment.state_page,
                     ..Spec::attention(role, block_size, 1, [0, 0], Dtype::Uint8)
@@ -345,7 +374,8 @@ impl Context<'_> {
         let heads = (u64::from(attention.kv_heads) / self.tp()).max(1);
         let dims = [attention.key_dim.into(), attention.value_dim.into()];
         Spec {
-            is_fp8: self.kv_dtype.is_fp8_per_tensor(),
+            is_fp8: self.kv_dtype.is_fp8_per_tensor() && !self.layout.ignores_kv_dtype,
+            keeps_model_dtype: self.layout.ignores_kv_dtype,
             ..Spec::attention(role, block_size, heads, dims, self.element())
         }
     }
@@ -380,6 +410,7 @@ impl Context<'_> {
         Spec {
             tokens_per_state: indexer.tokens_per_state.into(),
             alignment: is_shared.then_some(V4_ALIGNMENT),
+            keeps_model_dtype: true,
             marker: if is_shared { "" } else { "indexer" },
             ..Spec::attention(Role::Mla, block_size, 1, [dim, 0], dtype)
         }

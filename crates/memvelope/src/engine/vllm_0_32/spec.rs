@@ -70,6 +70,8 @@ pub struct Spec {
     pub tokens_per_state: u64,
     /// Whether the elements are scaled 8-bit floats.
     pub(crate) is_fp8: bool,
+    /// Whether the elements are the model's own, whatever the KV cache dtype.
+    pub(crate) keeps_model_dtype: bool,
     /// Slots a stored entry, where it is not one a KV head.
     pub(crate) head_slots: Option<u64>,
     /// Bytes of a slot, where the kernel packs it.
@@ -101,6 +103,7 @@ impl Spec {
             dtype,
             tokens_per_state: 1,
             is_fp8: false,
+            keeps_model_dtype: false,
             head_slots: None,
             content_bytes: None,
             alignment: None,

@@ -12,23 +12,11 @@ use crate::model::builder::{Builder, Dims};
 use crate::model::hf_config::{Config, Fields, wrong};
 use crate::model::weights::module::{Experts, Linear, Param};
 
-pub(super) static FAMILIES: &[Family] = &[
-    Family {
-        architectures: &["Gemma4ForCausalLM"],
-        model_types: &["gemma4_text"],
-        rule: |config, b| gemma4(config, b, &GEMMA4),
-    },
-    Family {
-        architectures: &["Gemma4UnifiedForCausalLM"],
-        model_types: &["gemma4_unified_text"],
-        rule: |config, b| gemma4(config, b, &UNIFIED),
-    },
-    Family {
-        architectures: &["DiffusionGemmaForCausalLM"],
-        model_types: &["diffusion_gemma_text"],
-        rule: |config, b| gemma4(config, b, &DIFFUSION),
-    },
-];
+pub(super) static FAMILIES: &[Family] = &[Family {
+    architectures: &["Gemma4ForCausalLM"],
+    model_types: &["gemma4_text", "gemma4_unified_text", "diffusion_gemma_text"],
+    rule: gemma4,
+}];
 
 /// In what the config classes of Gemma 4's variants differ.
 struct Variant {
@@ -74,8 +62,13 @@ struct Common {
     experts: Option<[u64; 2]>,
 }
 
-fn gemma4(config: &Config<'_>, b: &mut Builder, variant: &Variant) -> Result<()> {
+fn gemma4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let fields = &config.text;
+    let variant = match fields.text("model_type")? {
+        Some("gemma4_unified_text") => &UNIFIED,
+        Some("diffusion_gemma_text") => &DIFFUSION,
+        _ => &GEMMA4,
+    };
     let dims = variant.class.dims(fields)?;
     let windows = windows(fields, &dims, variant)?;
     let full = FullLayers::read(fields, &dims, variant)?;

@@ -23,9 +23,14 @@ mod hybrid_parts;
 pub(crate) mod limits;
 mod llama;
 mod mamba;
+mod minimax_m3;
 mod mla;
+mod mla_hy_v4;
+mod mla_more;
 mod moe;
 mod moe_parts;
+mod moe_remote;
+mod moe_transformers;
 mod moe_windowed;
 mod multimodal;
 mod multimodal_audio;
@@ -76,7 +81,12 @@ static FAMILIES: &[&[Family]] = &[
     hybrid_nemotron::FAMILIES,
     llama::FAMILIES,
     mamba::FAMILIES,
+    minimax_m3::FAMILIES,
+    mla_hy_v4::FAMILIES,
+    mla_more::FAMILIES,
     moe::FAMILIES,
+    moe_remote::FAMILIES,
+    moe_transformers::FAMILIES,
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
     multimodal_audio::FAMILIES,
@@ -120,6 +130,12 @@ impl Family {
             .find(|family| family.model_types.contains(&model_type))
             .ok_or_else(|| unknown("text_config.model_type", model_type))
     }
+}
+
+/// The preferred names of all architectures.
+#[cfg(test)]
+pub(super) fn architectures() -> Vec<&'static str> {
+    all().filter_map(|family| family.architectures.first().copied()).collect()
 }
 
 fn unknown(field: &str, found: &str) -> Error {

@@ -4,8 +4,9 @@
 //! defaults of the Hugging Face config classes.
 
 use super::Family;
-use super::limits::HEADS_MAX;
-use super::limits::{EXPERTS_MAX, INNER_MAX, LAYERS_MAX, TOKENS_MAX, VOCAB_MAX, WIDTH_MAX};
+use super::limits::{
+    EXPERTS_MAX, HEAD_DIM_MAX, HEADS_MAX, INNER_MAX, LAYERS_MAX, TOKENS_MAX, VOCAB_MAX, WIDTH_MAX,
+};
 use super::moe_parts::{
     Attn, Class, Dense, DenseNames, Frame, Mlp, Moe, QkNorm, experts, head_dim, optional,
     shared_evenly, size, width,
@@ -16,6 +17,7 @@ use crate::model::builder::{Builder, Dims};
 use crate::model::cache::Reach;
 use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Config, Fields, wrong};
+use std::collections::BTreeSet;
 
 pub(super) static FAMILIES: &[Family] = &[
     Family { architectures: &["MixtralForCausalLM"], model_types: &["mixtral"], rule: mixtral },
@@ -142,20 +144,21 @@ fn olmoe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 }
 
 /// Which layers have experts: every `decoder_sparse_step`th, but for `mlp_only_layers`.
-struct Sparse {
+pub(super) struct Sparse {
     step: u32,
-    dense: Vec<u32>,
+    /// A set, because a hostile list may be long.
+    dense: BTreeSet<u32>,
     experts: u64,
 }
 
 impl Sparse {
-    fn read(fields: &Fields<'_>, experts: u64) -> Result<Self> {
+    pub(super) fn read(fields: &Fields<'_>, experts: u64) -> Result<Self> {
         let step = size(fields, "decoder_sparse_step", 1, LAYERS_MAX)?;
         let dense = fields.counts("mlp_only_layers", LAYERS_MAX)?.unwrap_or_default();
-        Ok(Self { step, dense, experts })
+        Ok(Self { step, dense: dense.into_iter().collect(), experts })
     }
 
-    fn has_experts(&self, layer: u32) -> bool {
+    pub(super) fn has_experts(&self, layer: u32) -> bool {
         self.experts > 0 && !self.dense.contains(&layer) && (layer + 1).is_multiple_of(self.step)
     }
 }
@@ -443,6 +446,10 @@ fn glm4_decoder(
         vocab: defaults[0],
         tokens: defaults[1],
     };
+    if !fields.is_present("head_dim") {
+        // The model class reads it and the config class has no default; null is hidden / heads.
+        fields.required(&["head_dim"], HEAD_DIM_MAX)?;
+    }
     let dims = class.read(fields)?;
     let has_norms = fields.flag("use_qk_norm", false)?;
     let attention = Attn {

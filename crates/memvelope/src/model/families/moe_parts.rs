@@ -140,6 +140,9 @@ pub(super) struct Attn {
     /// Queries go through a vector of this width, and one KV head is computed whole on every rank
     /// (Step 3).
     pub(super) query_rank: Option<u64>,
+    pub(super) values: Option<ValueExperts>,
+    /// Learned keys that every token sees, and whether they have learned values (Pangu).
+    pub(super) token_sinks: Option<(u64, bool)>,
     /// Learned sinks, one a head.
     pub(super) sinks: Option<&'static str>,
     pub(super) reach: Reach,
@@ -157,6 +160,15 @@ pub(super) enum QkNorm {
     Whole,
     /// Over all heads together, divided as the heads are.
     Divided,
+    /// Over each head of the keys alone.
+    KeyHead,
+}
+
+/// Values computed by routed experts beside the keys (K2 Horizon).
+#[derive(Clone, Copy)]
+pub(super) struct ValueExperts {
+    pub(super) count: u64,
+    pub(super) router_bias: bool,
 }
 
 impl Attn {
@@ -176,35 +188,20 @@ impl Attn {
             norm_names: ["q_norm", "k_norm"],
             gate: None,
             query_rank: None,
+            values: None,
+            token_sinks: None,
             sinks: None,
             reach: Reach::Full,
         }
     }
 
     fn build(&self, b: &mut Builder, layer: u32, hidden: u64) {
-        let (heads, kv_heads) = (u64::from(self.heads), u64::from(self.kv_heads));
-        let (key, value) = (u64::from(self.key_dim), u64::from(self.value_dim));
+        let heads = u64::from(self.heads);
         b.scope(self.scope, |b| {
-            if let Some(rank) = self.query_rank {
-                b.linear(self.qkv, Linear::replicated(hidden, rank + key + value));
-                b.rms_norm("inter_norm", rank);
-                b.linear("wq", Linear::column(rank, heads * key));
-            } else {
-                let qkv = Linear::qkv(hidden, heads, kv_heads, key, value);
-                b.linear(self.qkv, qkv.bias(self.qkv_bias));
-            }
-            b.linear(self.out, Linear::row(heads * value, hidden).bias(self.out_bias));
-            let norms = match self.norms {
-                QkNorm::None => None,
-                QkNorm::Head => Some([Param::whole(key), Param::whole(key)]),
-                QkNorm::HeadWithBias => Some([Param::whole(2 * key), Param::whole(2 * key)]),
-                QkNorm::Whole => Some([Param::whole(heads * key), Param::whole(kv_heads * key)]),
-                QkNorm::Divided => {
-                    let keys = Param::divided(kv_heads * key).replicated_beyond(kv_heads);
-                    Some([Param::divided(heads * key), keys])
-                }
-            };
-            for (name, norm) in self.norm_names.iter().zip(norms.into_iter().flatten()) {
+            self.projections(b, hidden);
+            let width = heads * u64::from(self.value_dim);
+            b.linear(self.out, Linear::row(width, hidden).bias(self.out_bias));
+            for (name, norm) in self.norm_names.iter().zip(self.qk_norms()) {
                 b.param(name, norm);
             }
             if let Some((name, width)) = self.gate {
@@ -212,6 +209,14 @@ impl Attn {
             }
             if let Some(name) = self.sinks {
                 b.param(name, Param::divided(heads));
+            }
+            if let Some((count, has_values)) = self.token_sinks {
+                let kv_heads = u64::from(self.kv_heads);
+                let values = has_values.then_some(("param_sink_value", self.value_dim));
+                for (name, dim) in [("param_sink_key", self.key_dim)].into_iter().chain(values) {
+                    let elements = count.saturating_mul(kv_heads).saturating_mul(dim.into());
+                    b.param(name, Param::divided(elements).replicated_beyond(kv_heads));
+                }
             }
         });
         let kind = CacheKind::Attention(Attention {
@@ -223,6 +228,47 @@ impl Attn {
             sinks: self.sinks.is_some(),
         });
         b.cache(layer, kind);
+    }
+
+    /// Queries, keys and values.
+    fn projections(&self, b: &mut Builder, hidden: u64) {
+        let (heads, kv_heads) = (u64::from(self.heads), u64::from(self.kv_heads));
+        let (key, value) = (u64::from(self.key_dim), u64::from(self.value_dim));
+        if let Some(rank) = self.query_rank {
+            b.linear(self.qkv, Linear::replicated(hidden, rank + key + value));
+            b.rms_norm("inter_norm", rank);
+            b.linear("wq", Linear::column(rank, heads * key));
+        } else if let Some(experts) = self.values {
+            let queries_keys = Linear::qkv(hidden, heads, kv_heads, key, 0);
+            b.linear("qk_proj", queries_keys.bias(self.qkv_bias));
+            b.linear("v_router", Linear::replicated(hidden, experts.count));
+            if experts.router_bias {
+                b.param("v_router.bias", Param::whole(experts.count).dtype(Dtype::Float32));
+            }
+            // One matrix an expert, divided as KV heads are.
+            let width = experts.count.saturating_mul(value);
+            b.linear("v_experts", Linear::qkv(hidden, 0, kv_heads, width, 0));
+        } else {
+            let qkv = Linear::qkv(hidden, heads, kv_heads, key, value);
+            b.linear(self.qkv, qkv.bias(self.qkv_bias));
+        }
+    }
+
+    /// Norms on queries and keys, in the order of their names.
+    fn qk_norms(&self) -> Vec<Param> {
+        let (heads, kv_heads) = (u64::from(self.heads), u64::from(self.kv_heads));
+        let key = u64::from(self.key_dim);
+        match self.norms {
+            QkNorm::None => vec![],
+            QkNorm::Head => vec![Param::whole(key), Param::whole(key)],
+            QkNorm::HeadWithBias => vec![Param::whole(2 * key), Param::whole(2 * key)],
+            QkNorm::Whole => vec![Param::whole(heads * key), Param::whole(kv_heads * key)],
+            QkNorm::Divided => {
+                let keys = Param::divided(kv_heads * key).replicated_beyond(kv_heads);
+                vec![Param::divided(heads * key), keys]
+            }
+            QkNorm::KeyHead => vec![Param::whole(key)],
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::model::builder::{Builder, Dims};
 use crate::model::cache::Reach;
 use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Config, Fields, kind, wrong};
+use std::collections::BTreeSet;
 
 pub(super) static FAMILIES: &[Family] = &[
     Family { architectures: &["GptOssForCausalLM"], model_types: &["gpt_oss"], rule: gpt_oss },
@@ -26,11 +27,6 @@ pub(super) static FAMILIES: &[Family] = &[
         architectures: &["ExaoneMoeForCausalLM", "ExaoneMoEForCausalLM"],
         model_types: &["exaone_moe"],
         rule: exaone,
-    },
-    Family {
-        architectures: &["Cohere2MoeForCausalLM"],
-        model_types: &["cohere2_moe"],
-        rule: cohere2,
     },
     Family { architectures: &["LagunaForCausalLM"], model_types: &["laguna"], rule: laguna },
     Family { architectures: &["Step3TextForCausalLM"], model_types: &["step3_text"], rule: step3 },
@@ -173,7 +169,7 @@ fn shared_experts(inner: u64, count: u32) -> Option<Dense> {
 }
 
 /// `mlp_layer_types`, or the first layers dense where it is absent: whether each has experts.
-fn sparse_layers(fields: &Fields<'_>, layers: u32, dense: u32) -> Result<Vec<bool>> {
+pub(super) fn sparse_layers(fields: &Fields<'_>, layers: u32, dense: u32) -> Result<Vec<bool>> {
     const NAME: &str = "mlp_layer_types";
     if fields.value(NAME).is_none() {
         return Ok((0..layers).map(|layer| layer >= dense).collect());
@@ -222,49 +218,6 @@ fn exaone(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         };
         let mlp = if at(&sparse, layer) { Mlp::Moe(moe.clone()) } else { Mlp::Dense(dense) };
         Ok((Attn { reach, ..attention.clone() }, mlp))
-    })
-}
-
-/// One norm a layer; the output matrix is always that of the input.
-fn cohere2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
-    let fields = &config.text;
-    let class = Class {
-        layers: 40,
-        hidden: 8192,
-        heads: 64,
-        kv_heads: 0,
-        head_dim: 128,
-        inner: 22528,
-        vocab: 256_000,
-        tokens: 8192,
-    };
-    let dims = class.read(fields)?;
-    let first = fields.count_or_zero("first_k_dense_replace", LAYERS_MAX)?;
-    let every = size(fields, "sliding_window_pattern", 4, LAYERS_MAX)?;
-    let every_dense = size(fields, "prefix_dense_sliding_window_pattern", 1, LAYERS_MAX)?;
-    let slides = |layer: u32| match layer.checked_sub(first) {
-        None => !(layer + 1).is_multiple_of(every_dense),
-        Some(layer) => !(layer + 1).is_multiple_of(every),
-    };
-    let windows = Windows::read(fields, dims.layers, Some(4096))?.or_types(dims.layers, slides);
-    let inner = u64::from(dims.inner);
-    let shared = fields.count_or_zero("num_shared_experts", EXPERTS_MAX)?;
-    let moe = Moe {
-        shared: shared_experts(inner, shared),
-        ..Moe::new("mlp", experts(fields, "num_experts", 8)?, inner)
-    };
-    let declared = fields.count("prefix_dense_intermediate_size", INNER_MAX)?;
-    let dense = Dense::new("mlp", declared.unwrap_or(dims.inner));
-    let sparse = sparse_layers(fields, dims.layers, first)?;
-    let frame = Frame { layer_norms: &["input_layernorm"], ..Frame::new(true) };
-    frame.build(b, &dims, |layer| {
-        // The model class passes one token more than the config says.
-        let reach = match windows.by_type(layer) {
-            Reach::Window(window) => Reach::Window(window.saturating_add(1)),
-            reach => reach,
-        };
-        let mlp = if at(&sparse, layer) { Mlp::Moe(moe.clone()) } else { Mlp::Dense(dense) };
-        Ok((Attn { reach, ..Attn::of(&dims) }, mlp))
     })
 }
 
@@ -338,7 +291,7 @@ fn slides(windows: &Windows<'_>, layer: u32) -> bool {
 }
 
 /// Layers with experts: a list in one text, `1,2,3`; absent or null, all but the first.
-fn moe_layers(fields: &Fields<'_>) -> Result<Option<Vec<u32>>> {
+fn moe_layers(fields: &Fields<'_>) -> Result<Option<BTreeSet<u32>>> {
     const NAME: &str = "moe_layers_enum";
     let Some(text) = fields.text(NAME)? else { return Ok(None) };
     let index = |text: &str| {
@@ -350,7 +303,7 @@ fn moe_layers(fields: &Fields<'_>) -> Result<Option<Vec<u32>>> {
     text.trim().split(',').map(index).collect::<Result<_>>().map(Some)
 }
 
-fn has_experts(list: Option<&Vec<u32>>, layer: u32) -> bool {
+fn has_experts(list: Option<&BTreeSet<u32>>, layer: u32) -> bool {
     list.map_or(layer > 0, |list| list.contains(&layer))
 }
 

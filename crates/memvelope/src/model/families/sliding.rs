@@ -134,6 +134,8 @@ pub(super) struct Decoder {
     /// A learned sink for every head.
     pub(super) sinks: bool,
     pub(super) tied: bool,
+    /// Rows of the output matrix, where it is not the embedding.
+    pub(super) head_rows: u32,
     /// Name of the list of layers.
     pub(super) list: &'static str,
     /// Name of the attention of a layer.
@@ -154,6 +156,7 @@ impl Decoder {
     pub(super) fn new(dims: Dims, windows: &Windows<'_>, tied: bool) -> Self {
         Self {
             reaches: (0..dims.layers).map(|layer| windows.by_type(layer)).collect(),
+            head_rows: dims.vocab,
             dims,
             qk_norm: QkNorm::None,
             norms: PRE_NORMS,
@@ -184,7 +187,7 @@ impl Decoder {
         }
         b.rms_norm("model.norm", hidden);
         if !self.tied {
-            b.head("lm_head", dims.vocab, hidden, false);
+            b.head("lm_head", self.head_rows, hidden, false);
         }
     }
 

@@ -304,9 +304,13 @@ fn olmo3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 fn plamo3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let fields = &config.text;
     let dims = dims(fields, Some(128))?;
+    // The output matrix is padded by rows up to a multiple of 16, as if they were added tokens.
+    let added = dims.vocab.next_multiple_of(16) - dims.vocab;
+    let head_rows = dims.vocab.next_multiple_of(64) + added;
     let windows = Windows { types: None, window: None };
     Decoder {
         reaches: plamo3_reaches(fields, dims.layers)?,
+        head_rows,
         qk_norm: QkNorm::Head,
         norms: &["pre_mixer_norm", "post_mixer_norm", "pre_mlp_norm", "post_mlp_norm"],
         list: "model.layers.layers",

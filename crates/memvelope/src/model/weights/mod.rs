@@ -9,7 +9,8 @@ use super::dtype::Dtype;
 use super::refusal::{Refusal, RefusalRule};
 use crate::units::Bytes;
 use module::{Module, ModuleKind};
-use quant::Quantization;
+
+use quant::{Hardware, Quantization};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -55,10 +56,11 @@ impl Inventory {
         tp: u64,
         dtype: Dtype,
         quantization: &Quantization,
+        hardware: Hardware,
     ) -> Result<Weights, Refusal> {
         match &self.unknown {
             Some(why) => Err(Refusal::new(RefusalRule::UnknownWeights, why)),
-            None => self.known_on_rank(tp, dtype, quantization),
+            None => self.known_on_rank(tp, dtype, quantization, hardware),
         }
     }
 
@@ -68,6 +70,7 @@ impl Inventory {
         tp: u64,
         dtype: Dtype,
         quantization: &Quantization,
+        hardware: Hardware,
     ) -> Result<Weights, Refusal> {
         let mut weights = Weights::default();
         for Module { name, kind } in &self.modules {
@@ -75,15 +78,15 @@ impl Inventory {
                 ModuleKind::Linear(linear) => {
                     let shape = rank::linear(name, linear, tp)?;
                     let dtype = linear.dtype.unwrap_or(dtype);
-                    quantization.linear(name, linear, &shape, dtype, &mut weights)?;
+                    quantization.linear(name, linear, &shape, dtype, hardware, &mut weights)?;
                 }
                 ModuleKind::Experts(experts) => {
                     let inner = rank::share(name, "expert width", experts.inner, tp)?;
-                    quantization.experts(name, experts, inner, dtype, &mut weights)?;
+                    quantization.experts(name, experts, inner, dtype, hardware, &mut weights)?;
                 }
                 ModuleKind::Embedding(embedding) => {
                     let rows = rank::embedding_rows(name, embedding, tp)?;
-                    quantization.embedding(name, embedding, rows, dtype, &mut weights)?;
+                    quantization.embedding(name, embedding, rows, dtype, hardware, &mut weights)?;
                 }
                 ModuleKind::Param(param) => {
                     let elements = match param.divided {
@@ -99,6 +102,7 @@ impl Inventory {
                 }
             }
         }
+        quantization.cache_scales(tp, dtype, &mut weights);
         Ok(weights)
     }
 }

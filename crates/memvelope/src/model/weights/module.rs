@@ -47,7 +47,8 @@ pub(crate) enum Split {
     Column,
     /// The input is divided; the bias is whole on every rank.
     Row,
-    /// Query heads are divided, KV heads are divided or replicated. `outs` are the three widths.
+    /// Query heads are divided, KV heads are divided or replicated. `outs` are the three widths,
+    /// a fourth is divided as KV heads are, and a fifth is whole on every rank.
     Qkv { heads: u64, kv_heads: u64 },
     /// The projections of an SSM: outputs `at` and the next are B and C of so many groups; a
     /// single group is repeated on every rank, all else is divided.

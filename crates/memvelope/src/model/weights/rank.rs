@@ -83,11 +83,12 @@ fn qkv(name: &str, linear: &Linear, heads: [u64; 2], tp: u64) -> Result<Vec<u64>
     share(name, "number of query heads", heads, tp)?;
     let kv_share = kv_heads_on_rank(name, kv_heads, tp)?;
     let part = |out: u64, of: u64, share: u64| out / of.max(1) * share;
-    Ok(vec![
-        part(linear.outs[0], heads, heads / tp),
-        part(linear.outs[1], kv_heads, kv_share),
-        part(linear.outs[2], kv_heads, kv_share),
-    ])
+    let outs = linear.outs.iter().enumerate().map(|(index, &out)| match index {
+        0 => part(out, heads, heads / tp),
+        1..4 => part(out, kv_heads, kv_share),
+        _ => out,
+    });
+    Ok(outs.collect())
 }
 
 /// vLLM builds one matrix of several outputs while the groups divide, and else, a single group
