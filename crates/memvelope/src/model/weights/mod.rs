@@ -105,7 +105,7 @@ impl Inventory {
                         true => *least,
                         false => rank::share(name, "expert width", experts.inner, tp)?,
                     };
-                    quantization.experts(name, experts, inner, dtype, &mut weights)?;
+                    quantization.experts(name, experts, inner, dtype, hardware, &mut weights)?;
                 }
                 ModuleKind::Embedding(embedding) => {
                     let rows = rank::embedding_rows(name, embedding, tp)?;
