@@ -46,6 +46,14 @@ impl Default for Hardware {
     }
 }
 
+impl Hardware {
+    /// Whether a router of the model's dtype can be computed in single precision (vLLM 0.32
+    /// `gate_linear.py`).
+    pub(crate) fn has_single_gemm(self) -> bool {
+        self.capability == (9, 0) || self.capability.0 == 10
+    }
+}
+
 /// The quantisation of a model: which modules it covers and what it makes of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Quantization {
@@ -193,6 +201,11 @@ impl Quantization {
         self
     }
 
+    /// Whether the method is one of those that vLLM runs by Marlin kernels.
+    pub(crate) fn is_marlin_only(&self) -> bool {
+        matches!(self.method_name(), Some("auto_awq" | "auto_gptq" | "inc"))
+    }
+
     /// vLLM's name of the method, `None` for a model that is not quantised.
     pub(crate) fn method_name(&self) -> Option<&'static str> {
         self.method.as_ref().map(|method| method.name())
@@ -223,7 +236,9 @@ impl Quantization {
                 (Split::Row, _) => "RowParallelLinear",
                 (Split::Qkv { .. }, _) => "QKVParallelLinear",
                 (Split::Column, 1) => "ColumnParallelLinear",
-                (Split::Column | Split::Groups { .. }, _) => "MergedColumnParallelLinear",
+                (Split::Column | Split::Groups { .. } | Split::Partly { .. }, _) => {
+                    "MergedColumnParallelLinear"
+                }
             }),
             matrix: Matrix {
                 count: 1,
