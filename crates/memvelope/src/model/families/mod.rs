@@ -34,7 +34,9 @@ mod moe_remote;
 mod moe_transformers;
 mod moe_windowed;
 mod multimodal;
+mod multimodal_audio;
 mod multimodal_more;
+mod multimodal_other;
 mod parts;
 mod sliding;
 mod sliding_loops;
@@ -89,7 +91,9 @@ static FAMILIES: &[&[Family]] = &[
     moe_transformers::FAMILIES,
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
+    multimodal_audio::FAMILIES,
     multimodal_more::FAMILIES,
+    multimodal_other::FAMILIES,
     sliding_loops::FAMILIES,
     sliding_moe::FAMILIES,
     sliding_rules::FAMILIES,
