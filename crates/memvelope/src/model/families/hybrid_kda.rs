@@ -314,7 +314,7 @@ fn kimi_k3(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
         projector_v2: fields.text("mm_projector_type")?.is_none_or(|kind| kind == "patchmergerv2"),
         quantizable: quantization.text("quant_method")? != Some("compressed-tensors"),
     };
-    tower.build(builder, &fields, width)
+    tower.build(builder, &fields, width, "mm_projector")
 }
 
 /// What weighs the residuals of earlier blocks of layers.

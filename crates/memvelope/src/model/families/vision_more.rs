@@ -57,6 +57,7 @@ impl MoonVit {
             out_bias: self.bias,
             mlp_bias: self.bias,
             whole_if_uneven: true,
+            mlp_whole_too: true,
             quantizable: self.quantizable,
             ..VIT
         };
