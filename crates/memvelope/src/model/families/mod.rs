@@ -33,9 +33,8 @@ mod multimodal;
 mod multimodal_more;
 mod parts;
 mod sliding;
-mod sliding_loops;
 mod sliding_moe;
-mod sliding_rules;
+mod sliding_multimodal;
 mod vision;
 mod vision_more;
 mod vision_query;
@@ -82,9 +81,9 @@ static FAMILIES: &[&[Family]] = &[
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
     multimodal_more::FAMILIES,
-    sliding_loops::FAMILIES,
+    sliding::FAMILIES,
     sliding_moe::FAMILIES,
-    sliding_rules::FAMILIES,
+    sliding_multimodal::FAMILIES,
     whisper::FAMILIES,
 ];
 
