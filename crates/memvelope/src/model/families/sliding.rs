@@ -28,12 +28,6 @@ pub(super) static FAMILIES: &[Family] = &[
         model_types: &["exaone4", "exaone4_5_text"],
         rule: exaone4,
     },
-    Family {
-        // Of the text model alone; the engine's class is the multimodal one.
-        architectures: &["MuseGlimmerTextForCausalLM"],
-        model_types: &["muse_glimmer_text"],
-        rule: muse_glimmer,
-    },
     Family { architectures: &["Olmo3ForCausalLM"], model_types: &["olmo3"], rule: olmo3 },
     Family { architectures: &["Plamo3ForCausalLM"], model_types: &["plamo3"], rule: plamo3 },
 ];
@@ -138,7 +132,7 @@ fn exaone4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 
 /// vLLM 0.32 `muse_glimmer.py`: the layers without rotary embedding see everything, and a matrix as
 /// wide as the queries gates the attention's output. Norms on queries and keys have no weights.
-fn muse_glimmer(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+pub(super) fn muse_glimmer(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     const NO_ROPE: &str = "no_rope_layers";
     let fields = &config.text;
     let decoder = Decoder::new(fields, &MUSE_GLIMMER)?;

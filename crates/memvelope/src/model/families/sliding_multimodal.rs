@@ -1,9 +1,10 @@
 //! Multimodal models around a language model with windows.
 
 use super::Family;
+use super::limits::WIDTH_MAX;
 use super::multimodal::{LANGUAGE, Language, Tied, family, gemma4_prefix, language};
 use super::vision::{Size, Style, VIT, encoder, number, plain, times};
-use super::{vision_more, vision_qwen};
+use super::{sliding, vision_more, vision_qwen};
 use crate::error::Result;
 use crate::model::builder::Builder;
 use crate::model::hf_config::{Config, Fields, wrong};
@@ -18,6 +19,8 @@ pub(super) static FAMILIES: &[Family] = &[
         &["muse_glimmer"],
         muse_glimmer,
     ),
+    // The engine's class is the same; this is found by the type alone.
+    family(&["MuseGlimmerForCausalLM"], &["muse_glimmer_text"], sliding::muse_glimmer),
 ];
 
 /// vLLM 0.32 `cohere_compass.py`: the tower is Qwen3-VL's.
@@ -77,17 +80,17 @@ fn gemma4_unified(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         b.param("pos_embedding", Param::whole(times(&[positions, 2, embedded])));
         b.layer_norm("pos_norm", embedded);
     });
-    plain(b, "embed_vision.embedding_projection", projected(&vision, 3840)?, width, false);
+    let out = number(&vision, "output_proj_dims", 3840)?;
+    plain(b, "embed_vision.embedding_projection", out, width, false);
     if let Some(audio) = config.root.object("audio_config")? {
-        plain(b, "embed_audio.embedding_projection", projected(&audio, 640)?, width, false);
+        // The class has one width under several names.
+        let names = ["audio_embed_dim", "output_proj_dims", "hidden_size"];
+        let out = audio.count_of(&names, WIDTH_MAX)?.unwrap_or(640);
+        plain(b, "embed_audio.embedding_projection", out.into(), width, false);
     }
     gemma4_prefix(config, b, "num_soft_tokens")?;
     b.is_prefix_lm = sees_images;
     Ok(())
-}
-
-fn projected(fields: &Fields<'_>, default: u32) -> Result<u64> {
-    number(fields, "output_proj_dims", default)
 }
 
 /// vLLM 0.32 `muse_glimmer.py`, with the tower where the config class has one.
