@@ -4,8 +4,8 @@
 //! --test planner_oracle [-- FILE.jsonl…] [--only SUBSTRING] [--show N]`.
 
 use memvelope::engine::{Device, Params, Vllm};
-use memvelope::model::Layout;
 use memvelope::model::cache::{Attention, CacheKind, IndexerStorage, Reach};
+use memvelope::model::{Layout, Weights};
 use memvelope::units::Tokens;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -17,6 +17,7 @@ const CHECKS: &[&str] = &[
     "read",
     "specs",
     "weights",
+    "dtypes",
     "native",
     "resolved",
     "block_size",
@@ -141,7 +142,8 @@ impl Run {
         let outputs = &record["outputs"];
         let tp = record["params"]["tensor_parallel_size"].as_u64().unwrap_or(1);
         results.push(("specs", specs(&layout, outputs, tp)));
-        results.push(("weights", weights(&layout, outputs, tp)));
+        results.push(("weights", weights(&layout, record, tp)));
+        results.push(("dtypes", dtypes(&layout, record, tp)));
         results.push(("native", native(&layout, outputs)));
         results.extend(engine(&layout, record));
         results
@@ -169,9 +171,10 @@ impl Run {
 }
 
 /// Exact for unquantised models, within 0.5 % for quantised ones.
-fn weights(layout: &Layout, outputs: &Value, tp: u64) -> Result<(), String> {
+fn weights(layout: &Layout, record: &Value, tp: u64) -> Result<(), String> {
+    let outputs = &record["outputs"];
     let expected = outputs["weights"]["per_rank_param_bytes"].as_u64().unwrap_or(0);
-    let weights = layout.weights(tp as u32).map_err(|refusal| refusal.reason)?;
+    let weights = on_device(layout, record, tp)?;
     let found = weights.param_bytes.0;
     let is_quantised = !outputs["resolved"]["quantization"].is_null();
     let allowed = if is_quantised { expected / 200 } else { 0 };
@@ -395,4 +398,33 @@ fn capacity(vllm: &Vllm, outputs: &Value) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn on_device(layout: &Layout, record: &Value, tp: u64) -> Result<Weights, String> {
+    let version = |i: usize| record["params"]["compute_capability"][i].as_u64().unwrap_or(0) as u32;
+    let capability = (version(0), version(1));
+    layout.weights_on(tp as u32, capability).map_err(|refusal| refusal.reason)
+}
+
+/// Exact for every type of element, quantised or not.
+fn dtypes(layout: &Layout, record: &Value, tp: u64) -> Result<(), String> {
+    let outputs = &record["outputs"];
+    let weights = on_device(layout, record, tp)?;
+    let mut wrong = Vec::new();
+    let expected = outputs["weights"]["param_bytes_by_dtype"].as_object().into_iter().flatten();
+    let expected: BTreeMap<&str, u64> =
+        expected.filter_map(|(name, bytes)| Some((name.as_str(), bytes.as_u64()?))).collect();
+    let found: BTreeMap<&str, u64> =
+        weights.bytes_by_dtype.iter().map(|(dtype, bytes)| (dtype.name(), bytes.0)).collect();
+    for name in expected.keys().chain(found.keys()) {
+        let of = |all: &BTreeMap<&str, u64>| all.get(name).copied().unwrap_or(0);
+        if of(&found) != of(&expected) {
+            let by = i128::from(of(&found)) - i128::from(of(&expected));
+            let line = format!("{name} {} expected {} ({by:+})", of(&found), of(&expected));
+            if !wrong.contains(&line) {
+                wrong.push(line);
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
 }

@@ -105,6 +105,12 @@ impl<'a> Fields<'a> {
         self
     }
 
+    /// The same with one field said to be null.
+    pub(crate) fn with_null(mut self, name: &'static str) -> Self {
+        self.set.push((name, &Value::Null));
+        self
+    }
+
     /// A nested object, empty where it is absent.
     pub(crate) fn object_or_empty(&self, name: &str) -> Result<Fields<'a>> {
         Ok(self.object(name)?.unwrap_or_else(|| Fields {

@@ -7,7 +7,7 @@ use super::families::Family;
 use super::hf_config::{Config, Document, kind, wrong};
 use super::length;
 use super::refusal::Refusal;
-use super::weights::quant::Quantization;
+use super::weights::quant::{Hardware, Quantization};
 use super::weights::{Inventory, Weights};
 use crate::error::Result;
 use crate::units::{Bytes, CostCurve, Tokens};
@@ -51,6 +51,9 @@ pub struct Layout {
     pub is_multimodal: bool,
     /// Multimodal positions attend in both directions.
     pub is_prefix_lm: bool,
+    /// Of an architecture without attention (not merely a hybrid whose layers have none), for which
+    /// the engine leaves prefix caching off.
+    pub is_attention_free: bool,
     /// Tokens of the largest multimodal item, where the engine's processor states it.
     pub mm_item_tokens_max: Option<u32>,
     /// An encoder-decoder model.
@@ -111,8 +114,9 @@ impl Layout {
     ) -> Result<Self> {
         let Builder { dims, caches, inventory, shared_layers, .. } = builder;
         // A model that one rank cannot hold whole is a config that contradicts itself.
+        let quantization = quantization.with_caches(&caches, shared_layers);
         let weights = inventory
-            .known_on_rank(1, dtype, &quantization)
+            .known_on_rank(1, dtype, &quantization, Hardware::default())
             .map_err(|refusal| wrong("(document)", refusal.reason))?;
         Ok(Self {
             architecture,
@@ -132,6 +136,7 @@ impl Layout {
             shared_layers,
             is_multimodal: builder.is_multimodal,
             is_prefix_lm: builder.is_prefix_lm,
+            is_attention_free: builder.is_attention_free,
             mm_item_tokens_max: builder.mm_item_tokens_max,
             is_encoder_decoder: builder.is_encoder_decoder,
             ignores_kv_dtype: builder.ignores_kv_dtype,
@@ -147,7 +152,27 @@ impl Layout {
     /// [`Refusal`] when something does not divide over the ranks, or when the config does not say
     /// what the weights take ([`crate::RefusalRule::UnknownWeights`]).
     pub fn weights(&self, tp: u32) -> std::result::Result<Weights, Refusal> {
-        self.inventory.on_rank(tp.into(), self.dtype, &self.quantization)
+        self.weights_on(tp, Hardware::default().capability)
+    }
+
+    /// As [`Self::weights`], on a GPU of this compute capability (major, minor): kernels differ, and
+    /// with them how far some quantised experts are padded. [`Self::weights`] takes a Hopper.
+    ///
+    /// # Errors
+    /// As [`Self::weights`].
+    pub fn weights_on(
+        &self,
+        tp: u32,
+        capability: (u32, u32),
+    ) -> std::result::Result<Weights, Refusal> {
+        let hardware = Hardware { capability };
+        self.inventory.on_rank(tp.into(), self.dtype, &self.quantization, hardware)
+    }
+
+    /// The engines' name of the checkpoint's quantisation, as vLLM resolves it.
+    #[must_use]
+    pub fn quantization_name(&self) -> Option<&'static str> {
+        self.quantization.method_name()
     }
 
     /// The KV cache dtype that the checkpoint asks for, by the engines' name; `None`: the model's.

@@ -19,6 +19,13 @@ const NAMES: &[&str] = &[
     "seq_len",
 ];
 
+/// Config classes that have another of these names with a default: model type, name, default.
+const CLASS_DEFAULTS: &[(&str, &str, u32)] = &[
+    ("dbrx", "max_seq_len", 2048),
+    ("step3_text", "max_seq_len", 65536),
+    ("step3p5", "max_seq_len", 4096),
+];
+
 /// Where nothing is declared (`config/model.py`).
 const UNDECLARED: u32 = 2048;
 
@@ -31,8 +38,11 @@ const SCALED_ALREADY: &[&str] =
 pub(super) fn native(config: &Config<'_>, class: Option<u32>) -> Result<Tokens> {
     let fields = &config.text;
     let mut derived = class;
+    let model_type = fields.text("model_type")?.unwrap_or_default();
     for name in NAMES {
-        if let Some(declared) = length(fields, name)? {
+        let default = CLASS_DEFAULTS.iter().find(|row| (row.0, row.1) == (model_type, *name));
+        let default = default.filter(|_| !fields.is_present(name)).map(|row| row.2);
+        if let Some(declared) = length(fields, name)?.or(default) {
             derived = Some(derived.map_or(declared, |known| known.min(declared)));
         }
     }
@@ -41,7 +51,7 @@ pub(super) fn native(config: &Config<'_>, class: Option<u32>) -> Result<Tokens> 
     }
     let derived = derived.unwrap_or(UNDECLARED);
     let ropes = ropes(fields)?;
-    let is_phi = fields.text("model_type")? == Some("phi3");
+    let is_phi = model_type == "phi3";
     let is_long = |rope: &Fields<'_>| {
         Ok(match rope_type(rope)? {
             Some("longrope" | "su") => true,

@@ -120,6 +120,19 @@ pub(crate) fn select(request: &Request<'_>) -> Result<Backend, Refusal> {
     Err(Refusal::new(RefusalRule::Backend, reason))
 }
 
+/// As [`select`], for latent attention with learned sinks: vLLM has kernels of its own for them
+/// beside FlashMLA's, and leaves the sinks out where those do not serve (`models/hy_v4`).
+///
+/// # Errors
+/// As [`select`].
+pub(crate) fn select_with_sinks(request: &Request<'_>) -> Result<Backend, Refusal> {
+    let selected = select(request)?;
+    let is_served = request.is_sparse
+        && matches!(request.major(), 9 | 10)
+        && objection(Backend::FlashmlaSparse, request).is_none();
+    Ok(if is_served { Backend::FlashmlaSparse } else { selected })
+}
+
 fn candidates(request: &Request<'_>) -> &'static [Backend] {
     use Backend::*;
     let DeviceKind::Cuda(major, _) = request.device.kind else {

@@ -8,6 +8,7 @@ use crate::engine::DeviceKind;
 use crate::engine::params::{KvDtype, Params};
 use crate::model::cache::{Attention, Cache, CacheKind, Indexer, IndexerStorage, Latent, Reach};
 use crate::model::{Dtype, Layout, Refusal, RefusalRule};
+use std::collections::HashSet;
 
 /// Bytes of a token in DeepSeek's packed MLA format (`vllm/.../mla_attention.py`).
 const DS_MLA_BYTES: u64 = 656;
@@ -40,18 +41,22 @@ pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
     let mut context =
         Context { layout, params, kv_dtype, model_head_size: model_head_size(layout) };
     // Consecutive layers are mostly alike: kernels are chosen once for each kind of cache.
-    let mut chosen: Vec<(&CacheKind, Backend)> = Vec::new();
+    // Layers alike but for an indexer have different ones.
+    let indexed = context.indexed_layers();
+    let key = |cache: &'_ Cache| indexed.contains(&cache.layer);
+    let mut chosen: Vec<(&CacheKind, bool, Backend)> = Vec::new();
     for cache in &layout.caches {
-        if !chosen.iter().any(|(kind, _)| **kind == cache.kind) {
-            chosen.push((&cache.kind, context.backend(cache)?));
+        let is_indexed = key(cache);
+        if !chosen.iter().any(|(kind, other, _)| **kind == cache.kind && *other == is_indexed) {
+            chosen.push((&cache.kind, is_indexed, context.backend(&cache.kind, is_indexed)?));
         }
     }
-    for (_, backend) in &chosen {
+    for (_, _, backend) in &chosen {
         context.kv_dtype = packed_by(*backend, context.kv_dtype);
     }
     let kv_dtype = context.kv_dtype;
     let mut backends: Vec<(Backend, Request<'_>)> = Vec::new();
-    for (kind, backend) in &chosen {
+    for (kind, _, backend) in &chosen {
         if *backend != Backend::State && !backends.iter().any(|(known, _)| known == backend) {
             backends.push((*backend, context.request(kind)));
         }
@@ -67,14 +72,15 @@ pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
     };
     let alignment = context.align(&backends, block_size)?;
     let is_state_aligned = context.is_state_aligned();
-    let mut kinds: Vec<(&CacheKind, Spec)> = Vec::new();
-    for (kind, backend) in &chosen {
-        kinds.push((kind, context.spec(kind, *backend, alignment)?));
+    let mut kinds: Vec<(&CacheKind, bool, Spec)> = Vec::new();
+    for (kind, is_indexed, backend) in &chosen {
+        kinds.push((kind, *is_indexed, context.spec(kind, *backend, alignment)?));
     }
-    let spec = |kind: &CacheKind| {
-        kinds.iter().find(|(known, _)| *known == kind).map(|(_, spec)| spec.clone())
+    let spec = |cache: &Cache| {
+        let mut same = kinds.iter().filter(|(kind, _, _)| **kind == cache.kind);
+        same.find(|(_, other, _)| *other == key(cache)).map(|(_, _, spec)| spec.clone())
     };
-    let specs = layout.caches.iter().filter_map(|cache| spec(&cache.kind)).collect();
+    let specs = layout.caches.iter().filter_map(spec).collect();
     let mut names: Vec<&'static str> = backends.iter().map(|(backend, _)| backend.name()).collect();
     names.sort_unstable();
     Ok(Plan {
@@ -210,8 +216,8 @@ impl Context<'_> {
         request
     }
 
-    fn backend(&self, cache: &Cache) -> Result<Backend, Refusal> {
-        match &cache.kind {
+    fn backend(&self, kind: &CacheKind, is_indexed: bool) -> Result<Backend, Refusal> {
+        match kind {
             CacheKind::State(_) => Ok(Backend::State),
             CacheKind::Indexer(Indexer { tokens_per_state: 2.., .. }) => {
                 Ok(Backend::DeepseekV4Indexer)
@@ -223,8 +229,9 @@ impl Context<'_> {
             CacheKind::Compressed(_) => Ok(Backend::FlashmlaSparseDsv4),
             CacheKind::WindowLatent(_) => Ok(Backend::DeepseekSparseSwa),
             CacheKind::Compressor(_) => Ok(Backend::CompressorBackend),
-            CacheKind::Attention(_) if self.has_own_indexer(cache.layer) => {
-                Ok(Backend::MinimaxM3Sparse)
+            CacheKind::Attention(_) if is_indexed => Ok(Backend::MinimaxM3Sparse),
+            CacheKind::Latent(Latent { sinks: true, .. }) => {
+                backend::select_with_sinks(&self.request(kind))
             }
             kind => backend::select(&self.request(kind)),
         }
@@ -240,10 +247,10 @@ impl Context<'_> {
         self.layout.model_type.starts_with("gemma4") && sizes.any(|size| Some(size) != first)
     }
 
-    /// Whether an indexer selects the keys and values that the layer looks at.
-    fn has_own_indexer(&self, layer: u32) -> bool {
-        let is_indexer = |cache: &Cache| matches!(cache.kind, CacheKind::Indexer(_));
-        self.layout.caches.iter().any(|cache| cache.layer == layer && is_indexer(cache))
+    /// Layers with an indexer that selects what they look at.
+    fn indexed_layers(&self) -> HashSet<u32> {
+        let is_indexer = |cache: &&Cache| matches!(cache.kind, CacheKind::Indexer(_));
+        self.layout.caches.iter().filter(is_indexer).map(|cache| cache.layer).collect()
     }
 
     /// Whether state layers share the block pool with attention layers.

@@ -1,7 +1,7 @@
 //! Audio towers: encoders that run once per clip and keep nothing between steps.
 
 use super::limits::{LAYERS_MAX, WIDTH_MAX};
-use super::vision::{Size, Style, VIT, convolution, encoder, number, plain};
+use super::vision::{Size, Style, VIT, convolution, encoder, number, plain, two_linear};
 use crate::error::Result;
 use crate::model::builder::Builder;
 use crate::model::hf_config::{Fields, wrong};
@@ -55,8 +55,8 @@ pub(super) fn whisper_encoder(
 
 /// The encoder of the Qwen3 line (`qwen3_omni_moe_thinker.py`): three two-dimensional convolutions,
 /// then Whisper's layers without a scope around the MLP.
-pub(super) fn qwen3_audio(b: &mut Builder, fields: &Fields<'_>, divided: bool) -> Result<()> {
-    let style = Style { mlp: "", attention_divided: divided, mlp_divided: divided, ..WHISPER };
+pub(super) fn qwen3_audio(b: &mut Builder, fields: &Fields<'_>) -> Result<()> {
+    let style = Style { mlp: "", ..WHISPER };
     let size = whisper_size(fields, [32, 1280, 5120, 20])?;
     let mut mels = number(fields, "num_mel_bins", 128)?;
     let hidden = number(fields, "downsample_hidden_size", 480)?;
@@ -130,4 +130,46 @@ pub(super) fn gemma4_audio(b: &mut Builder, fields: &Fields<'_>, quantizable: bo
     }
     linear(b, "output_proj", width, out, true);
     Ok(out)
+}
+
+/// Granite's conformer (`granite_speech.py`): its MLPs are divided, its attention is not.
+pub(super) fn conformer(b: &mut Builder, fields: &Fields<'_>) -> Result<()> {
+    let width = number(fields, "hidden_dim", 1024)?;
+    let layers = fields.count("num_layers", LAYERS_MAX)?.unwrap_or(10);
+    let inner = width.saturating_mul(number(fields, "feedforward_mult", 4)?);
+    let dim = number(fields, "dim_head", 128)?;
+    let heads = number(fields, "num_heads", 8)?.saturating_mul(dim);
+    let positions = number(fields, "max_pos_emb", 512)?.saturating_mul(2).saturating_add(1);
+    let taps = number(fields, "conv_kernel_size", 15)?;
+    let wide = width.saturating_mul(number(fields, "conv_expansion_factor", 2)?);
+    let out = number(fields, "output_dim", 42)?;
+    plain(b, "input_linear", number(fields, "input_dim", 160)?, width, true);
+    for layer in 0..layers {
+        b.scope(&format!("layers.{layer}"), |b| {
+            for name in ["ff1", "ff2"] {
+                b.scope(name, |b| {
+                    b.layer_norm("pre_norm", width);
+                    two_linear(b, ["up_proj", "down_proj"], [width, inner, width], [true; 3]);
+                });
+            }
+            b.scope("attn", |b| {
+                b.layer_norm("pre_norm", width);
+                plain(b, "to_q", width, heads, false);
+                plain(b, "to_kv", width, heads.saturating_mul(2), false);
+                plain(b, "to_out", heads, width, true);
+                b.table("rel_pos_emb", positions, dim);
+            });
+            b.scope("conv", |b| {
+                b.layer_norm("norm", width);
+                convolution(b, "up_conv", &[wide.saturating_mul(2), width, 1], true);
+                convolution(b, "depth_conv.conv", &[wide, 1, taps], false);
+                b.layer_norm("batch_norm", wide);
+                convolution(b, "down_conv", &[width, wide, 1], true);
+            });
+            b.layer_norm("post_norm", width);
+        });
+    }
+    b.linear("out", Linear::column(width, out).bias(true));
+    b.linear("out_mid", Linear::row(out, width).bias(true));
+    Ok(())
 }

@@ -143,6 +143,11 @@ impl Mla {
 
     /// The latent of every token.
     pub(super) fn cache(&self, sparse: bool, leads: bool) -> CacheKind {
+        self.sink_cache(sparse, leads, false)
+    }
+
+    /// As [`Self::cache`], of attention with learned sinks.
+    pub(super) fn sink_cache(&self, sparse: bool, leads: bool, sinks: bool) -> CacheKind {
         CacheKind::Latent(Latent {
             heads: self.heads,
             lora_rank: self.kv_rank,
@@ -151,6 +156,7 @@ impl Mla {
             value_dim: self.value,
             sparse,
             leads,
+            sinks,
         })
     }
 
@@ -202,6 +208,12 @@ impl Index {
             head_dim: class.size(&["index_head_dim"], HEAD_DIM_MAX)?,
             shared: (0..layers).map(is_shared).collect(),
         }))
+    }
+
+    /// With the layers listed that use another's selection.
+    pub(super) fn sharing(mut self, shared: Vec<bool>) -> Self {
+        self.shared = shared;
+        self
     }
 
     pub(super) fn leads(&self, layer: u32) -> bool {
@@ -312,6 +324,8 @@ pub(super) struct Decoder {
     pub(super) moe_every: u32,
     pub(super) norms: &'static [&'static str],
     pub(super) tied: bool,
+    /// Projections of a latent layer's input are one matrix.
+    pub(super) fused: bool,
 }
 
 /// Norms of a layer as most models have them.
@@ -337,6 +351,7 @@ impl Decoder {
             moe_every: class.fields.count("moe_layer_freq", LAYERS_MAX)?.unwrap_or(1),
             norms: NORMS,
             tied: false,
+            fused: true,
             dims,
         })
     }
@@ -374,7 +389,7 @@ impl Decoder {
             b.cache(layer, self.mla.expanded_cache());
             return;
         }
-        self.mla.build(b, true);
+        self.mla.build(b, self.fused);
         let index = self.index.as_ref();
         let leads = index.is_some_and(|index| index.leads(layer));
         if let Some(index) = index.filter(|_| leads) {

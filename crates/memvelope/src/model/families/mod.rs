@@ -17,20 +17,26 @@ mod gemma3n;
 mod gemma4;
 mod hybrid_conv;
 mod hybrid_gdn;
+mod hybrid_kda;
 mod hybrid_mamba;
 mod hybrid_nemotron;
 mod hybrid_parts;
 pub(crate) mod limits;
 mod llama;
 mod mamba;
+mod minimax_m3;
 mod mla;
+mod mla_hy_v4;
+mod mla_more;
 mod moe;
 mod moe_parts;
 mod moe_remote;
 mod moe_transformers;
 mod moe_windowed;
 mod multimodal;
+mod multimodal_audio;
 mod multimodal_more;
+mod multimodal_other;
 mod parts;
 mod sliding;
 mod sliding_moe;
@@ -71,17 +77,27 @@ static FAMILIES: &[&[Family]] = &[
     gemma4::FAMILIES,
     hybrid_conv::FAMILIES,
     hybrid_gdn::FAMILIES,
+    hybrid_kda::FAMILIES,
     hybrid_mamba::FAMILIES,
     hybrid_nemotron::FAMILIES,
     llama::FAMILIES,
     mamba::FAMILIES,
+    minimax_m3::FAMILIES,
+    mla_hy_v4::FAMILIES,
+    mla_more::FAMILIES,
     moe::FAMILIES,
     moe_remote::FAMILIES,
     moe_transformers::FAMILIES,
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
+    multimodal_audio::FAMILIES,
     multimodal_more::FAMILIES,
+<<<<<<< HEAD
     sliding::FAMILIES,
+=======
+    multimodal_other::FAMILIES,
+    sliding_loops::FAMILIES,
+>>>>>>> planner
     sliding_moe::FAMILIES,
     sliding_multimodal::FAMILIES,
     whisper::FAMILIES,
@@ -119,6 +135,12 @@ impl Family {
             .find(|family| family.model_types.contains(&model_type))
             .ok_or_else(|| unknown("text_config.model_type", model_type))
     }
+}
+
+/// The preferred names of all architectures.
+#[cfg(test)]
+pub(super) fn architectures() -> Vec<&'static str> {
+    all().filter_map(|family| family.architectures.first().copied()).collect()
 }
 
 fn unknown(field: &str, found: &str) -> Error {

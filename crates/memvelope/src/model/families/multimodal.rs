@@ -64,6 +64,8 @@ pub(super) enum Tied {
     Either,
     /// The outer field if it is there, else what the language model itself says.
     OuterOrInner,
+    /// The language model's own field, else this: the outer class has no such field.
+    Inner(bool),
 }
 
 /// How a multimodal config describes its language model.
@@ -100,6 +102,7 @@ pub(super) fn language(config: &Config<'_>, b: &mut Builder, how: Language) -> R
     let tied = match how.tied {
         Tied::Outer(default) => Some(outer.flag(name, default)?),
         Tied::Either => Some(outer.flag(name, false)? || inner && text.flag(name, false)?),
+        Tied::Inner(default) => Some(text.flag(name, default)?),
         Tied::OuterOrInner => match outer.value(name) {
             Some(_) => Some(outer.flag(name, false)?),
             None => None,
@@ -109,6 +112,7 @@ pub(super) fn language(config: &Config<'_>, b: &mut Builder, how: Language) -> R
         Some(tied) => (outer.clone().with_flag(name, tied), text.with_flag(name, tied)),
         None => (outer.clone(), text),
     };
+    let text = without_defaults(model_type, text);
     let nested = Config { root, text, text_name: how.at };
     // The rule of the type itself knows its defaults.
     let family = Family::of_model_type(model_type)
@@ -130,11 +134,26 @@ fn alias(model_type: &str) -> &str {
         }
         "qwen3_vl_text" => "qwen3",
         "qwen3_vl_moe_text" | "qwen3_omni_moe_text" => "qwen3_moe",
+        "gemma4_unified_text" => "gemma4_text",
         "glm4v_text" | "glm_ocr_text" => "glm4",
         "glm4v_moe_text" => "glm4_moe",
         "kimi_k2" => "deepseek_v3",
+        "paddleocr_vl_text" => "ernie4_5",
         other => other,
     }
+}
+
+/// Fields that the nested class leaves out although the other model's class has a default.
+fn without_defaults<'a>(model_type: &str, mut text: Fields<'a>) -> Fields<'a> {
+    if matches!(model_type, "glm4v_text" | "glm_ocr_text") {
+        if !text.is_present("attention_bias") {
+            text = text.with_flag("attention_bias", false);
+        }
+        if !text.is_present("head_dim") {
+            text = text.with_null("head_dim");
+        }
+    }
+    text
 }
 
 fn vision_config<'a>(config: &Config<'a>) -> Result<Fields<'a>> {
@@ -175,7 +194,7 @@ fn gemma4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let quantization = config.root.object_or_empty("quantization_config")?;
     let method = quantization.text("quant_method")?;
     let quantizable = vision_more::gemma4(b, &fields, width, method)?;
-    gemma4_prefix(config, b, "default_output_length")?;
+    gemma4_prefix(config, b, "default_output_length", None)?;
     if let Some(audio) = config.root.object("audio_config")? {
         let out = b.scope("audio_tower", |b| gemma4_audio(b, &audio, quantizable))?;
         let projection = Linear::replicated(out, width);
@@ -187,9 +206,16 @@ fn gemma4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 
 /// `Gemma4ModelArchConfigConvertor`; 32 frames of 70 tokens and 8 around each (`gemma4_mm.py`). An
 /// image's tokens have no default, and without them nothing is raised.
-pub(super) fn gemma4_prefix(config: &Config<'_>, b: &mut Builder, image: &str) -> Result<()> {
+pub(super) fn gemma4_prefix(
+    config: &Config<'_>,
+    b: &mut Builder,
+    image: &str,
+    default: Option<&str>,
+) -> Result<()> {
     let text = config.root.object_or_empty("text_config")?;
-    b.is_prefix_lm = text.text("use_bidirectional_attention")? == Some("vision");
+    let name = "use_bidirectional_attention";
+    let default = if text.is_present(name) { None } else { default };
+    b.is_prefix_lm = text.text(name)?.or(default) == Some("vision");
     if b.is_prefix_lm {
         let image = vision_config(config)?.count(image, TOKENS_MAX)?;
         b.mm_item_tokens_max = image.map(|image| image.max(32 * (70 + 2 + 6)));
@@ -204,7 +230,7 @@ fn kimi_k25(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     // The tower is left alone by compressed-tensors (`_maybe_ignore_quant_config`).
     let quantization = config.root.object_or_empty("quantization_config")?;
     let quantizable = quantization.text("quant_method")? != Some("compressed-tensors");
-    vision_more::MoonVit::k25(&fields, quantizable)?.build(b, &fields, width)
+    vision_more::MoonVit::k25(&fields, quantizable)?.build(b, &fields, width, "mm_projector")
 }
 
 fn llama4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
@@ -264,15 +290,19 @@ fn mistral3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let language_side = Language { model_type: "mistral", tied: Tied::Outer(true), ..LANGUAGE };
     let width = language(config, b, language_side)?;
     let size = llava_tower(b, &config.root, "pixtral", -1)?;
+    merger(config, b, [size.width, width])
+}
+
+/// Mistral 3's projector, from the tower's width to the text model's.
+pub(super) fn merger(config: &Config<'_>, b: &mut Builder, [input, out]: [u64; 2]) -> Result<()> {
     let bias = config.root.flag("multimodal_projector_bias", false)?;
     let merge = vision::number(&config.root, "spatial_merge_size", 2)?;
     b.scope("multi_modal_projector", |b| {
-        b.rms_norm("norm", size.width);
-        let merged = times(&[size.width, merge, merge]);
-        let merging = Linear::replicated(merged, size.width);
+        b.rms_norm("norm", input);
+        let merging = Linear::replicated(times(&[input, merge, merge]), input);
         b.linear("patch_merger.merging_layer", merging);
     });
-    projector(b, [size.width, width, width], true, bias);
+    projector(b, [input, out, out], true, bias);
     Ok(())
 }
 

@@ -113,7 +113,8 @@ fn bagel(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 }
 
 fn blip2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
-    let width = language(config, b, Language { model_type: "opt", ..LANGUAGE })?;
+    let width =
+        language(config, b, Language { model_type: "opt", tied: Tied::OuterOrInner, ..LANGUAGE })?;
     blip_tower(b, &vision_config(config)?)?;
     let size = qformer(b, &config.root.object_or_empty("qformer_config")?)?;
     let queries = number(&config.root, "num_query_tokens", 32)?;

@@ -37,6 +37,7 @@ impl MoonVit {
         b: &mut Builder,
         fields: &Fields<'_>,
         text_width: u64,
+        projector: &str,
     ) -> Result<()> {
         let patch = side(fields, "patch_size", 14)?;
         let width = self.size.width;
@@ -72,7 +73,7 @@ impl MoonVit {
         let merge = fields.counts("merge_kernel_size", HEAD_DIM_MAX)?.unwrap_or_else(|| vec![2, 2]);
         let merge: Vec<u64> = merge.into_iter().map(u64::from).collect();
         let merged = width.saturating_mul(times(&merge));
-        b.scope("mm_projector", |b| {
+        b.scope(projector, |b| {
             match self.projector_v2 {
                 true => b.rms_norm("post_norm", text_width),
                 false => b.layer_norm("pre_norm", width),

@@ -76,6 +76,31 @@ pub(super) fn qwen3(b: &mut Builder, fields: &Fields<'_>, deepstack: usize) -> R
     Ok(())
 }
 
+/// Qwen3-Omni (`qwen3_omni_moe_thinker.py`): the mergers of earlier layers are named otherwise.
+pub(super) fn qwen3_omni(b: &mut Builder, fields: &Fields<'_>) -> Result<()> {
+    let style = Style { up: "linear_fc1", down: "linear_fc2", ..BLOCKS };
+    let names = ["depth", "hidden_size", "intermediate_size", "num_heads"];
+    let size = Size::read_as(fields, names, [27, 1152, 4304, 16])?;
+    let out = number(fields, "out_hidden_size", 3584)?;
+    let merge = side(fields, "spatial_merge_size", 2)?;
+    let merged = times(&[size.width, merge, merge]);
+    patch_embed(b, fields, [size.width, 16], true)?;
+    b.table("pos_embed", number(fields, "num_position_embeddings", 2304)?, size.width);
+    let merger = |b: &mut Builder, name: &str, norm_width: u64| {
+        b.scope(name, |b| {
+            b.layer_norm("ln_q", norm_width);
+            two_linear(b, ["mlp.0", "mlp.2"], [merged, merged, out], [true; 3]);
+        });
+    };
+    merger(b, "merger", size.width);
+    let indexes = fields.counts("deepstack_visual_indexes", LAYERS_MAX)?;
+    for index in 0..indexes.map_or(3, |indexes| indexes.len()) {
+        merger(b, &format!("merger_list.{index}"), merged);
+    }
+    encoder(b, &style, &size);
+    Ok(())
+}
+
 /// GLM-4.1V (`glm4_1v.py`); defaults of `Glm4vVisionConfig`.
 pub(super) fn glm4v(b: &mut Builder, fields: &Fields<'_>) -> Result<()> {
     let style = Style { qkv_bias: false, out_bias: false, mlp_bias: false, ..GATED_BLOCKS };

@@ -9,7 +9,8 @@ use super::dtype::Dtype;
 use super::refusal::{Refusal, RefusalRule};
 use crate::units::Bytes;
 use module::{Module, ModuleKind};
-use quant::Quantization;
+
+use quant::{Hardware, Quantization};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -19,6 +20,10 @@ pub(crate) struct Inventory {
     pub(crate) modules: Vec<Module>,
     /// Why some of the modules are not in the list, if so.
     pub(crate) unknown: Option<String>,
+    /// The engine's model class refuses more ranks than this: it has so many experts.
+    pub(crate) ranks_max: Option<u64>,
+    /// The engine's model class refuses ranks that do not divide this: its KV heads.
+    pub(crate) ranks_divide: Option<u64>,
 }
 
 /// Parameters on one tensor-parallel rank.
@@ -55,11 +60,23 @@ impl Inventory {
         tp: u64,
         dtype: Dtype,
         quantization: &Quantization,
+        hardware: Hardware,
     ) -> Result<Weights, Refusal> {
         match &self.unknown {
             Some(why) => Err(Refusal::new(RefusalRule::UnknownWeights, why)),
-            None => self.known_on_rank(tp, dtype, quantization),
+            None => self.known_on_rank(tp, dtype, quantization, hardware),
         }
+    }
+
+    fn check_ranks(&self, tp: u64) -> Result<(), Refusal> {
+        let reason = match (self.ranks_max, self.ranks_divide) {
+            (Some(experts), _) if tp > experts => format!("{tp} ranks for {experts} experts"),
+            (_, Some(kv_heads)) if !kv_heads.is_multiple_of(tp) => {
+                format!("{kv_heads} KV heads do not divide over {tp} ranks, and none is replicated")
+            }
+            _ => return Ok(()),
+        };
+        Err(Refusal::new(RefusalRule::TensorParallel, reason))
     }
 
     /// As [`Self::on_rank`], of the listed modules alone.
@@ -68,22 +85,31 @@ impl Inventory {
         tp: u64,
         dtype: Dtype,
         quantization: &Quantization,
+        hardware: Hardware,
     ) -> Result<Weights, Refusal> {
+        self.check_ranks(tp)?;
         let mut weights = Weights::default();
         for Module { name, kind } in &self.modules {
             match kind {
                 ModuleKind::Linear(linear) => {
                     let shape = rank::linear(name, linear, tp)?;
                     let dtype = linear.dtype.unwrap_or(dtype);
-                    quantization.linear(name, linear, &shape, dtype, &mut weights)?;
+                    quantization.linear(name, linear, &shape, dtype, hardware, &mut weights)?;
                 }
                 ModuleKind::Experts(experts) => {
                     let inner = rank::share(name, "expert width", experts.inner, tp)?;
-                    quantization.experts(name, experts, inner, dtype, &mut weights)?;
+                    quantization.experts(name, experts, inner, dtype, hardware, &mut weights)?;
+                }
+                ModuleKind::WideExperts(experts, least) => {
+                    let inner = match tp > 1 && experts.inner / tp < *least {
+                        true => *least,
+                        false => rank::share(name, "expert width", experts.inner, tp)?,
+                    };
+                    quantization.experts(name, experts, inner, dtype, hardware, &mut weights)?;
                 }
                 ModuleKind::Embedding(embedding) => {
                     let rows = rank::embedding_rows(name, embedding, tp)?;
-                    quantization.embedding(name, embedding, rows, dtype, &mut weights)?;
+                    quantization.embedding(name, embedding, rows, dtype, hardware, &mut weights)?;
                 }
                 ModuleKind::Param(param) => {
                     let elements = match param.divided {
@@ -99,6 +125,7 @@ impl Inventory {
                 }
             }
         }
+        quantization.cache_scales(tp, dtype, &mut weights);
         Ok(weights)
     }
 }

@@ -17,6 +17,8 @@ pub(crate) enum ModuleKind {
     Linear(Linear),
     Embedding(Embedding),
     Experts(Experts),
+    /// Experts whose share of the width is at least so much where several ranks share it.
+    WideExperts(Experts, u64),
     Param(Param),
 }
 
@@ -47,11 +49,15 @@ pub(crate) enum Split {
     Column,
     /// The input is divided; the bias is whole on every rank.
     Row,
-    /// Query heads are divided, KV heads are divided or replicated. `outs` are the three widths.
+    /// Query heads are divided, KV heads are divided or replicated. `outs` are the three widths,
+    /// a fourth is divided as KV heads are, and a fifth is whole on every rank.
     Qkv { heads: u64, kv_heads: u64 },
     /// The projections of an SSM: outputs `at` and the next are B and C of so many groups; a
     /// single group is repeated on every rank, all else is divided.
     Groups { groups: u64, at: usize },
+    /// Outputs are divided but for those of `whole` (one bit each), which every rank holds; what a
+    /// rank gets is filled up with one more output to a multiple of `align`.
+    Partly { whole: u32, align: u64 },
 }
 
 /// A table of the vocabulary (or of positions), rows padded and divided over the ranks.

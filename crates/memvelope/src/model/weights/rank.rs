@@ -59,6 +59,11 @@ pub(crate) fn linear(name: &str, linear: &Linear, tp: u64) -> Result<RankShape, 
             let bias = outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
             (outs, linear.input, bias)
         }
+        Split::Partly { whole, align } => {
+            let outs = partly(name, linear, whole, align, tp)?;
+            let bias = outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
+            (outs, linear.input, bias)
+        }
         Split::Groups { groups, at } => {
             let outs = grouped(name, linear, groups, at, tp)?;
             let bias = outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
@@ -83,11 +88,32 @@ fn qkv(name: &str, linear: &Linear, heads: [u64; 2], tp: u64) -> Result<Vec<u64>
     share(name, "number of query heads", heads, tp)?;
     let kv_share = kv_heads_on_rank(name, kv_heads, tp)?;
     let part = |out: u64, of: u64, share: u64| out / of.max(1) * share;
-    Ok(vec![
-        part(linear.outs[0], heads, heads / tp),
-        part(linear.outs[1], kv_heads, kv_share),
-        part(linear.outs[2], kv_heads, kv_share),
-    ])
+    let outs = linear.outs.iter().enumerate().map(|(index, &out)| match index {
+        0 => part(out, heads, heads / tp),
+        1..4 => part(out, kv_heads, kv_share),
+        _ => out,
+    });
+    Ok(outs.collect())
+}
+
+fn partly(
+    name: &str,
+    linear: &Linear,
+    whole: u32,
+    align: u64,
+    tp: u64,
+) -> Result<Vec<u64>, Refusal> {
+    let part = |(bit, &out): (u32, &u64)| match whole.unbounded_shr(bit) & 1 == 1 {
+        true => Ok(out),
+        false => share(name, "output width", out, tp),
+    };
+    let mut outs: Vec<u64> = (0..).zip(&linear.outs).map(part).collect::<Result<_, _>>()?;
+    let sum = outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
+    let filling = sum.div_ceil(align.max(1)).saturating_mul(align.max(1)).saturating_sub(sum);
+    if filling > 0 {
+        outs.push(filling);
+    }
+    Ok(outs)
 }
 
 /// vLLM builds one matrix of several outputs while the groups divide, and else, a single group

@@ -1,0 +1,1 @@
+//! Forms and exclusions, against vLLM's rules.
