@@ -39,9 +39,8 @@ mod multimodal_more;
 mod multimodal_other;
 mod parts;
 mod sliding;
-mod sliding_loops;
 mod sliding_moe;
-mod sliding_rules;
+mod sliding_multimodal;
 mod vision;
 mod vision_more;
 mod vision_query;
@@ -93,10 +92,14 @@ static FAMILIES: &[&[Family]] = &[
     multimodal::FAMILIES,
     multimodal_audio::FAMILIES,
     multimodal_more::FAMILIES,
+<<<<<<< HEAD
+    sliding::FAMILIES,
+=======
     multimodal_other::FAMILIES,
     sliding_loops::FAMILIES,
+>>>>>>> planner
     sliding_moe::FAMILIES,
-    sliding_rules::FAMILIES,
+    sliding_multimodal::FAMILIES,
     whisper::FAMILIES,
 ];
 
