@@ -34,6 +34,7 @@ mod moe_transformers;
 mod moe_windowed;
 mod multimodal;
 mod multimodal_audio;
+mod multimodal_late;
 mod multimodal_more;
 mod multimodal_other;
 mod parts;
@@ -90,6 +91,7 @@ static FAMILIES: &[&[Family]] = &[
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
     multimodal_audio::FAMILIES,
+    multimodal_late::FAMILIES,
     multimodal_more::FAMILIES,
     multimodal_other::FAMILIES,
     sliding_loops::FAMILIES,
