@@ -15,7 +15,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("timeline", &[]),
     ("snapshot", &["ledger", "timeline"]),
     ("model", &[]),
-    ("envelope", &["snapshot", "model"]),
+    ("engine", &["model"]),
+    ("envelope", &["snapshot", "model", "engine"]),
     ("admission", &[]),
     // Not built yet; their arrows are fixed all the same.
     ("flight", &["snapshot"]),
@@ -23,7 +24,17 @@ const EDGES: &[(&str, &[&str])] = &[
     ("export", &["snapshot"]),
     (
         "runtime",
-        &["source", "ledger", "timeline", "snapshot", "model", "envelope", "admission", "export"],
+        &[
+            "source",
+            "ledger",
+            "timeline",
+            "snapshot",
+            "model",
+            "engine",
+            "envelope",
+            "admission",
+            "export",
+        ],
     ),
 ];
 

@@ -343,8 +343,17 @@ fn read_model(path: Option<&Path>) -> Outcome<Layout> {
     let read = std::fs::File::open(path)
         .and_then(|file| file.take(MODEL_BYTES_MAX).read_to_string(&mut text));
     read.map_err(|source| memvelope::Error::ReadFile { path: path.to_owned(), source })?;
-    Layout::from_config(&text)
-        .map_err(|error| Failure::BadInput(anyhow::anyhow!("{}: {error}", path.display())))
+    let layout = Layout::from_config(&text)
+        .map_err(|error| Failure::BadInput(anyhow::anyhow!("{}: {error}", path.display())))?;
+    if !layout.is_plain() {
+        return Err(Failure::bad(format!(
+            "{}: the demo serves models whose every layer keeps every token, and the layers of {} \
+             keep caches of several kinds\nhint: `memvelope plan` says what an engine makes of it",
+            path.display(),
+            layout.architecture
+        )));
+    }
+    Ok(layout)
 }
 
 fn read_requests(args: &Args) -> Outcome<Vec<Request>> {

@@ -1,6 +1,7 @@
 //! Filling the equation: from a declared total, or from a device snapshot.
 
 use super::{Origin, Term, TermName};
+use crate::engine::Vllm;
 use crate::error::{Error, Result};
 use crate::event::Tag;
 use crate::model::Layout;
@@ -51,6 +52,8 @@ pub struct Declared {
     pub activations: Option<Bytes>,
     /// Bytes of context; default: what the device plane says, 512 MiB until it was asked.
     pub context: Option<Bytes>,
+    /// Bytes kept away from the engine on purpose: what `--gpu-memory-utilization` leaves.
+    pub withheld: Option<Bytes>,
     /// Runtime reserve; default 2 % of total - withheld.
     pub runtime_reserve: Option<Bytes>,
     /// Safety reserve; default 1 % of total - withheld.
@@ -65,6 +68,7 @@ impl Default for Declared {
             block_tokens: 16,
             activations: None,
             context: None,
+            withheld: None,
             runtime_reserve: None,
             safety_reserve: None,
             page_bytes: Bytes(2 << 20),
@@ -75,25 +79,74 @@ impl Default for Declared {
 impl Envelope {
     /// Plans from a declared total, before anything runs: every term Assumed or Derived.
     ///
+    /// This is the arithmetic of models whose every layer keeps every token, without any engine's
+    /// rounding; [`Self::plan_engine`] plans all others, too.
+    ///
     /// # Errors
-    /// [`crate::Error::NoRoom`]; [`crate::Error::ReadConfig`] if a block has no tokens.
+    /// [`crate::Error::NoRoom`]; [`crate::Error::ReadConfig`] if a block has no tokens;
+    /// [`crate::Error::ReadModel`] if the layers keep caches of several kinds.
     pub fn plan(total: Bytes, layout: &Layout, declared: &Declared) -> Result<Self> {
+        let flight = Flight::DEFAULT;
+        Self::plan_terms(total, layout, Sum::new(layout, declared)?, layout.weight_bytes, &flight)
+    }
+
+    /// As [`Self::plan`], in the blocks of an engine: `weights` are those of one rank, and
+    /// [`Self::block_bytes`] and [`Self::curve`] are what the engine makes of the model (the curve
+    /// an upper bound, [`Vllm::cost_curve`]).
+    ///
+    /// # Errors
+    /// [`crate::Error::NoRoom`].
+    pub fn plan_engine(
+        total: Bytes,
+        layout: &Layout,
+        engine: &Vllm,
+        weights: Bytes,
+        declared: &Declared,
+    ) -> Result<Self> {
+        let sum = Sum {
+            terms: Vec::with_capacity(TermName::ALL.len()),
+            declared,
+            block_bytes: engine.bytes_per_block(),
+            curve: engine.cost_curve(),
+        };
+        let resolved = engine.resolved();
+        let flight = Flight {
+            tokens: resolved.max_num_batched_tokens,
+            sequences: resolved.max_num_seqs.min(ACTIVATION_SEQUENCES),
+            ranks: resolved.tensor_parallel.max(1),
+        };
+        Self::plan_terms(total, layout, sum, weights, &flight)
+    }
+
+    fn plan_terms(
+        total: Bytes,
+        layout: &Layout,
+        mut sum: Sum<'_>,
+        weights: Bytes,
+        flight: &Flight,
+    ) -> Result<Self> {
         let total = signed(total);
-        let mut sum = Sum::new(layout, declared);
+        let declared = sum.declared;
         sum.put(TermName::Total, total, Origin::Assumed, "as declared");
-        sum.absent(TermName::Withheld, "nothing is known to be withheld");
-        sum.put(TermName::Weights, signed(layout.weight_bytes), Origin::Derived, COMPUTED);
-        let (activations, note) = activations(layout, declared);
+        match declared.withheld {
+            Some(bytes) => {
+                let note = "not given to the engine (its share of the device)";
+                sum.put(TermName::Withheld, signed(bytes), Origin::Derived, note);
+            }
+            None => sum.absent(TermName::Withheld, "nothing is known to be withheld"),
+        }
+        sum.put(TermName::Weights, signed(weights), Origin::Derived, COMPUTED);
+        let (activations, note) = activations(layout, declared, flight);
         sum.put(TermName::Activations, activations, Origin::Assumed, note);
         sum.absent(TermName::Graphs, "none seen; those captured later need the runtime reserve");
         let (context, note) = assumed_context(declared);
         sum.put(TermName::Context, context, Origin::Assumed, note);
         sum.absent(TermName::Libraries, "none seen; later ones need the runtime reserve");
         sum.absent(TermName::OpeningBalance, "nobody was asked about other processes");
-        sum.reserves(total);
+        sum.reserves(total.saturating_sub(declared.withheld.map_or(0, signed)));
         sum.absent(TermName::KvCache, "nothing runs yet");
         sum.absent(TermName::Unaccounted, "no device plane to compare with");
-        sum.solve(layout)
+        sum.solve()
     }
 
     /// Fills the equation from a device snapshot (weights loaded, no KV yet, or some): terms that
@@ -114,7 +167,7 @@ impl Envelope {
             return Err(Error::NoRoom { total_bytes: 0, taken_bytes: 0, hint });
         };
         let live = |tag: Tag| signed(device.totals.by_tag[tag as usize].live_bytes);
-        let mut sum = Sum::new(layout, declared);
+        let mut sum = Sum::new(layout, declared)?;
         sum.put(TermName::Total, total, Origin::Measured, "as the driver tells");
         let used = device.free_bytes.map(|free| total.saturating_sub(signed(free)));
         let planes = Planes::read(device, declared, used);
@@ -123,7 +176,7 @@ impl Envelope {
             sum.reserves(total);
             sum.absent(TermName::KvCache, UNSEEN);
             sum.unaccounted(used, device, declared);
-            return sum.solve(layout);
+            return sum.solve();
         }
         let withheld = live(Tag::Withheld);
         sum.used(TermName::Withheld, withheld, "allocated to be kept away from us");
@@ -140,7 +193,7 @@ impl Envelope {
         sum.reserves(total.saturating_sub(withheld));
         sum.used(TermName::KvCache, live(Tag::KvCache), "live allocations tagged as KV cache");
         sum.unaccounted(used, device, declared);
-        sum.solve(layout)
+        sum.solve()
     }
 
     /// The term of that name.
@@ -201,12 +254,43 @@ struct Sum<'a> {
     terms: Vec<Term>,
     declared: &'a Declared,
     block_bytes: Bytes,
+    curve: CostCurve,
+}
+
+/// What is computed at the same time, for the default of the activations.
+struct Flight {
+    tokens: u64,
+    sequences: u64,
+    ranks: u64,
+}
+
+impl Flight {
+    const DEFAULT: Self =
+        Self { tokens: ACTIVATION_TOKENS, sequences: ACTIVATION_SEQUENCES, ranks: 1 };
 }
 
 impl<'a> Sum<'a> {
-    fn new(layout: &Layout, declared: &'a Declared) -> Self {
+    fn new(layout: &Layout, declared: &'a Declared) -> Result<Self> {
+        let Some(curve) = CostCurve::new(declared.block_tokens, 0) else {
+            return Err(Error::ReadConfig {
+                key: "block_tokens".into(),
+                value: declared.block_tokens.to_string(),
+                expected: "1 or more".into(),
+            });
+        };
+        if !layout.is_plain() {
+            return Err(Error::ReadModel {
+                field: "(document)".into(),
+                problem: format!(
+                    "the layers of {} keep caches of several kinds, which no constant per token \
+                     describes\nhint: plan it for an engine: `memvelope plan`, or \
+                     Envelope::plan_engine",
+                    layout.architecture
+                ),
+            });
+        }
         let block_bytes = layout.block_bytes(declared.block_tokens);
-        Self { terms: Vec::with_capacity(TermName::ALL.len()), declared, block_bytes }
+        Ok(Self { terms: Vec::with_capacity(TermName::ALL.len()), declared, block_bytes, curve })
     }
 
     fn push(
@@ -247,9 +331,9 @@ impl<'a> Sum<'a> {
     fn activations(&mut self, device: &DeviceSnapshot, layout: &Layout, declared: &Declared) {
         let seen = &device.totals.by_tag[Tag::Activations as usize];
         let peak = signed(seen.peak_bytes).max(signed(seen.live_bytes));
-        let (assumed, note) = activations(layout, declared);
+        let (assumed, note) = activations(layout, declared, &Flight::DEFAULT);
         let (bytes, origin, note) = if peak > assumed {
-            (peak, Origin::Measured, "peak of allocations tagged as activations")
+            (peak, Origin::Measured, "peak of allocations tagged as activations".into())
         } else {
             (assumed, Origin::Assumed, note)
         };
@@ -302,7 +386,7 @@ impl<'a> Sum<'a> {
     /// use as far as what this process uses goes.
     fn lumped(&mut self, planes: &Planes, used: Option<i64>, layout: &Layout) {
         let own = used.map(|used| used.saturating_sub(planes.others.unwrap_or(0)).max(0));
-        let (activations, activations_note) = activations(layout, self.declared);
+        let (activations, activations_note) = activations(layout, self.declared, &Flight::DEFAULT);
         let (context, context_note) = assumed_context(self.declared);
         let mut left = own;
         let mut lump = |sum: &mut Self, name, bytes: i64, origin, note: &str| {
@@ -313,7 +397,7 @@ impl<'a> Sum<'a> {
         self.absent(TermName::Withheld, UNSEEN);
         let weights = signed(layout.weight_bytes);
         lump(self, TermName::Weights, weights, Origin::Derived, COMPUTED);
-        lump(self, TermName::Activations, activations, Origin::Assumed, activations_note);
+        lump(self, TermName::Activations, activations, Origin::Assumed, &activations_note);
         self.absent(TermName::Graphs, UNSEEN);
         lump(self, TermName::Context, context, Origin::Assumed, context_note);
         self.absent(TermName::Libraries, UNSEEN);
@@ -366,14 +450,7 @@ impl<'a> Sum<'a> {
     }
 
     /// Solves for the capacity.
-    fn solve(mut self, layout: &Layout) -> Result<Envelope> {
-        let Some(curve) = layout.cost_curve(self.declared.block_tokens) else {
-            return Err(Error::ReadConfig {
-                key: "block_tokens".into(),
-                value: self.declared.block_tokens.to_string(),
-                expected: "1 or more".into(),
-            });
-        };
+    fn solve(mut self) -> Result<Envelope> {
         let bytes_of =
             |name| self.terms.iter().find(|term| term.name == name).and_then(|term| term.bytes);
         let total = bytes_of(TermName::Total).unwrap_or(0);
@@ -412,7 +489,7 @@ impl<'a> Sum<'a> {
             kv_capacity_blocks: Blocks(blocks),
             block_bytes: self.block_bytes,
             page_bytes: self.declared.page_bytes,
-            curve,
+            curve: self.curve,
         })
     }
 
@@ -444,19 +521,20 @@ fn assumed_context(declared: &Declared) -> (i64, &'static str) {
     }
 }
 
-fn activations(layout: &Layout, declared: &Declared) -> (i64, &'static str) {
+fn activations(layout: &Layout, declared: &Declared, flight: &Flight) -> (i64, String) {
     if let Some(bytes) = declared.activations {
-        return (signed(bytes), "as declared");
+        return (signed(bytes), "as declared".into());
     }
     // Two copies of the residual stream, queries with keys and values, and both MLP inputs live at
-    // the same time in the widest place of a layer.
+    // the same time in the widest place of a layer; all but the stream are split over the ranks.
     let heads = u64::from(layout.heads) + 2 * u64::from(layout.kv_heads);
-    let width = 2 * u64::from(layout.hidden_size)
-        + heads * u64::from(layout.head_dim)
-        + 2 * u64::from(layout.intermediate_size);
-    let flow = Bytes(width).saturating_mul(ACTIVATION_TOKENS * u64::from(layout.element_bytes));
-    let logits = Bytes(4 * ACTIVATION_SEQUENCES).saturating_mul(layout.vocab_size.into());
-    (signed(flow.saturating_add(logits)), "default: 8192 tokens in flight, logits of 256 sequences")
+    let split = heads * u64::from(layout.head_dim) + 2 * u64::from(layout.intermediate_size);
+    let width = 2 * u64::from(layout.hidden_size) + split.div_ceil(flight.ranks);
+    let flow = Bytes(width).saturating_mul(flight.tokens).saturating_mul(layout.dtype.bytes());
+    let logits = Bytes(4 * flight.sequences).saturating_mul(layout.vocab_size.into());
+    let Flight { tokens, sequences, .. } = flight;
+    let note = format!("default: {tokens} tokens in flight, logits of {sequences} sequences");
+    (signed(flow.saturating_add(logits)), note)
 }
 
 /// Ledger bytes that no tag explains.

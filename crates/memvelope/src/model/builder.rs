@@ -33,6 +33,8 @@ pub(crate) struct Builder {
     pub(crate) is_multimodal: bool,
     /// Multimodal positions attend in both directions.
     pub(crate) is_prefix_lm: bool,
+    /// Of an architecture without attention (not merely a hybrid whose layers have none).
+    pub(crate) is_attention_free: bool,
     /// Tokens of the largest multimodal item, where the engine's processor states it.
     pub(crate) mm_item_tokens_max: Option<u32>,
     /// An encoder-decoder model.
@@ -70,6 +72,11 @@ impl Builder {
 
     pub(crate) fn experts(&mut self, name: &str, experts: Experts) {
         self.module(name, ModuleKind::Experts(experts));
+    }
+
+    /// Experts that get at least `least` of the width where several ranks share it.
+    pub(crate) fn wide_experts(&mut self, name: &str, experts: Experts, least: u64) {
+        self.module(name, ModuleKind::WideExperts(experts, least));
     }
 
     pub(crate) fn param(&mut self, name: &str, param: Param) {

@@ -258,6 +258,8 @@ pub enum StateShape {
         head_dim: u32,
         /// Taps of the convolution.
         conv: u32,
+        /// Whether FlashKDA can run the prefill, which exports checkpoints: its gate is bounded.
+        flash: bool,
     },
     /// Short convolution alone (LFM2).
     ShortConv {
@@ -280,7 +282,7 @@ impl StateShape {
     #[must_use]
     pub const fn checkpoint_pages(&self) -> u64 {
         match self {
-            Self::Mamba2 { .. } | Self::Kda { .. } => 1,
+            Self::Mamba2 { .. } | Self::Kda { flash: true, .. } => 1,
             _ => 0,
         }
     }
@@ -321,7 +323,7 @@ impl StateShape {
                 let heads = split("number of value heads", value_heads.into())?;
                 vec![window(channels, conv)?, state([heads, value_dim.into(), key_dim.into()])]
             }
-            Self::Kda { heads, head_dim, conv } => {
+            Self::Kda { heads, head_dim, conv, .. } => {
                 let channels = wide(heads, head_dim).saturating_mul(3);
                 let heads = split("number of linear attention heads", heads.into())?;
                 vec![window(channels, conv)?, state([heads, head_dim.into(), head_dim.into()])]

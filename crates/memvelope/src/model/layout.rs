@@ -51,6 +51,9 @@ pub struct Layout {
     pub is_multimodal: bool,
     /// Multimodal positions attend in both directions.
     pub is_prefix_lm: bool,
+    /// Of an architecture without attention (not merely a hybrid whose layers have none), for which
+    /// the engine leaves prefix caching off.
+    pub is_attention_free: bool,
     /// Tokens of the largest multimodal item, where the engine's processor states it.
     pub mm_item_tokens_max: Option<u32>,
     /// An encoder-decoder model.
@@ -133,6 +136,7 @@ impl Layout {
             shared_layers,
             is_multimodal: builder.is_multimodal,
             is_prefix_lm: builder.is_prefix_lm,
+            is_attention_free: builder.is_attention_free,
             mm_item_tokens_max: builder.mm_item_tokens_max,
             is_encoder_decoder: builder.is_encoder_decoder,
             ignores_kv_dtype: builder.ignores_kv_dtype,

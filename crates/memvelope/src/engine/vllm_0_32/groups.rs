@@ -36,6 +36,11 @@ impl LayerGroup {
         self.specs.iter().fold(0, |sum: u64, spec| sum.saturating_add(spec.page_bytes()))
     }
 
+    /// Tokens of the smallest block of its layers.
+    pub(crate) fn smallest_block(&self) -> u64 {
+        self.specs.iter().map(|spec| spec.block_size).min().unwrap_or(1).max(1)
+    }
+
     /// Blocks that a request of `tokens` may hold at once.
     pub(crate) fn blocks(&self, tokens: u64, in_flight: u64, encoder: u64) -> u64 {
         let mut blocks = 0;

@@ -21,7 +21,7 @@ pub use spec::{Role, Spec};
 
 use super::params::{KvDtype, Params};
 use crate::model::{Layout, Refusal, RefusalRule};
-use crate::units::{Blocks, Bytes, Tokens};
+use crate::units::{Blocks, Bytes, CostCurve, Tokens};
 use groups::{LayerGroup, PoolLayout};
 use serde::Serialize;
 
@@ -43,7 +43,9 @@ pub struct Resolved {
     pub kv_cache_dtype: KvDtype,
     /// Tokens a block, after alignment.
     pub block_size: u64,
-    /// Kernels, in the order of the layers that use them.
+    /// Ranks that share the model.
+    pub tensor_parallel: u64,
+    /// Kernels, by name.
     pub attn_backends: Vec<&'static str>,
     /// Tokens a batch.
     pub max_num_batched_tokens: u64,
@@ -123,6 +125,7 @@ impl Vllm {
             resolved: Resolved {
                 kv_cache_dtype: plan.kv_dtype,
                 block_size: plan.block_size,
+                tensor_parallel: tp.into(),
                 attn_backends: plan.backends,
                 max_num_batched_tokens: tokens,
                 max_num_seqs: seqs,
@@ -159,6 +162,32 @@ impl Vllm {
             group.blocks(tokens.0, max_in_flight_tokens, max_num_batched_tokens)
         };
         Blocks(self.groups.iter().map(of).fold(0, u64::saturating_add))
+    }
+
+    /// An upper bound of [`Self::blocks_per_request`] in the form that the gate takes, for every
+    /// length: exact where every layer keeps every token. A windowed layer counts as if it kept all
+    /// of a sequence, which is what it does until the sequence outgrows the window and the tokens
+    /// in flight.
+    #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "a block has at least one token")]
+    pub fn cost_curve(&self) -> CostCurve {
+        let whole = |group: &&LayerGroup| group.specs.first().is_some_and(|spec| spec.grows());
+        let growing: Vec<u64> =
+            self.groups.iter().filter(whole).map(LayerGroup::smallest_block).collect();
+        let all = self.blocks_per_request(Tokens(1)).0;
+        let count = u64::try_from(growing.len()).unwrap_or(u64::MAX);
+        // Every group rounds up by itself, and together they take a block every so many tokens.
+        let (tokens, fixed) = match growing.as_slice() {
+            [] => (u64::from(u32::MAX), all.saturating_sub(1)),
+            [block] => (*block, all.saturating_sub(1)),
+            blocks => {
+                let common = blocks.iter().copied().fold(1, spec::lcm);
+                let taken: u64 = blocks.iter().map(|block| common / block.max(&1)).sum();
+                (common / taken.max(1), all.max(count))
+            }
+        };
+        let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        CostCurve::new(small(tokens).max(1), small(fixed)).expect("at least one token")
     }
 
     /// What fits into `available` bytes, for sequences of up to `max_model_len`.

@@ -165,6 +165,11 @@ impl Spec {
         matches!(self.role, Role::Full | Role::Mla)
     }
 
+    /// Whether a longer sequence may hold more of it.
+    pub(crate) fn grows(&self) -> bool {
+        !matches!(self.role, Role::State { .. } | Role::Cross)
+    }
+
     /// Blocks that a request of `tokens` may hold at once while `in_flight` tokens are scheduled
     /// and not yet settled; `encoder` is the encoder's budget in tokens.
     pub(crate) fn blocks(&self, tokens: u64, in_flight: u64, encoder: u64) -> u64 {

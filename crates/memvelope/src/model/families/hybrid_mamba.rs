@@ -317,9 +317,12 @@ fn zamba2(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
                 b.linear("linear", Linear::replicated(dims.hidden.into(), dims.hidden.into()));
             }
         });
-        if is_hybrid {
-            builder.cache(layer, attention_cache(&dims, Reach::Full));
-        }
+    }
+    // The engine lists the caches of the shared blocks first.
+    for (layer, _) in (0..dims.layers).zip(&kinds).filter(|&(_, &is_hybrid)| is_hybrid) {
+        builder.cache(layer, attention_cache(&dims, Reach::Full));
+    }
+    for layer in 0..dims.layers {
         builder.cache(layer, mixer.cache());
     }
     builder.rms_norm("model.final_layernorm", dims.hidden);

@@ -202,6 +202,7 @@ fn mamba2(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
 /// Layers of one mixer and one norm each.
 fn pure(builder: &mut Builder, tied: bool, mixer: impl Fn(&mut Builder), cache: &CacheKind) {
     let Dims { layers, hidden, vocab, .. } = builder.dims;
+    builder.is_attention_free = true;
     builder.vocabulary("backbone.embeddings", vocab, hidden);
     for layer in 0..layers {
         builder.scope(&format!("backbone.layers.{layer}"), |b| {

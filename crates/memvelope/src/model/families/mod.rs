@@ -17,6 +17,7 @@ mod gemma3n;
 mod gemma4;
 mod hybrid_conv;
 mod hybrid_gdn;
+mod hybrid_kda;
 mod hybrid_mamba;
 mod hybrid_nemotron;
 mod hybrid_parts;
@@ -78,6 +79,7 @@ static FAMILIES: &[&[Family]] = &[
     gemma4::FAMILIES,
     hybrid_conv::FAMILIES,
     hybrid_gdn::FAMILIES,
+    hybrid_kda::FAMILIES,
     hybrid_mamba::FAMILIES,
     hybrid_nemotron::FAMILIES,
     llama::FAMILIES,

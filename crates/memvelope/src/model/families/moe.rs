@@ -22,6 +22,8 @@ use std::collections::BTreeSet;
 pub(super) static FAMILIES: &[Family] = &[
     Family { architectures: &["MixtralForCausalLM"], model_types: &["mixtral"], rule: mixtral },
     Family { architectures: &["PhiMoEForCausalLM"], model_types: &["phimoe"], rule: phimoe },
+    // The name in Transformers, whose code then runs.
+    Family { architectures: &["PhimoeForCausalLM"], model_types: &["phimoe"], rule: phimoe_hf },
     Family { architectures: &["OlmoeForCausalLM"], model_types: &["olmoe"], rule: olmoe },
     Family { architectures: &["Qwen2MoeForCausalLM"], model_types: &["qwen2_moe"], rule: qwen2 },
     Family {
@@ -103,7 +105,27 @@ fn mixtral(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 
 /// Biases in attention, norms and output matrix, whatever the config says.
 fn phimoe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+    let frame = Frame { norm_bias: true, head_bias: true, ..Frame::new(false) };
+    phimoe_decoder(&config.text, b, &frame, true, Moe::new("block_sparse_moe", 0, 0))
+}
+
+/// Biases of attention and output matrix as the config says.
+fn phimoe_hf(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let fields = &config.text;
+    let head_bias = fields.flag("lm_head_bias", false)?;
+    let frame = Frame { norm_bias: true, head_bias, ..Frame::read(fields)? };
+    let bias = fields.flag("attention_bias", false)?;
+    let moe = Moe { router: "router", ..Moe::new("mlp", 0, 0) };
+    phimoe_decoder(fields, b, &frame, bias, moe)
+}
+
+fn phimoe_decoder(
+    fields: &Fields<'_>,
+    b: &mut Builder,
+    frame: &Frame,
+    bias: bool,
+    moe: Moe,
+) -> Result<()> {
     let class = Class {
         layers: 32,
         hidden: 4096,
@@ -116,10 +138,9 @@ fn phimoe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     };
     let dims = class.read(fields)?;
     let reach = uniform(fields, &dims)?;
-    let attention = Attn { qkv_bias: true, out_bias: true, reach, ..Attn::of(&dims) };
+    let attention = Attn { qkv_bias: bias, out_bias: bias, reach, ..Attn::of(&dims) };
     let count = experts(fields, "num_local_experts", 16)?;
-    let moe = Moe::new("block_sparse_moe", count, dims.inner.into());
-    let frame = Frame { norm_bias: true, head_bias: true, ..Frame::new(false) };
+    let moe = Moe { experts: count, inner: dims.inner.into(), ..moe };
     frame.build(b, &dims, |_| Ok((attention.clone(), Mlp::Moe(moe.clone()))))
 }
 
@@ -184,6 +205,7 @@ fn qwen2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let moe = Moe {
         shared: (shared > 0).then(|| Dense::new("shared_expert", shared)),
         shared_gate: Some("shared_expert_gate"),
+        bounds_ranks: true,
         ..Moe::new("mlp", sparse.experts, inner)
     };
     let dense = Dense::new("mlp", dims.inner);
@@ -248,6 +270,7 @@ fn qwen3_decoder(
         router_quantizable: true,
         shared: (shared > 0).then(|| Dense::new("shared_expert", shared)),
         shared_gate: (shared > 0).then_some("shared_expert_gate"),
+        bounds_ranks: true,
         ..Moe::new("mlp", sparse.experts, inner)
     };
     let dense = Dense::new("mlp", dims.inner);
@@ -278,6 +301,7 @@ fn minimax_m2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let moe = Moe {
         router_dtype: Some(Dtype::Float32),
         scores: fields.flag("use_routing_bias", false)?.then_some("e_score_correction_bias"),
+        bounds_ranks: true,
         ..Moe::new("block_sparse_moe", count, dims.inner.into())
     };
     Frame::new(false).build(b, &dims, |_| Ok((attention.clone(), Mlp::Moe(moe.clone()))))
@@ -400,6 +424,7 @@ fn ernie(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         router_dtype: Some(Dtype::Float32),
         scores: Some("gate.e_score_correction_bias"),
         shared: (shared > 0).then(|| Dense::new("shared_experts", inner * u64::from(shared))),
+        bounds_ranks: true,
         ..Moe::new("mlp", count, inner)
     };
     let interval = size(fields, "moe_layer_interval", 1, LAYERS_MAX)?;

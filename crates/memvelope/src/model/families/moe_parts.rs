@@ -33,14 +33,12 @@ impl Class {
         let layers = size(fields, "num_hidden_layers", self.layers, LAYERS_MAX)?;
         let hidden = size(fields, "hidden_size", self.hidden, WIDTH_MAX)?;
         let heads = size(fields, "num_attention_heads", self.heads, HEADS_MAX)?;
-        let kv_heads = match optional(fields, "num_key_value_heads", self.kv_heads, HEADS_MAX)? {
-            0 => heads,
-            declared => declared,
-        };
+        let kv_heads = positive(fields, "num_key_value_heads", self.kv_heads, HEADS_MAX)?;
+        let kv_heads = kv_heads.unwrap_or(heads);
         shared_evenly(fields, "num_key_value_heads", kv_heads, heads)?;
-        let head_dim = match optional(fields, "head_dim", self.head_dim, HEAD_DIM_MAX)? {
-            0 => head_dim(fields, hidden, heads)?,
-            declared => declared,
+        let head_dim = match positive(fields, "head_dim", self.head_dim, HEAD_DIM_MAX)? {
+            Some(declared) => declared,
+            None => head_dim(fields, hidden, heads)?,
         };
         Ok(Dims {
             layers,
@@ -50,8 +48,7 @@ impl Class {
             hidden,
             inner: size(fields, "intermediate_size", self.inner, INNER_MAX)?,
             vocab: size(fields, "vocab_size", self.vocab, VOCAB_MAX)?,
-            tokens_max: Some(optional(fields, "max_position_embeddings", self.tokens, TOKENS_MAX)?)
-                .filter(|&tokens| tokens > 0),
+            tokens_max: positive(fields, "max_position_embeddings", self.tokens, TOKENS_MAX)?,
         })
     }
 }
@@ -64,7 +61,15 @@ pub(super) fn size(fields: &Fields<'_>, name: &str, default: u32, max: u32) -> R
     fields.required(&[name], max)
 }
 
-/// A size that may be null, which is 0 here; absent is the class's default.
+/// A size that may be null, which is none; absent is the class's default, where 0 is none.
+fn positive(fields: &Fields<'_>, name: &str, default: u32, max: u32) -> Result<Option<u32>> {
+    match fields.is_present(name) {
+        true => fields.count(name, max),
+        false => Ok(Some(default).filter(|&default| default > 0)),
+    }
+}
+
+/// A number that may be 0 or null, which is 0 here; absent is the class's default.
 pub(super) fn optional(fields: &Fields<'_>, name: &str, default: u32, max: u32) -> Result<u32> {
     match fields.is_present(name) {
         true => fields.count_or_zero(name, max),
@@ -342,6 +347,8 @@ pub(super) struct Moe {
     pub(super) shared_beside: bool,
     /// A matrix of one output that weighs the shared experts.
     pub(super) shared_gate: Option<&'static str>,
+    /// The model class refuses more ranks than experts.
+    pub(super) bounds_ranks: bool,
 }
 
 impl Moe {
@@ -360,10 +367,15 @@ impl Moe {
             shared: None,
             shared_beside: false,
             shared_gate: None,
+            bounds_ranks: false,
         }
     }
 
     fn build(&self, b: &mut Builder, hidden: u64) {
+        if self.bounds_ranks {
+            let experts = b.inventory.ranks_max.unwrap_or(u64::MAX).min(self.experts);
+            b.inventory.ranks_max = Some(experts);
+        }
         b.scope(self.scope, |b| {
             let mut router = Linear::replicated(hidden, self.experts).bias(self.router_bias);
             router.quantizable = self.router_quantizable;

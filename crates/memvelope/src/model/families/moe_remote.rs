@@ -80,6 +80,11 @@ fn bailing(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     };
     let inner = width(fields, "moe_intermediate_size", 0)?;
     let count = declared(fields, "num_shared_experts", EXPERTS_MAX)?;
+    if bias && count > 0 {
+        // `RowParallelLinear` refuses a bias where the sum over ranks is left to its caller.
+        let problem = "true with shared experts, which the engine refuses to build";
+        return Err(wrong(fields.path("use_bias"), problem));
+    }
     let of_shared = fields.count("moe_shared_expert_intermediate_size", INNER_MAX)?;
     let shared = of_shared.map_or(inner, u64::from).saturating_mul(count.into());
     let is_biased = fields.flag("moe_router_enable_expert_bias", false)?;
@@ -90,7 +95,8 @@ fn bailing(config: &Config<'_>, b: &mut Builder) -> Result<()> {
             Some(_) => Some(Dtype::Bfloat16),
         },
         scores: is_biased.then_some("gate.expert_bias"),
-        shared: (count > 0).then(|| Dense { bias, ..Dense::new("shared_experts", shared) }),
+        shared: (count > 0).then(|| Dense::new("shared_experts", shared)),
+        bounds_ranks: true,
         ..Moe::new("mlp", experts(fields, "num_experts", 0)?, inner)
     };
     let first = declared(fields, "first_k_dense_replace", LAYERS_MAX)?;
@@ -129,6 +135,7 @@ fn param2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     };
     let first = fields.count_or("first_k_dense_replace", 1, LAYERS_MAX)?;
     let dense = Dense::new("mlp", dims.inner);
+    b.inventory.ranks_divide = Some(dims.kv_heads.into());
     Frame::read(fields)?.build(b, &dims, |layer| {
         let mlp = if layer >= first { Mlp::Moe(moe.clone()) } else { Mlp::Dense(dense) };
         Ok((attention.clone(), mlp))
@@ -162,6 +169,7 @@ fn hy_v3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         router_dtype: Some(Dtype::Float32),
         scores: Some("expert_bias"),
         shared: (shared > 0).then(|| Dense::new("shared_mlp", inner * u64::from(shared))),
+        bounds_ranks: true,
         ..Moe::new("mlp", experts(fields, "num_experts", 192)?, inner)
     };
     let first = declared(fields, "first_k_dense_replace", LAYERS_MAX)?;
@@ -188,6 +196,7 @@ fn pangu(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     };
     let sinks = fields.count_or_zero("param_sink_number", TOKENS_MAX)?;
     if sinks > 0 {
+        b.inventory.ranks_divide = Some(dims.kv_heads.into());
         let rope = fields.required(&["qk_rope_dim"], HEAD_DIM_MAX)?;
         dims.head_dim = rope + fields.required(&["qk_nope_dim"], HEAD_DIM_MAX)?;
         attention.key_dim = dims.head_dim;
@@ -277,6 +286,7 @@ fn k2_horizon(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         // The bias of the router, kept in float32.
         scores: router_bias.then_some("gate.bias"),
         shared: (shared > 0).then(|| Dense::new("shared_experts", inner * u64::from(shared))),
+        bounds_ranks: true,
         ..Moe::new("mlp", count.into(), inner)
     };
     let dense = Dense::new("mlp", dims.inner);

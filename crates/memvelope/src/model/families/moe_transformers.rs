@@ -30,6 +30,12 @@ pub(super) static FAMILIES: &[Family] = &[
         model_types: &["solar_open"],
         rule: solar_open,
     },
+    // Also the language model of Aria, which vLLM builds by itself (`aria.py`) of the same sizes.
+    Family {
+        architectures: &["AriaTextForCausalLM"],
+        model_types: &["aria_text"],
+        rule: aria_text,
+    },
     Family { architectures: &["JetMoeForCausalLM"], model_types: &["jetmoe"], rule: jetmoe },
     Family { architectures: &["MellumForCausalLM"], model_types: &["mellum"], rule: mellum },
 ];
@@ -198,6 +204,34 @@ fn mellum(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         let mlp = if at(&sparse, layer) { Mlp::Moe(moe.clone()) } else { Mlp::Dense(dense) };
         Ok((Attn { reach: windows.by_type(layer), ..attention.clone() }, mlp))
     })
+}
+
+fn aria_text(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+    let fields = &config.text;
+    let class = Class {
+        layers: 32,
+        hidden: 4096,
+        heads: 32,
+        kv_heads: 0,
+        head_dim: 0,
+        inner: 4096,
+        vocab: 32000,
+        tokens: 2048,
+    };
+    let dims = class.read(fields)?;
+    let bias = fields.flag("attention_bias", false)?;
+    let reach = uniform(fields, &dims)?;
+    let attention = Attn { qkv_bias: bias, out_bias: bias, reach, ..Attn::of(&dims) };
+    let inner = u64::from(dims.inner);
+    let shared = optional(fields, "moe_num_shared_experts", 2, EXPERTS_MAX)?;
+    let shared = Dense::new("shared_experts", inner * u64::from(shared));
+    let bias = fields.flag("mlp_bias", false)?;
+    let moe = Moe {
+        router: "router",
+        shared: Some(Dense { bias, ..shared }),
+        ..Moe::new("mlp", experts(fields, "moe_num_experts", 8)?, inner)
+    };
+    Frame::read(fields)?.build(b, &dims, |_| Ok((attention.clone(), Mlp::Moe(moe.clone()))))
 }
 
 /// Experts of queries and outputs too. The Transformers code has no plan for tensor parallelism,

@@ -205,6 +205,7 @@ fn exaone(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let moe = Moe {
         scores: Some("e_score_correction_bias"),
         shared: shared_experts(inner, shared),
+        bounds_ranks: true,
         ..Moe::new("mlp", experts(fields, "num_experts", 64)?, inner)
     };
     let mlp_bias = fields.flag("mlp_bias", false)?;
@@ -260,6 +261,7 @@ fn laguna(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let moe = Moe {
         scores: Some("experts.e_score_correction_bias"),
         shared: (shared > 0).then(|| Dense { names, ..Dense::new("shared_expert", shared) }),
+        bounds_ranks: true,
         ..Moe::new(
             "mlp",
             experts(fields, "num_experts", 256)?,
@@ -339,6 +341,7 @@ fn step3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let moe = Moe {
         shared: Some(Dense::new("share_expert", width(fields, "share_expert_dim", 5120)?)),
         shared_beside: true,
+        bounds_ranks: true,
         ..Moe::new(
             "moe",
             experts(fields, "moe_num_experts", 48)?,
@@ -428,6 +431,7 @@ fn step3p5_moe(fields: &Fields<'_>) -> Result<Moe> {
         router_dtype: Some(Dtype::Float32),
         scores: Some("router_bias"),
         shared: Some(Dense::new("share_expert", shared)),
+        bounds_ranks: true,
         ..Moe::new("moe", experts(fields, "moe_num_experts", 16)?, inner)
     })
 }
@@ -469,6 +473,7 @@ fn mimo_v2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let moe = Moe {
         router_dtype: Some(router_dtype(fields)?),
         scores: Some("gate.e_score_correction_bias"),
+        bounds_ranks: true,
         ..Moe::new(
             "mlp",
             experts(fields, "n_routed_experts", 256)?,

@@ -20,6 +20,10 @@ pub(crate) struct Inventory {
     pub(crate) modules: Vec<Module>,
     /// Why some of the modules are not in the list, if so.
     pub(crate) unknown: Option<String>,
+    /// The engine's model class refuses more ranks than this: it has so many experts.
+    pub(crate) ranks_max: Option<u64>,
+    /// The engine's model class refuses ranks that do not divide this: its KV heads.
+    pub(crate) ranks_divide: Option<u64>,
 }
 
 /// Parameters on one tensor-parallel rank.
@@ -64,6 +68,17 @@ impl Inventory {
         }
     }
 
+    fn check_ranks(&self, tp: u64) -> Result<(), Refusal> {
+        let reason = match (self.ranks_max, self.ranks_divide) {
+            (Some(experts), _) if tp > experts => format!("{tp} ranks for {experts} experts"),
+            (_, Some(kv_heads)) if !kv_heads.is_multiple_of(tp) => {
+                format!("{kv_heads} KV heads do not divide over {tp} ranks, and none is replicated")
+            }
+            _ => return Ok(()),
+        };
+        Err(Refusal::new(RefusalRule::TensorParallel, reason))
+    }
+
     /// As [`Self::on_rank`], of the listed modules alone.
     pub(crate) fn known_on_rank(
         &self,
@@ -72,6 +87,7 @@ impl Inventory {
         quantization: &Quantization,
         hardware: Hardware,
     ) -> Result<Weights, Refusal> {
+        self.check_ranks(tp)?;
         let mut weights = Weights::default();
         for Module { name, kind } in &self.modules {
             match kind {
@@ -82,6 +98,13 @@ impl Inventory {
                 }
                 ModuleKind::Experts(experts) => {
                     let inner = rank::share(name, "expert width", experts.inner, tp)?;
+                    quantization.experts(name, experts, inner, dtype, hardware, &mut weights)?;
+                }
+                ModuleKind::WideExperts(experts, least) => {
+                    let inner = match tp > 1 && experts.inner / tp < *least {
+                        true => *least,
+                        false => rank::share(name, "expert width", experts.inner, tp)?,
+                    };
                     quantization.experts(name, experts, inner, dtype, hardware, &mut weights)?;
                 }
                 ModuleKind::Embedding(embedding) => {

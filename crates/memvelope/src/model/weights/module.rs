@@ -17,6 +17,8 @@ pub(crate) enum ModuleKind {
     Linear(Linear),
     Embedding(Embedding),
     Experts(Experts),
+    /// Experts whose share of the width is at least so much where several ranks share it.
+    WideExperts(Experts, u64),
     Param(Param),
 }
 
@@ -53,6 +55,9 @@ pub(crate) enum Split {
     /// The projections of an SSM: outputs `at` and the next are B and C of so many groups; a
     /// single group is repeated on every rank, all else is divided.
     Groups { groups: u64, at: usize },
+    /// Outputs are divided but for those of `whole` (one bit each), which every rank holds; what a
+    /// rank gets is filled up with one more output to a multiple of `align`.
+    Partly { whole: u32, align: u64 },
 }
 
 /// A table of the vocabulary (or of positions), rows padded and divided over the ranks.

@@ -59,6 +59,11 @@ pub(crate) fn linear(name: &str, linear: &Linear, tp: u64) -> Result<RankShape, 
             let bias = outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
             (outs, linear.input, bias)
         }
+        Split::Partly { whole, align } => {
+            let outs = partly(name, linear, whole, align, tp)?;
+            let bias = outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
+            (outs, linear.input, bias)
+        }
         Split::Groups { groups, at } => {
             let outs = grouped(name, linear, groups, at, tp)?;
             let bias = outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
@@ -89,6 +94,26 @@ fn qkv(name: &str, linear: &Linear, heads: [u64; 2], tp: u64) -> Result<Vec<u64>
         _ => out,
     });
     Ok(outs.collect())
+}
+
+fn partly(
+    name: &str,
+    linear: &Linear,
+    whole: u32,
+    align: u64,
+    tp: u64,
+) -> Result<Vec<u64>, Refusal> {
+    let part = |(bit, &out): (u32, &u64)| match whole.unbounded_shr(bit) & 1 == 1 {
+        true => Ok(out),
+        false => share(name, "output width", out, tp),
+    };
+    let mut outs: Vec<u64> = (0..).zip(&linear.outs).map(part).collect::<Result<_, _>>()?;
+    let sum = outs.iter().fold(0, |sum: u64, &out| sum.saturating_add(out));
+    let filling = sum.div_ceil(align.max(1)).saturating_mul(align.max(1)).saturating_sub(sum);
+    if filling > 0 {
+        outs.push(filling);
+    }
+    Ok(outs)
 }
 
 /// vLLM builds one matrix of several outputs while the groups divide, and else, a single group

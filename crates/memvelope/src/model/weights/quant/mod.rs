@@ -223,7 +223,9 @@ impl Quantization {
                 (Split::Row, _) => "RowParallelLinear",
                 (Split::Qkv { .. }, _) => "QKVParallelLinear",
                 (Split::Column, 1) => "ColumnParallelLinear",
-                (Split::Column | Split::Groups { .. }, _) => "MergedColumnParallelLinear",
+                (Split::Column | Split::Groups { .. } | Split::Partly { .. }, _) => {
+                    "MergedColumnParallelLinear"
+                }
             }),
             matrix: Matrix {
                 count: 1,
