@@ -35,6 +35,7 @@ mod moe_transformers;
 mod moe_windowed;
 mod multimodal;
 mod multimodal_audio;
+mod multimodal_late;
 mod multimodal_more;
 mod multimodal_other;
 mod parts;
@@ -91,13 +92,10 @@ static FAMILIES: &[&[Family]] = &[
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
     multimodal_audio::FAMILIES,
+    multimodal_late::FAMILIES,
     multimodal_more::FAMILIES,
-<<<<<<< HEAD
-    sliding::FAMILIES,
-=======
     multimodal_other::FAMILIES,
-    sliding_loops::FAMILIES,
->>>>>>> planner
+    sliding::FAMILIES,
     sliding_moe::FAMILIES,
     sliding_multimodal::FAMILIES,
     whisper::FAMILIES,

@@ -44,7 +44,7 @@ fn diffusion_gemma(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     if let Some(fields) = config.root.object("vision_config")? {
         let quantization = config.root.object_or_empty("quantization_config")?;
         vision_more::gemma4(b, &fields, width, quantization.text("quant_method")?)?;
-        gemma4_prefix(config, b, "default_output_length")?;
+        gemma4_prefix(config, b, "default_output_length", None)?;
     }
     let inner = b.dims.inner;
     let inner = number(&config.root, "self_conditioning_size", inner)?;
@@ -88,7 +88,7 @@ fn gemma4_unified(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         let out = audio.count_of(&names, WIDTH_MAX)?.unwrap_or(640);
         plain(b, "embed_audio.embedding_projection", out.into(), width, false);
     }
-    gemma4_prefix(config, b, "num_soft_tokens")?;
+    gemma4_prefix(config, b, "num_soft_tokens", Some("vision"))?;
     b.is_prefix_lm = sees_images;
     Ok(())
 }

@@ -43,7 +43,7 @@ pub(super) struct Style {
     /// The attention is whole on every rank where the heads do not divide.
     pub(super) whole_if_uneven: bool,
     /// So is the MLP.
-    pub(super) mlp_whole_too: bool,
+    pub(super) mlp_whole_if_uneven: bool,
     /// The engine hands the model's quantisation to the matrices.
     pub(super) quantizable: bool,
 }
@@ -69,7 +69,7 @@ pub(super) const VIT: Style = Style {
     attention_divided: true,
     mlp_divided: true,
     whole_if_uneven: false,
-    mlp_whole_too: false,
+    mlp_whole_if_uneven: false,
     quantizable: true,
 };
 
@@ -252,11 +252,11 @@ pub(super) fn mlp(b: &mut Builder, style: &Style, size: &Size) {
         }
     };
     for (name, linear) in [(style.up, up), (style.down, down)] {
-        let linear = match style.mlp_whole_too {
+        let linear = linear.bias(style.mlp_bias);
+        let linear = match style.mlp_whole_if_uneven {
             true => linear.divided_with(size.heads),
             false => linear,
         };
-        let linear = linear.bias(style.mlp_bias);
         b.linear(name, if style.quantizable { linear } else { linear.plain() });
     }
 }
