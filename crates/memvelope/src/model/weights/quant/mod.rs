@@ -98,6 +98,8 @@ struct Target<'a> {
     name: &'a str,
     class: Class,
     matrix: Matrix,
+    /// Widths of the outputs.
+    outs: &'a [u64],
     /// Inputs are divided over the ranks.
     divides_input: bool,
     /// Outputs are divided over the ranks.
@@ -247,6 +249,7 @@ impl Quantization {
                 input: shape.input,
                 blocks_by_part: false,
             },
+            outs: &shape.outs,
             divides_input: shape.input != linear.input,
             divides_output: whole(&shape.outs) != whole(&linear.outs),
             hardware,
@@ -337,6 +340,7 @@ impl Quantization {
                 input: embedding.columns,
                 blocks_by_part: false,
             },
+            outs: &[rows],
             divides_input: false,
             divides_output: embedding.rows.div_ceil(2) >= rows,
             hardware,
