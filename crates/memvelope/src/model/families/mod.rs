@@ -92,12 +92,8 @@ static FAMILIES: &[&[Family]] = &[
     multimodal::FAMILIES,
     multimodal_audio::FAMILIES,
     multimodal_more::FAMILIES,
-<<<<<<< HEAD
-    sliding::FAMILIES,
-=======
     multimodal_other::FAMILIES,
-    sliding_loops::FAMILIES,
->>>>>>> planner
+    sliding::FAMILIES,
     sliding_moe::FAMILIES,
     sliding_multimodal::FAMILIES,
     whisper::FAMILIES,
