@@ -125,7 +125,14 @@ fn kimi_vl(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, language_side)?;
     let fields = vision_config(config)?;
     let size = Size::read(&fields, [27, 1152, 4304, 16])?;
-    let tower = MoonVit { size, bias: true, rms: false, projector_v2: false, quantizable: false };
+    let tower = MoonVit {
+        size,
+        bias: true,
+        patch_bias: true,
+        rms: false,
+        projector_v2: false,
+        quantizable: false,
+    };
     tower.build(b, &fields, width, "multi_modal_projector")
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Style {
     pub(super) mlp_divided: bool,
     /// The attention is whole on every rank where the heads do not divide.
     pub(super) whole_if_uneven: bool,
+    /// So is the MLP.
+    pub(super) mlp_whole_too: bool,
     /// The engine hands the model's quantisation to the matrices.
     pub(super) quantizable: bool,
 }
@@ -67,6 +69,7 @@ pub(super) const VIT: Style = Style {
     attention_divided: true,
     mlp_divided: true,
     whole_if_uneven: false,
+    mlp_whole_too: false,
     quantizable: true,
 };
 
@@ -249,6 +252,10 @@ pub(super) fn mlp(b: &mut Builder, style: &Style, size: &Size) {
         }
     };
     for (name, linear) in [(style.up, up), (style.down, down)] {
+        let linear = match style.mlp_whole_too {
+            true => linear.divided_with(size.heads),
+            false => linear,
+        };
         let linear = linear.bias(style.mlp_bias);
         b.linear(name, if style.quantizable { linear } else { linear.plain() });
     }
