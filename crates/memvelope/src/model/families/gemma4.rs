@@ -15,7 +15,7 @@ use crate::model::weights::module::{Experts, Linear, Param};
 use serde_json::Value;
 
 pub(super) static FAMILIES: &[Family] = &[Family {
-    architectures: &["Gemma4ForCausalLM"],
+    architectures: &["Gemma4ForCausalLM", "Gemma4UnifiedForCausalLM"],
     model_types: &["gemma4_text", "gemma4_unified_text", "diffusion_gemma_text"],
     rule: gemma4,
 }];
