@@ -4,7 +4,8 @@ use super::Family;
 use super::limits::HEAD_DIM_MAX;
 use super::multimodal::{LANGUAGE, Language, Tied, family, gemma4_prefix, language, merger};
 use super::vision::{
-    Size, Style, VIT, convolution, encoder, llava_tower, number, plain, side, times, two_linear,
+    Size, Style, VIT, convolution, encoder, llava_tower, number, plain, quant_method, side, times,
+    two_linear,
 };
 use super::vision_more::MoonVit;
 use crate::error::Result;
@@ -125,8 +126,7 @@ fn kimi_k3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         Language { model_type: "kimi_linear", tied: Tied::OuterOrInner, ..LANGUAGE };
     let width = language(config, b, language_side)?;
     let fields = vision_config(config)?;
-    let quantization = config.root.object_or_empty("quantization_config")?;
-    let quantizable = quantization.text("quant_method")? != Some("compressed-tensors");
+    let quantizable = quant_method(&config.root)? != Some("compressed-tensors");
     MoonVit::k3(&fields, quantizable)?.build(b, &fields, width, "mm_projector")
 }
 
