@@ -40,9 +40,8 @@ mod multimodal_more;
 mod multimodal_other;
 mod parts;
 mod sliding;
-mod sliding_loops;
 mod sliding_moe;
-mod sliding_rules;
+mod sliding_multimodal;
 mod vision;
 mod vision_more;
 mod vision_query;
@@ -96,9 +95,9 @@ static FAMILIES: &[&[Family]] = &[
     multimodal_late::FAMILIES,
     multimodal_more::FAMILIES,
     multimodal_other::FAMILIES,
-    sliding_loops::FAMILIES,
+    sliding::FAMILIES,
     sliding_moe::FAMILIES,
-    sliding_rules::FAMILIES,
+    sliding_multimodal::FAMILIES,
     whisper::FAMILIES,
 ];
 

@@ -4,8 +4,7 @@ use super::Family;
 use super::limits::HEAD_DIM_MAX;
 use super::multimodal::{LANGUAGE, Language, Tied, family, gemma4_prefix, language, merger};
 use super::vision::{
-    Size, Style, VIT, convolution, encoder, llava_tower, number, plain, quant_method, side, times,
-    two_linear,
+    Size, Style, VIT, convolution, encoder, llava_tower, number, plain, side, times, two_linear,
 };
 use super::vision_more::MoonVit;
 use crate::error::Result;
@@ -17,7 +16,6 @@ pub(super) static FAMILIES: &[Family] = &[
     family(&["DotsOCRForCausalLM"], &["dots_ocr"], dots_ocr),
     family(&["Gemma3nForConditionalGeneration"], &["gemma3n"], gemma3n),
     family(&["Gemma4UnifiedForConditionalGeneration"], &["gemma4_unified"], gemma4_unified),
-    family(&["KimiK3ForConditionalGeneration"], &["kimi_k3"], kimi_k3),
     family(&["KimiVLForConditionalGeneration"], &["kimi_vl"], kimi_vl),
     family(&["Lfm2VlForConditionalGeneration"], &["lfm2_vl"], lfm2_vl),
     family(
@@ -118,16 +116,6 @@ fn gemma4_unified(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         b.linear("embed_audio.embedding_projection", Linear::replicated(dim, width));
     }
     Ok(())
-}
-
-/// `models/kimi_k3`.
-fn kimi_k3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
-    let language_side =
-        Language { model_type: "kimi_linear", tied: Tied::OuterOrInner, ..LANGUAGE };
-    let width = language(config, b, language_side)?;
-    let fields = vision_config(config)?;
-    let quantizable = quant_method(&config.root)? != Some("compressed-tensors");
-    MoonVit::k3(&fields, quantizable)?.build(b, &fields, width, "mm_projector")
 }
 
 /// `kimi_vl.py`; defaults of its `MoonViTConfig`.

@@ -46,6 +46,14 @@ impl Default for Hardware {
     }
 }
 
+impl Hardware {
+    /// Whether a router of the model's dtype can be computed in single precision (vLLM 0.32
+    /// `gate_linear.py`).
+    pub(crate) fn has_single_gemm(self) -> bool {
+        self.capability == (9, 0) || self.capability.0 == 10
+    }
+}
+
 /// The quantisation of a model: which modules it covers and what it makes of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Quantization {
@@ -191,6 +199,11 @@ impl Quantization {
         // They read another layer's cache, but are layers of attention like it.
         self.attention.extend((0..shared_layers).map(|_| last));
         self
+    }
+
+    /// Whether the method is one of those that vLLM runs by Marlin kernels.
+    pub(crate) fn is_marlin_only(&self) -> bool {
+        matches!(self.method_name(), Some("auto_awq" | "auto_gptq" | "inc"))
     }
 
     /// vLLM's name of the method, `None` for a model that is not quantised.
