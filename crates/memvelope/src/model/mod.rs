@@ -15,6 +15,7 @@ pub mod cache;
 mod dtype;
 mod families;
 mod hf_config;
+mod json;
 mod layout;
 mod length;
 mod refusal;
