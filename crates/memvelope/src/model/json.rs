@@ -21,7 +21,7 @@ const OF_OBJECT: u32 = 15;
 pub(super) fn object(text: &str) -> serde_json::Result<Map<String, Value>> {
     let left = Cell::new(VALUES_MAX);
     let mut parser = serde_json::Deserializer::from_str(text);
-    let value = Any { left: &left }.deserialize(&mut parser)?;
+    let value = parser.deserialize_map(Any { left: &left, expected: "an object" })?;
     parser.end()?;
     match value {
         Value::Object(map) => Ok(map),
@@ -33,9 +33,14 @@ pub(super) fn object(text: &str) -> serde_json::Result<Map<String, Value>> {
 #[derive(Clone, Copy)]
 struct Any<'a> {
     left: &'a Cell<u32>,
+    expected: &'static str,
 }
 
-impl Any<'_> {
+impl<'a> Any<'a> {
+    fn inner(self) -> Self {
+        Self { expected: "a JSON value", ..self }
+    }
+
     fn take<E: Error>(self, units: u32) -> Result<(), E> {
         let Some(left) = self.left.get().checked_sub(units) else {
             return Err(E::custom("more values than are read (4 million; an object counts 16)"));
@@ -58,7 +63,7 @@ impl<'de> Visitor<'de> for Any<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
+        f.write_str(self.expected)
     }
 
     fn visit_unit<E>(self) -> Result<Value, E> {
@@ -92,7 +97,7 @@ impl<'de> Visitor<'de> for Any<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         self.take(OF_ARRAY)?;
         let mut items = Vec::new();
-        while let Some(item) = access.next_element_seed(self)? {
+        while let Some(item) = access.next_element_seed(self.inner())? {
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -107,7 +112,7 @@ impl<'de> Visitor<'de> for Any<'_> {
                 let name: String = name.chars().take(80).collect();
                 return Err(A::Error::custom(format_args!("field `{name}` is there twice")));
             }
-            let value = access.next_value_seed(self)?;
+            let value = access.next_value_seed(self.inner())?;
             map.insert(name, value);
         }
         Ok(Value::Object(map))

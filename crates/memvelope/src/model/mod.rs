@@ -27,3 +27,8 @@ pub use dtype::Dtype;
 pub use layout::Layout;
 pub use refusal::{Refusal, RefusalRule};
 pub use weights::Weights;
+
+/// Names of all architectures that this version knows, as `architectures` of a config has them.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    families::architectures()
+}
