@@ -160,12 +160,7 @@ impl Compressed {
     }
 
     /// The scheme of a module: by its name, by its parts', by its class.
-    fn scheme(
-        &self,
-        name: &str,
-        class: &str,
-        effort: &Effort,
-    ) -> Result<Option<&Scheme>, String> {
+    fn scheme(&self, name: &str, class: &str, effort: &Effort) -> Result<Option<&Scheme>, String> {
         if self.is_ignored(name, effort)? {
             return Ok(None);
         }

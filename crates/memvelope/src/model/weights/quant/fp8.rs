@@ -142,7 +142,10 @@ impl Method for Fp8 {
         let is_nvfp4 = self.experts == ExpertsKind::Nvfp4 && {
             // The list names modules as the checkpoint does, without `model.`.
             let name = target.name.strip_prefix("model.").unwrap_or(target.name);
-            !self.not_nvfp4.iter().any(|pattern| super::pattern::fnmatch(name, pattern, target.effort))
+            !self
+                .not_nvfp4
+                .iter()
+                .any(|pattern| super::pattern::fnmatch(name, pattern, target.effort))
         };
         Ok(Some(match self.experts {
             ExpertsKind::Nvfp4 if is_nvfp4 => {

@@ -89,7 +89,8 @@ impl Inc {
 
     /// What the config says of a layer by name.
     fn configured(&self, name: &str, effort: &Effort) -> Option<Layer> {
-        let by_expression = || self.expressions.iter().find(|(regex, _)| regex.is_found(name, effort));
+        let by_expression =
+            || self.expressions.iter().find(|(regex, _)| regex.is_found(name, effort));
         self.layers.get(name).copied().or_else(|| by_expression().map(|(_, layer)| *layer))
     }
 
@@ -114,7 +115,10 @@ impl Inc {
         }
         let is_quantised = match self.blocks.is_empty() {
             true => !is_head,
-            false => effort.search(self.blocks.len()) && self.blocks.iter().any(|block| name.starts_with(block.as_str())),
+            false => {
+                effort.search(self.blocks.len())
+                    && self.blocks.iter().any(|block| name.starts_with(block.as_str()))
+            }
         };
         let default = match is_quantised {
             true => self.base,
@@ -136,7 +140,9 @@ impl Inc {
         if let Some(parts) = self.naming.parts(name)
             && parts.iter().any(|part| self.configured(part, effort).is_some())
         {
-            return agreed(parts.iter().map(|p| self.configured(p, effort).unwrap_or(default)).collect());
+            return agreed(
+                parts.iter().map(|p| self.configured(p, effort).unwrap_or(default)).collect(),
+            );
         }
         Ok(self.configured(name, effort).unwrap_or(default))
     }

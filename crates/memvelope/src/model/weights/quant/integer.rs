@@ -122,7 +122,9 @@ impl Method for Awq {
             Class::Head => self.covers_head,
             Class::Vocabulary => false,
         };
-        if !is_covered || self.skip.has(target.name, Some(&self.naming), Mode::Substring, target.effort)? {
+        if !is_covered
+            || self.skip.has(target.name, Some(&self.naming), Mode::Substring, target.effort)?
+        {
             return Ok(None);
         }
         whole_groups(target, self.group)?;

@@ -111,9 +111,9 @@ impl Quark {
         let has = |name: &str| {
             effort.search(self.excluded.len())
                 && self.excluded.iter().any(|excluded| match excluded {
-                Excluded::Name(listed) => listed == name,
-                Excluded::Regex(regex) => regex.is_match(name, effort),
-            })
+                    Excluded::Name(listed) => listed == name,
+                    Excluded::Regex(regex) => regex.is_match(name, effort),
+                })
         };
         let start = format!("{name}.");
         let is_below =
@@ -244,7 +244,9 @@ impl Method for Quark {
     }
 
     fn form(&self, target: &Target<'_>) -> Result<Option<Form>, String> {
-        if !matches!(target.class, Class::Linear(_)) || self.is_excluded(target.name, false, target.effort)? {
+        if !matches!(target.class, Class::Linear(_))
+            || self.is_excluded(target.name, false, target.effort)?
+        {
             return Ok(None);
         }
         let input = target.matrix.input;

@@ -118,7 +118,8 @@ impl Method for TorchAo {
         if let Some((_, form)) = self.named.iter().find(|(named, _)| named == name) {
             return Ok(form.clone());
         }
-        let by_expression = self.expressions.iter().find(|(regex, _)| regex.is_full_match(name, target.effort));
+        let by_expression =
+            self.expressions.iter().find(|(regex, _)| regex.is_full_match(name, target.effort));
         Ok(by_expression.map_or(&self.default, |(_, form)| form).clone())
     }
 
