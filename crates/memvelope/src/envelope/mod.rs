@@ -22,9 +22,7 @@ mod term;
 mod tests;
 
 pub use equation::{Declared, Envelope};
-pub use plan::{
-    Bound, Budget, GroupPlan, Plan, Sequences, Stored, UTILIZATION_DEFAULT, WorstCase,
-};
+pub use plan::{Bound, Budget, GroupPlan, Plan, Sequences, Stored, UTILIZATION_DEFAULT, WorstCase};
 pub use plan_cost::{Cost, Kept};
 pub use slabs::KvSlabs;
 pub use term::{Origin, Term, TermName};

@@ -334,8 +334,7 @@ impl Plan {
             },
             ..declared
         };
-        let solve =
-            |weights| Envelope::plan_engine(total, layout, engine, weights, &declared);
+        let solve = |weights| Envelope::plan_engine(total, layout, engine, weights, &declared);
         let capacity = self.solve(params, stored, solve)?;
         if let Some(envelope) = &mut self.equation {
             let share = format!("not given to vLLM (--gpu-memory-utilization {utilization})");

@@ -17,6 +17,7 @@ mod families;
 mod hf_config;
 mod layout;
 mod length;
+mod partial;
 mod refusal;
 #[cfg(test)]
 mod tests;
@@ -24,5 +25,6 @@ mod weights;
 
 pub use dtype::Dtype;
 pub use layout::Layout;
+pub use partial::Partial;
 pub use refusal::{Refusal, RefusalRule};
 pub use weights::Weights;
