@@ -8,7 +8,7 @@ use super::plan_cost::{self, Cost};
 use super::{Declared, Envelope, Origin, TermName};
 use crate::engine::{Capacity, DeviceKind, DeviceSource, Group, Params, Vllm, vllm_0_32};
 use crate::error::Result;
-use crate::model::{Layout, Refusal, RefusalRule, Weights};
+use crate::model::{Dtype, Layout, Refusal, RefusalRule, Weights};
 use crate::units::{Blocks, Bytes, Tokens};
 use serde::Serialize;
 
@@ -71,6 +71,8 @@ pub struct Plan {
     pub engine: String,
     /// Architecture of the model.
     pub architecture: String,
+    /// The dtype that the model is served in.
+    pub model_dtype: Dtype,
     /// The device of one rank.
     pub device: String,
     /// How the device's total is known.
@@ -222,6 +224,7 @@ impl Plan {
         Self {
             engine,
             architecture: layout.architecture.clone(),
+            model_dtype: layout.dtype,
             device: params.device.name.clone(),
             device_source: params.device.source,
             tensor_parallel_size: params.tensor_parallel,
@@ -337,7 +340,7 @@ impl Plan {
         let solve = |weights| Envelope::plan_engine(total, layout, engine, weights, &declared);
         let capacity = self.solve(params, stored, solve)?;
         if let Some(envelope) = &mut self.equation {
-            let share = format!("not given to vLLM (--gpu-memory-utilization {utilization})");
+            let share = format!("--gpu-memory-utilization {utilization}");
             envelope.restate(TermName::Withheld, Origin::Derived, share);
         }
         Ok(capacity)
@@ -360,6 +363,11 @@ impl Plan {
             Ok(mut envelope) => {
                 let (origin, note) = total_note(params);
                 envelope.restate(TermName::Total, origin, note);
+                envelope.restate(
+                    TermName::KvCapacity,
+                    Origin::Derived,
+                    "what the terms above leave",
+                );
                 if let Some(stored) = stored {
                     let (origin, note) = stored_note(params, stored);
                     envelope.restate(TermName::Weights, origin, note);
@@ -369,9 +377,10 @@ impl Plan {
                 self.equation = Some(envelope);
                 Ok(capacity)
             }
-            Err(crate::Error::NoRoom { total_bytes, taken_bytes, hint }) => {
+            Err(crate::Error::NoRoom { total_bytes, taken_bytes, .. }) => {
                 let reason = format!(
-                    "no memory for the KV cache: other terms need {} of {}; {hint}",
+                    "no memory for the KV cache: the other terms need {} of {}, the weights alone \
+                     {weights}",
                     Bytes(taken_bytes),
                     Bytes(total_bytes)
                 );
@@ -421,9 +430,7 @@ pub(super) fn lengths(longest: Tokens) -> Vec<Tokens> {
 
 fn total_note(params: &Params) -> (Origin, String) {
     match params.device.source {
-        DeviceSource::Table => {
-            (Origin::Assumed, "from a table of devices; yours may differ a little".into())
-        }
+        DeviceSource::Table => (Origin::Assumed, "from a table; yours may differ".into()),
         DeviceSource::Declared => (Origin::Assumed, "as declared".into()),
         DeviceSource::Measured => (Origin::Measured, "as the driver tells".into()),
         DeviceSource::Simulated => (Origin::Measured, "as the SIMULATED driver tells".into()),
