@@ -8,7 +8,6 @@
 use super::Family;
 use super::dense::{Decoder, LLAMA_NAMES, Mlp, Names, Norm, Packed, QkNorm};
 use super::dense_class::{Class, GPT_KEYS, HeadDim, Inner, KvHeads, LLAMA, sized};
-use super::parts::Windows;
 use crate::error::Result;
 use crate::model::builder::Builder;
 use crate::model::hf_config::{Config, Fields};
@@ -16,9 +15,9 @@ use crate::model::weights::module::Param;
 
 pub(super) static FAMILIES: &[Family] = &[
     Family { architectures: &["ArceeForCausalLM"], model_types: &["arcee"], rule: arcee },
+    Family { architectures: &["BioGptForCausalLM"], model_types: &["biogpt"], rule: biogpt },
     Family { architectures: &["BitNetForCausalLM"], model_types: &["bitnet"], rule: bitnet },
     Family { architectures: &["CTRLLMHeadModel"], model_types: &["ctrl"], rule: ctrl },
-    Family { architectures: &["CwmForCausalLM"], model_types: &["cwm"], rule: cwm },
     Family { architectures: &["GlmForCausalLM"], model_types: &["glm"], rule: glm },
     Family {
         architectures: &["GPTBigCodeForCausalLM"],
@@ -33,11 +32,6 @@ pub(super) static FAMILIES: &[Family] = &[
         rule: hunyuan,
     },
     Family { architectures: &["Jais2ForCausalLM"], model_types: &["jais2"], rule: jais },
-    Family {
-        architectures: &["MinistralForCausalLM"],
-        model_types: &["ministral"],
-        rule: ministral,
-    },
     Family { architectures: &["NanoChatForCausalLM"], model_types: &["nanochat"], rule: nanochat },
     Family { architectures: &["OlmoForCausalLM"], model_types: &["olmo"], rule: olmo },
     Family { architectures: &["Olmo2ForCausalLM"], model_types: &["olmo2"], rule: olmo2 },
@@ -48,7 +42,6 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family { architectures: &["PhiForCausalLM"], model_types: &["phi"], rule: phi },
     Family { architectures: &["SeedOssForCausalLM"], model_types: &["seed_oss"], rule: seed },
-    Family { architectures: &["SmolLM3ForCausalLM"], model_types: &["smollm3"], rule: smollm },
     Family {
         architectures: &["Starcoder2ForCausalLM"],
         model_types: &["starcoder2"],
@@ -57,6 +50,13 @@ pub(super) static FAMILIES: &[Family] = &[
 ];
 
 const ARCEE: Class = Class { tokens: 4096, ..sized(2560, 32, 32, 18432, 32000) };
+const BIOGPT: Class = Class {
+    head_dim: HeadDim::Ratio,
+    kv_heads: KvHeads::Same,
+    tokens: 1024,
+    tied: true,
+    ..sized(1024, 24, 16, 4096, 42384)
+};
 const BITNET: Class =
     Class { kv_heads: KvHeads::Own(5), tokens: 2048, ..sized(2560, 30, 20, 6912, 128_256) };
 const CTRL: Class = Class {
@@ -67,12 +67,6 @@ const CTRL: Class = Class {
     tokens: 256,
     tied: true,
     ..sized(1280, 48, 16, 0, 246_534)
-};
-const CWM: Class = Class {
-    kv_heads: KvHeads::Own(8),
-    head_dim: HeadDim::Own(128),
-    tokens: 131_072,
-    ..sized(6144, 64, 48, 21504, 128_256)
 };
 const GLM: Class = Class {
     kv_heads: KvHeads::Own(2),
@@ -103,8 +97,6 @@ const HELIUM: Class = Class {
 };
 const HUNYUAN: Class = Class { tokens: 2048, ..sized(4096, 32, 32, 11008, 290_943) };
 const JAIS: Class = Class { tokens: 8192, ..sized(3328, 32, 26, 26624, 150_272) };
-const MINISTRAL: Class =
-    Class { kv_heads: KvHeads::Own(8), tokens: 131_072, ..sized(4096, 32, 32, 14336, 32000) };
 const NANOCHAT: Class =
     Class { kv_heads: KvHeads::Own(6), tokens: 2048, ..sized(768, 12, 6, 8192, 50304) };
 const OLMO: Class = Class { vocab: 50304, ..LLAMA };
@@ -120,12 +112,6 @@ const SEED: Class = Class {
     head_dim: HeadDim::Own(128),
     tokens: 524_288,
     ..sized(4096, 64, 80, 27648, 155_136)
-};
-const SMOLLM: Class = Class {
-    kv_heads: KvHeads::Own(4),
-    tokens: 32768,
-    tied: true,
-    ..sized(2048, 36, 16, 11008, 128_256)
 };
 const STARCODER: Class = Class {
     kv_heads: KvHeads::Own(2),
@@ -160,6 +146,25 @@ fn arcee(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     Ok(())
 }
 
+/// Its position table starts at row 2. No plan: nothing is divided.
+fn biogpt(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
+    const NAMES: Names = Names {
+        positions: "model.embed_positions",
+        out: "out_proj",
+        mlp: "",
+        up: "fc1",
+        down: "fc2",
+        norms: &["self_attn_layer_norm", "final_layer_norm"],
+        norm: "model.layer_norm",
+        ..LLAMA_NAMES
+    };
+    let decoder = Decoder::classic(&config.text, &BIOGPT)?.biases(true, true, true);
+    let positions = u64::from(decoder.dims.tokens_max.unwrap_or(0)).saturating_add(2);
+    let (packed, mlp) = (Packed::Replicated, Mlp::Replicated);
+    Decoder { names: NAMES, positions, packed, mlp, ..decoder }.build(builder);
+    Ok(())
+}
+
 /// Norms inside attention and MLP, before the last matrix of each.
 fn bitnet(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     let bias = config.text.flag("attention_bias", false)?;
@@ -173,6 +178,7 @@ fn bitnet(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     Ok(())
 }
 
+/// No plan, and matrices that are not found to be attention: nothing is divided.
 fn ctrl(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     const NAMES: Names = Names {
         embedding: "model.w",
@@ -188,19 +194,8 @@ fn ctrl(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
         ..LLAMA_NAMES
     };
     let decoder = Decoder::classic(&config.text, &CTRL)?.biases(true, true, true);
-    Decoder { names: NAMES, mlp: Mlp::Replicated, ..decoder }.build(builder);
-    Ok(())
-}
-
-/// Every fourth layer from the first sees everything.
-fn cwm(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
-    let fields = &config.text;
-    let decoder = Decoder::new(fields, &CWM)?;
-    let layers = decoder.dims.layers;
-    let windows = Windows::read(fields, layers, Some(8192))?;
-    let windows = windows.or_types(layers, |layer| !layer.is_multiple_of(4));
-    let mlp_bias = fields.flag("mlp_bias", false)?;
-    decoder.windows(&windows).biases(false, false, mlp_bias).build(builder);
+    let packed = Packed::Replicated;
+    Decoder { names: NAMES, packed, mlp: Mlp::Replicated, ..decoder }.build(builder);
     Ok(())
 }
 
@@ -261,16 +256,6 @@ fn hunyuan(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
 fn jais(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     let decoder = biased(&config.text, &JAIS, true)?;
     Decoder { mlp: Mlp::Plain, norm: Norm::Layer, names: PLAIN_NAMES, ..decoder }.build(builder);
-    Ok(())
-}
-
-/// All layers have the window where `layer_types` is absent.
-fn ministral(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
-    let decoder = Decoder::new(&config.text, &MINISTRAL)?;
-    let layers = decoder.dims.layers;
-    let windows = Windows::read(&config.text, layers, Some(4096))?;
-    let slides = windows.window.is_some();
-    decoder.windows(&windows.or_types(layers, |_| slides)).build(builder);
     Ok(())
 }
 
@@ -344,24 +329,6 @@ fn seed(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
         fields.flag("mlp_bias", false)?,
     );
     decoder.build(builder);
-    Ok(())
-}
-
-/// Where windows are on, layers without rotary positions have one: every fourth, or as
-/// `no_rope_layers` says.
-fn smollm(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
-    let fields = &config.text;
-    let decoder = biased(fields, &SMOLLM, false)?;
-    let layers = decoder.dims.layers;
-    let mut windows = Windows::read(fields, layers, None)?;
-    let is_on = fields.flag("use_sliding_window", false)? && windows.window.is_some();
-    let has_rope = fields.counts("no_rope_layers", 1)?;
-    let interval = fields.count_or("no_rope_layer_interval", 4, u32::MAX)?.max(1);
-    windows = windows.or_types(layers, |layer| {
-        let declared = has_rope.as_ref().and_then(|list| list.get(layer as usize));
-        is_on && declared.map_or((layer + 1).is_multiple_of(interval), |&rope| rope == 0)
-    });
-    decoder.windows(&windows).build(builder);
     Ok(())
 }
 
