@@ -99,7 +99,7 @@ impl Gdn {
             }
             Projections::Flat => {
                 b.linear("in_proj_qkvz", Linear::merged(hidden, outs));
-                b.linear("in_proj_ba", Linear::merged(hidden, [heads, heads]));
+                b.linear("in_proj_ba", Linear::merged(hidden, [heads, heads]).whole_for_marlin());
                 (["norm", "out_proj"], Some(Dtype::Float32))
             }
             Projections::Apart => {

@@ -35,13 +35,13 @@ mod moe_transformers;
 mod moe_windowed;
 mod multimodal;
 mod multimodal_audio;
+mod multimodal_late;
 mod multimodal_more;
 mod multimodal_other;
 mod parts;
 mod sliding;
-mod sliding_loops;
 mod sliding_moe;
-mod sliding_rules;
+mod sliding_multimodal;
 mod vision;
 mod vision_more;
 mod vision_query;
@@ -92,11 +92,12 @@ static FAMILIES: &[&[Family]] = &[
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
     multimodal_audio::FAMILIES,
+    multimodal_late::FAMILIES,
     multimodal_more::FAMILIES,
     multimodal_other::FAMILIES,
-    sliding_loops::FAMILIES,
+    sliding::FAMILIES,
     sliding_moe::FAMILIES,
-    sliding_rules::FAMILIES,
+    sliding_multimodal::FAMILIES,
     whisper::FAMILIES,
 ];
 

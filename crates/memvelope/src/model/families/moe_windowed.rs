@@ -105,7 +105,6 @@ fn llama4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let inner = u64::from(dims.inner);
     let moe = Moe {
         router: "router",
-        router_quantizable: true,
         shared: Some(Dense::new("shared_expert", inner)),
         ..Moe::new("feed_forward", count, inner)
     };

@@ -228,8 +228,11 @@ fn kimi_k25(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, language_side)?;
     let fields = vision_config(config)?;
     // The tower is left alone by compressed-tensors (`_maybe_ignore_quant_config`).
-    let quantization = config.root.object_or_empty("quantization_config")?;
-    let quantizable = quantization.text("quant_method")? != Some("compressed-tensors");
+    let mut quantizable = true;
+    for fields in [&config.root, &config.text] {
+        let quantization = fields.object_or_empty("quantization_config")?;
+        quantizable &= quantization.text("quant_method")? != Some("compressed-tensors");
+    }
     vision_more::MoonVit::k25(&fields, quantizable)?.build(b, &fields, width, "mm_projector")
 }
 

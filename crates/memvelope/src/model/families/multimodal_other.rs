@@ -16,6 +16,7 @@ pub(super) static FAMILIES: &[Family] = &[
     family(&["DotsOCRForCausalLM"], &["dots_ocr"], dots_ocr),
     family(&["Gemma3nForConditionalGeneration"], &["gemma3n"], gemma3n),
     family(&["Gemma4UnifiedForConditionalGeneration"], &["gemma4_unified"], gemma4_unified),
+    family(&["KimiK3ForConditionalGeneration"], &["kimi_k3"], kimi_k3),
     family(&["KimiVLForConditionalGeneration"], &["kimi_vl"], kimi_vl),
     family(&["Lfm2VlForConditionalGeneration"], &["lfm2_vl"], lfm2_vl),
     family(
@@ -118,6 +119,17 @@ fn gemma4_unified(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     Ok(())
 }
 
+/// `models/kimi_k3`.
+fn kimi_k3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+    let language_side =
+        Language { model_type: "kimi_linear", tied: Tied::OuterOrInner, ..LANGUAGE };
+    let width = language(config, b, language_side)?;
+    let fields = vision_config(config)?;
+    let quantization = config.root.object_or_empty("quantization_config")?;
+    let quantizable = quantization.text("quant_method")? != Some("compressed-tensors");
+    MoonVit::k3(&fields, quantizable)?.build(b, &fields, width, "mm_projector")
+}
+
 /// `kimi_vl.py`; defaults of its `MoonViTConfig`.
 fn kimi_vl(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let language_side =
@@ -125,7 +137,14 @@ fn kimi_vl(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, language_side)?;
     let fields = vision_config(config)?;
     let size = Size::read(&fields, [27, 1152, 4304, 16])?;
-    let tower = MoonVit { size, bias: true, rms: false, projector_v2: false, quantizable: false };
+    let tower = MoonVit {
+        size,
+        bias: true,
+        patch_bias: true,
+        rms: false,
+        projector_v2: false,
+        quantizable: false,
+    };
     tower.build(b, &fields, width, "multi_modal_projector")
 }
 

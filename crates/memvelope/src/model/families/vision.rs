@@ -42,6 +42,10 @@ pub(super) struct Style {
     pub(super) mlp_divided: bool,
     /// The attention is whole on every rank where the heads do not divide.
     pub(super) whole_if_uneven: bool,
+    /// So is the MLP.
+    pub(super) mlp_whole_if_uneven: bool,
+    /// An MLP that is not of whole 64s is never quantised.
+    pub(super) mlp_by_64: bool,
     /// The engine hands the model's quantisation to the matrices.
     pub(super) quantizable: bool,
 }
@@ -67,8 +71,13 @@ pub(super) const VIT: Style = Style {
     attention_divided: true,
     mlp_divided: true,
     whole_if_uneven: false,
+    mlp_whole_if_uneven: false,
+    mlp_by_64: false,
     quantizable: true,
 };
+
+/// SigLIP's layers: its MLP is quantised if it is of whole 64s (`siglip.py`).
+const SIGLIP: Style = Style { mlp_by_64: true, ..VIT };
 
 /// The sizes of an encoder.
 #[derive(Clone, Copy, Debug)]
@@ -250,7 +259,12 @@ pub(super) fn mlp(b: &mut Builder, style: &Style, size: &Size) {
     };
     for (name, linear) in [(style.up, up), (style.down, down)] {
         let linear = linear.bias(style.mlp_bias);
-        b.linear(name, if style.quantizable { linear } else { linear.plain() });
+        let linear = match style.mlp_whole_if_uneven {
+            true => linear.divided_with(size.heads),
+            false => linear,
+        };
+        let is_even = !style.mlp_by_64 || width.is_multiple_of(64) && inner.is_multiple_of(64);
+        b.linear(name, if style.quantizable && is_even { linear } else { linear.plain() });
     }
 }
 
@@ -315,7 +329,7 @@ pub(super) fn siglip(b: &mut Builder, fields: &Fields<'_>, depth: Depth) -> Resu
         let positions = (image / patch.max(1)).saturating_pow(2);
         b.table("position_embedding", positions, size.width);
     });
-    encoder(b, &VIT, &size);
+    encoder(b, &SIGLIP, &size);
     if post_norm {
         b.layer_norm("post_layernorm", size.width);
     }

@@ -189,15 +189,18 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// What `validate_fp8_block_shape` asks of a matrix that is divided over ranks.
+/// What `validate_fp8_block_shape` asks of a matrix: whole blocks on a rank, and in each of several
+/// outputs but the last.
 pub(super) fn whole_blocks(target: &Target<'_>, block: Block) -> Result<(), String> {
     if target.divides_input {
         divides(target.matrix.input, block.1)?;
     }
-    if target.divides_output {
-        divides(target.matrix.width / target.matrix.parts.max(1), block.0)?;
-    }
-    Ok(())
+    let checked = match (target.divides_output, target.outs.split_last()) {
+        (true, _) => target.outs,
+        (false, Some((_, others))) => others,
+        (false, None) => &[],
+    };
+    checked.iter().try_for_each(|&out| divides(out, block.0))
 }
 
 pub(super) fn divides(amount: u64, by: u64) -> Result<(), String> {

@@ -4,8 +4,8 @@
 //! vLLM 0.32: `inc/inc.py`, `inc/config_parser.py`, `inc/schemes/`.
 
 use super::form::{Form, Grain};
-use super::fp8::{divides, fp8_experts, mxfp4_experts};
-use super::integer::{awq, fits_marlin, gptq, in_bytes};
+use super::fp8::{fp8_experts, mxfp4_experts};
+use super::integer::{awq, fits_marlin, gptq, in_bytes, whole_groups};
 use super::names::Naming;
 use super::pattern::Regex;
 use super::read::Declared;
@@ -193,9 +193,7 @@ impl Method for Inc {
             Packing::Mx if layer.bits == 4 => Form::mxfp4(),
             Packing::Mx => Form::mxfp8(),
             Packing::Gptq | Packing::Awq => {
-                if layer.group > 0 {
-                    divides(target.matrix.input, layer.group)?;
-                }
+                whole_groups(target, layer.group)?;
                 match self.packing {
                     Packing::Awq => awq(bits, layer.group),
                     _ if layer.is_symmetric || !matches!(layer.bits, 4 | 8) => {

@@ -26,6 +26,14 @@ pub(super) fn gptq(bits: u64, group: u64) -> Form {
     Form::packed(bits, group, Axis::Input).zeros(true)
 }
 
+/// A group does not cross the border of a rank; a last one may be short (`marlin.py`).
+pub(super) fn whole_groups(target: &Target<'_>, group: u64) -> Result<(), String> {
+    match target.divides_input && group > 0 {
+        true => divides(target.matrix.input, group),
+        false => Ok(()),
+    }
+}
+
 /// Whether Marlin's kernel takes the experts (`check_moe_marlin_supports_config`).
 pub(super) fn fits_marlin(target: &ExpertsTarget<'_>, group: u64, pads: bool) -> bool {
     let of_inner = match pads {
@@ -116,10 +124,7 @@ impl Method for Awq {
         if !is_covered || self.skip.has(target.name, Some(&self.naming), Mode::Substring)? {
             return Ok(None);
         }
-        divides(target.matrix.width, 8)?;
-        if self.group > 0 {
-            divides(target.matrix.input, self.group)?;
-        }
+        whole_groups(target, self.group)?;
         Ok(Some(awq(4, self.group)))
     }
 
@@ -263,9 +268,7 @@ impl Method for Gptq {
             return Ok(None);
         }
         let Some((bits, group)) = self.of(target.name) else { return Ok(None) };
-        if group > 0 {
-            divides(target.matrix.input, group)?;
-        }
+        whole_groups(target, group)?;
         Ok(Some(gptq(bits, group)))
     }
 

@@ -46,6 +46,14 @@ impl Default for Hardware {
     }
 }
 
+impl Hardware {
+    /// Whether a router of the model's dtype can be computed in single precision (vLLM 0.32
+    /// `gate_linear.py`).
+    pub(crate) fn has_single_gemm(self) -> bool {
+        self.capability == (9, 0) || self.capability.0 == 10
+    }
+}
+
 /// The quantisation of a model: which modules it covers and what it makes of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Quantization {
@@ -90,6 +98,8 @@ struct Target<'a> {
     name: &'a str,
     class: Class,
     matrix: Matrix,
+    /// Widths of the outputs.
+    outs: &'a [u64],
     /// Inputs are divided over the ranks.
     divides_input: bool,
     /// Outputs are divided over the ranks.
@@ -193,6 +203,11 @@ impl Quantization {
         self
     }
 
+    /// Whether the method is one of those that vLLM runs by Marlin kernels.
+    pub(crate) fn is_marlin_only(&self) -> bool {
+        matches!(self.method_name(), Some("auto_awq" | "auto_gptq" | "inc"))
+    }
+
     /// vLLM's name of the method, `None` for a model that is not quantised.
     pub(crate) fn method_name(&self) -> Option<&'static str> {
         self.method.as_ref().map(|method| method.name())
@@ -234,6 +249,7 @@ impl Quantization {
                 input: shape.input,
                 blocks_by_part: false,
             },
+            outs: &shape.outs,
             divides_input: shape.input != linear.input,
             divides_output: whole(&shape.outs) != whole(&linear.outs),
             hardware,
@@ -324,6 +340,7 @@ impl Quantization {
                 input: embedding.columns,
                 blocks_by_part: false,
             },
+            outs: &[rows],
             divides_input: false,
             divides_output: embedding.rows.div_ceil(2) >= rows,
             hardware,
