@@ -146,10 +146,11 @@ fn arcee(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     Ok(())
 }
 
-/// Its position table starts at row 2. No plan: nothing is divided.
+/// Its position table starts at row 2. No plan: only keys and values are found to be alike.
 fn biogpt(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     const NAMES: Names = Names {
         positions: "model.embed_positions",
+        qkv: "q_proj",
         out: "out_proj",
         mlp: "",
         up: "fc1",
@@ -160,7 +161,7 @@ fn biogpt(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     };
     let decoder = Decoder::classic(&config.text, &BIOGPT)?.biases(true, true, true);
     let positions = u64::from(decoder.dims.tokens_max.unwrap_or(0)).saturating_add(2);
-    let (packed, mlp) = (Packed::Replicated, Mlp::Replicated);
+    let (packed, mlp) = (Packed::KeysColumn, Mlp::Replicated);
     Decoder { names: NAMES, positions, packed, mlp, ..decoder }.build(builder);
     Ok(())
 }
