@@ -62,7 +62,7 @@ fn aria_text(config: &Config<'_>, b: &mut Builder) -> Result<()> {
             b.scope("self_attn", |b| attention.build(b, "o_proj"));
             b.scope("mlp", |b| {
                 b.param("router_weight", Param::whole(count.saturating_mul(hidden)));
-                let experts = Experts { experts: count, hidden, inner, gated: true, bias: false };
+                let experts = Experts::gated(count, hidden, inner);
                 b.experts("experts", experts);
                 let wide = inner.saturating_mul(shared);
                 b.scope("shared_experts", |b| gated_mlp(b, hidden, wide, mlp_bias));
