@@ -8,6 +8,7 @@
 use super::Family;
 use super::dense::{Decoder, LLAMA_NAMES, Mlp, Names, Norm, Packed, QkNorm};
 use super::dense_class::{Class, GPT_KEYS, HeadDim, Inner, KvHeads, LLAMA, sized};
+use super::parts::Windows;
 use crate::error::Result;
 use crate::model::builder::Builder;
 use crate::model::hf_config::{Config, Fields};
@@ -18,6 +19,7 @@ pub(super) static FAMILIES: &[Family] = &[
     Family { architectures: &["BioGptForCausalLM"], model_types: &["biogpt"], rule: biogpt },
     Family { architectures: &["BitNetForCausalLM"], model_types: &["bitnet"], rule: bitnet },
     Family { architectures: &["CTRLLMHeadModel"], model_types: &["ctrl"], rule: ctrl },
+    Family { architectures: &["CwmForCausalLM"], model_types: &["cwm"], rule: cwm },
     Family { architectures: &["GlmForCausalLM"], model_types: &["glm"], rule: glm },
     Family {
         architectures: &["GPTBigCodeForCausalLM"],
@@ -32,6 +34,11 @@ pub(super) static FAMILIES: &[Family] = &[
         rule: hunyuan,
     },
     Family { architectures: &["Jais2ForCausalLM"], model_types: &["jais2"], rule: jais },
+    Family {
+        architectures: &["MinistralForCausalLM"],
+        model_types: &["ministral"],
+        rule: ministral,
+    },
     Family { architectures: &["NanoChatForCausalLM"], model_types: &["nanochat"], rule: nanochat },
     Family { architectures: &["OlmoForCausalLM"], model_types: &["olmo"], rule: olmo },
     Family { architectures: &["Olmo2ForCausalLM"], model_types: &["olmo2"], rule: olmo2 },
@@ -42,6 +49,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family { architectures: &["PhiForCausalLM"], model_types: &["phi"], rule: phi },
     Family { architectures: &["SeedOssForCausalLM"], model_types: &["seed_oss"], rule: seed },
+    Family { architectures: &["SmolLM3ForCausalLM"], model_types: &["smollm3"], rule: smollm },
     Family {
         architectures: &["Starcoder2ForCausalLM"],
         model_types: &["starcoder2"],
@@ -67,6 +75,12 @@ const CTRL: Class = Class {
     tokens: 256,
     tied: true,
     ..sized(1280, 48, 16, 0, 246_534)
+};
+const CWM: Class = Class {
+    kv_heads: KvHeads::Own(8),
+    head_dim: HeadDim::Own(128),
+    tokens: 131_072,
+    ..sized(6144, 64, 48, 21504, 128_256)
 };
 const GLM: Class = Class {
     kv_heads: KvHeads::Own(2),
@@ -97,6 +111,8 @@ const HELIUM: Class = Class {
 };
 const HUNYUAN: Class = Class { tokens: 2048, ..sized(4096, 32, 32, 11008, 290_943) };
 const JAIS: Class = Class { tokens: 8192, ..sized(3328, 32, 26, 26624, 150_272) };
+const MINISTRAL: Class =
+    Class { kv_heads: KvHeads::Own(8), tokens: 131_072, ..sized(4096, 32, 32, 14336, 32000) };
 const NANOCHAT: Class =
     Class { kv_heads: KvHeads::Own(6), tokens: 2048, ..sized(768, 12, 6, 8192, 50304) };
 const OLMO: Class = Class { vocab: 50304, ..LLAMA };
@@ -112,6 +128,12 @@ const SEED: Class = Class {
     head_dim: HeadDim::Own(128),
     tokens: 524_288,
     ..sized(4096, 64, 80, 27648, 155_136)
+};
+const SMOLLM: Class = Class {
+    kv_heads: KvHeads::Own(4),
+    tokens: 32768,
+    tied: true,
+    ..sized(2048, 36, 16, 11008, 128_256)
 };
 const STARCODER: Class = Class {
     kv_heads: KvHeads::Own(2),
@@ -200,6 +222,18 @@ fn ctrl(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     Ok(())
 }
 
+/// Every fourth layer from the first sees everything.
+fn cwm(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
+    let fields = &config.text;
+    let decoder = Decoder::new(fields, &CWM)?;
+    let layers = decoder.dims.layers;
+    let windows = Windows::read(fields, layers, Some(8192))?;
+    let windows = windows.or_types(layers, |layer| !layer.is_multiple_of(4));
+    let mlp_bias = fields.flag("mlp_bias", false)?;
+    decoder.windows(&windows).biases(false, false, mlp_bias).build(builder);
+    Ok(())
+}
+
 fn glm(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     let qkv_bias = config.text.flag("attention_bias", true)?;
     Decoder { qkv_bias, ..Decoder::new(&config.text, &GLM)? }.build(builder);
@@ -257,6 +291,16 @@ fn hunyuan(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
 fn jais(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     let decoder = biased(&config.text, &JAIS, true)?;
     Decoder { mlp: Mlp::Plain, norm: Norm::Layer, names: PLAIN_NAMES, ..decoder }.build(builder);
+    Ok(())
+}
+
+/// All layers have the window where `layer_types` is absent.
+fn ministral(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
+    let decoder = Decoder::new(&config.text, &MINISTRAL)?;
+    let layers = decoder.dims.layers;
+    let windows = Windows::read(&config.text, layers, Some(4096))?;
+    let slides = windows.window.is_some();
+    decoder.windows(&windows.or_types(layers, |_| slides)).build(builder);
     Ok(())
 }
 
@@ -330,6 +374,24 @@ fn seed(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
         fields.flag("mlp_bias", false)?,
     );
     decoder.build(builder);
+    Ok(())
+}
+
+/// Where windows are on, layers without rotary positions have one: every fourth, or as
+/// `no_rope_layers` says.
+fn smollm(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
+    let fields = &config.text;
+    let decoder = biased(fields, &SMOLLM, false)?;
+    let layers = decoder.dims.layers;
+    let mut windows = Windows::read(fields, layers, None)?;
+    let is_on = fields.flag("use_sliding_window", false)? && windows.window.is_some();
+    let has_rope = fields.counts("no_rope_layers", 1)?;
+    let interval = fields.count_or("no_rope_layer_interval", 4, u32::MAX)?.max(1);
+    windows = windows.or_types(layers, |layer| {
+        let declared = has_rope.as_ref().and_then(|list| list.get(layer as usize));
+        is_on && declared.map_or((layer + 1).is_multiple_of(interval), |&rope| rope == 0)
+    });
+    decoder.windows(&windows).build(builder);
     Ok(())
 }
 

@@ -1,17 +1,25 @@
-//! Dense decoders whose layers differ from each other, or whose attention is of another form.
+//! Dense decoders whose layers differ from each other, are passed more than once, or have an
+//! attention of another form.
 
 use super::Family;
 use super::dense::{Decoder, LLAMA_NAMES, activation};
 use super::dense_class::{Class, FOREIGN, HeadDim, Inner, KvHeads, divides, sized};
-use super::limits::{HEAD_DIM_MAX, HEADS_MAX, INNER_MAX, WIDTH_MAX};
-use super::parts::gated_mlp;
+use super::limits::{HEAD_DIM_MAX, HEADS_MAX, INNER_MAX, LAYERS_MAX, TOKENS_MAX, WIDTH_MAX};
+use super::parts::{attention_cache, gated_mlp};
 use crate::error::Result;
 use crate::model::builder::Builder;
+use crate::model::cache::Reach;
 use crate::model::hf_config::{Config, Fields, wrong};
-use crate::model::weights::module::Linear;
+use crate::model::weights::module::{Linear, Param};
 
 pub(super) static FAMILIES: &[Family] = &[
     Family { architectures: &["DeciLMForCausalLM"], model_types: &["nemotron-nas"], rule: deci },
+    Family { architectures: &["HrmTextForCausalLM"], model_types: &["hrm_text"], rule: hrm },
+    Family {
+        architectures: &["IQuestLoopCoderForCausalLM"],
+        model_types: &["iquestloopcoder"],
+        rule: loop_coder,
+    },
     Family { architectures: &["MiniCPMForCausalLM"], model_types: &["minicpm"], rule: minicpm },
     Family { architectures: &["MiniCPM3ForCausalLM"], model_types: &["minicpm3"], rule: minicpm3 },
 ];
@@ -120,6 +128,88 @@ fn deci_width(block: &Fields<'_>, hidden: u32) -> Result<Option<u32>> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
     let width = width as u32;
     Ok(Some(width.next_multiple_of(256)))
+}
+
+/// Two stacks of layers, each passed several times with a cache of its own for every pass
+/// (`hrm_text.py`).
+fn hrm(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
+    const CLASS: Class = Class {
+        kv_heads: KvHeads::Same,
+        head_dim: HeadDim::Own(128),
+        tokens: 2048,
+        ..sized(1536, 16, 12, 4096, 151_808)
+    };
+    let fields = &config.text;
+    activation(fields, "hidden_act", &["silu"])?;
+    let decoder = Decoder::new(fields, &CLASS)?;
+    let dims = &decoder.dims;
+    let (high, low) = (cycles(fields, "H_cycles", 2)?, cycles(fields, "L_cycles", 3)?);
+    // Where it is absent, `num_hidden_layers` counts the layers of a stack, else all passes.
+    let declared = fields.count("num_layers_per_stack", LAYERS_MAX)?;
+    let in_stack = declared.unwrap_or(dims.layers);
+    let passes = high.saturating_mul(low.saturating_add(1));
+    let layers = declared.map_or(in_stack.saturating_mul(passes), |_| dims.layers);
+    if in_stack.saturating_mul(passes) > LAYERS_MAX {
+        let problem = format!("{passes} passes of {in_stack} layers; at most {LAYERS_MAX}");
+        return Err(wrong(fields.path("H_cycles"), problem));
+    }
+    let hidden = u64::from(dims.hidden);
+    builder.vocabulary("model.embed_tokens", dims.vocab, hidden);
+    let bias = fields.flag("attention_bias", false)?;
+    let mlp_bias = fields.flag("mlp_bias", false)?;
+    let width = u64::from(dims.heads).saturating_mul(dims.head_dim.into());
+    for stack in ["L_module", "H_module"] {
+        for layer in 0..in_stack {
+            builder.scope(&format!("model.{stack}.layers.{layer}"), |b| {
+                // Gate, query, key, value.
+                let gqkv = Linear::merged(hidden, [width; 4]).bias(bias);
+                b.linear("self_attn.gqkv_proj", gqkv);
+                b.linear("self_attn.o_proj", Linear::row(width, hidden).bias(bias));
+                b.scope("mlp", |b| gated_mlp(b, hidden, dims.inner.into(), mlp_bias));
+            });
+        }
+    }
+    for layer in 0..in_stack.saturating_mul(passes) {
+        builder.cache(layer, attention_cache(dims, Reach::Full));
+    }
+    builder.param("model.z_L_init", Param::whole(hidden));
+    if !decoder.tied {
+        builder.head("lm_head", dims.vocab, hidden, false);
+    }
+    builder.dims = dims.clone();
+    builder.dims.layers = layers;
+    Ok(())
+}
+
+fn cycles(fields: &Fields<'_>, name: &str, default: u32) -> Result<u32> {
+    Ok(fields.count(name, LAYERS_MAX)?.unwrap_or(default))
+}
+
+/// All layers are passed `loop_num` times; passes after the first keep a window of their own
+/// (`iquest_loopcoder.py`).
+fn loop_coder(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
+    let fields = &config.text;
+    activation(fields, "hidden_act", &["silu"])?;
+    let decoder = Decoder::new(fields, &RATIO)?;
+    let dims = &decoder.dims;
+    let loops = fields.count("loop_num", LAYERS_MAX)?.unwrap_or(2);
+    if loops.saturating_mul(dims.layers) > LAYERS_MAX {
+        let problem = format!("{loops} passes of {} layers; at most {LAYERS_MAX}", dims.layers);
+        return Err(wrong(fields.path("loop_num"), problem));
+    }
+    let window = fields.count("loop_window_size", TOKENS_MAX)?.unwrap_or(64);
+    decoder.build(builder);
+    for layer in 0..dims.layers {
+        // A gate of every head, of one head's width.
+        let gate = Linear::column(dims.head_dim.into(), dims.heads.into()).bias(true);
+        builder.linear(&format!("model.gate_projections.{layer}.gate_proj"), gate);
+        for pass in 1..loops {
+            let layer = pass.saturating_mul(dims.layers).saturating_add(layer);
+            builder.cache(layer, attention_cache(dims, Reach::Window(window)));
+        }
+    }
+    builder.caches.sort_by_key(|cache| cache.layer);
+    Ok(())
 }
 
 fn minicpm(config: &Config<'_>, builder: &mut Builder) -> Result<()> {

@@ -29,6 +29,11 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family { architectures: &["MistralForCausalLM"], model_types: &["mistral"], rule: mistral },
     Family {
+        architectures: &["Ministral3ForCausalLM"],
+        model_types: &["ministral3"],
+        rule: |config, b| llama(config, b, &MINISTRAL3),
+    },
+    Family {
         architectures: &["Phi3ForCausalLM"],
         model_types: &["phi3"],
         rule: |config, b| llama(config, b, &PHI3),
@@ -43,6 +48,11 @@ pub(super) static FAMILIES: &[Family] = &[
         architectures: &["GraniteForCausalLM"],
         model_types: &["granite"],
         rule: |config, b| granite(config, b, &GRANITE),
+    },
+    Family {
+        architectures: &["GraniteSWAForCausalLM"],
+        model_types: &["granite_swa"],
+        rule: granite_swa,
     },
     Family {
         architectures: &["HyperCLOVAXForCausalLM"],
@@ -63,6 +73,13 @@ pub(super) static FAMILIES: &[Family] = &[
 ];
 
 const MISTRAL: Class = Class { tokens: 4096 * 32, kv_heads: KvHeads::Own(8), ..wide(14336, 32000) };
+const MINISTRAL3: Class = Class {
+    layers: 34,
+    tokens: 262_144,
+    kv_heads: KvHeads::Own(8),
+    head_dim: HeadDim::Own(128),
+    ..wide(14336, 131_072)
+};
 const PHI3: Class = Class { tokens: 4096, ..sized(3072, 32, 32, 8192, 32064) };
 const ERNIE: Class = Class {
     kv_heads: KvHeads::Own(2),
@@ -72,6 +89,12 @@ const ERNIE: Class = Class {
     ..sized(1024, 18, 16, 3072, 103_424)
 };
 const GRANITE: Class = Class { tokens: 2048, ..wide(11008, 32000) };
+const GRANITE_SWA: Class = Class {
+    kv_heads: KvHeads::Own(4),
+    tokens: 8192,
+    tied: true,
+    ..sized(2560, 24, 20, 8192, 100_352)
+};
 const QWEN2: Class = Class {
     kv_heads: KvHeads::Own(32),
     head_dim: HeadDim::Ratio,
@@ -162,6 +185,15 @@ fn granite(config: &Config<'_>, builder: &mut Builder, class: &Class) -> Result<
     let fields = &config.text;
     let windows = plain_windows(fields, class)?;
     granite_with(fields, class, &windows)?.build(builder);
+    Ok(())
+}
+
+fn granite_swa(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
+    let fields = &config.text;
+    let layers = GRANITE_SWA.dims(fields)?.layers;
+    let windows = Windows::read(fields, layers, Some(128))?;
+    let windows = windows.or_types(layers, |layer| !layer.is_multiple_of(4));
+    granite_with(fields, &GRANITE_SWA, &windows)?.build(builder);
     Ok(())
 }
 
