@@ -545,7 +545,7 @@ impl Method for Compressed {
         for name in self.naming.expert_matrices(target.name) {
             // A class of its own, which `Linear` covers too.
             let scheme = self.scheme(&name, "RoutedExpertsLinear")?;
-            let key = scheme.map(|scheme| std::ptr::from_ref(scheme));
+            let key = scheme.map(std::ptr::from_ref);
             if found.is_some_and(|(found, _)| found != key) {
                 return Err("matrices of an expert have different schemes".into());
             }
