@@ -99,14 +99,19 @@ pub enum Error {
         problem: String,
     },
     /// A model family that this version does not compute exactly.
-    #[error("model config: field `{field}` is {found:?}, which this version cannot compute; known: {}", .known.join(", "))]
+    #[error(
+        "model config: field `{field}` is {found:?}, which this version cannot compute; of the \
+         {known} known architectures most alike: {}", .similar.join(", ")
+    )]
     UnknownModel {
         /// The JSON field that decided it.
         field: String,
         /// Its value.
         found: String,
-        /// What is known.
-        known: Vec<&'static str>,
+        /// Known names that are most like it.
+        similar: Vec<&'static str>,
+        /// How many are known.
+        known: usize,
     },
     /// A local checkpoint is not what its format says.
     #[error("checkpoint {}: `{field}`: {problem}", .path.display())]

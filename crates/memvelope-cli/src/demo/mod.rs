@@ -240,7 +240,7 @@ fn prepare(
         })?;
         take(device, Bytes(withheld), Tag::Withheld, "--vram leaves too little: withholding")?;
     }
-    let mut left = layout.weight_bytes.rounded_up_to(2 * Bytes::MIB).0;
+    let mut left = layout.weight_bytes.unwrap_or_default().rounded_up_to(2 * Bytes::MIB).0;
     while left > 0 {
         let chunk = left.min(WEIGHT_CHUNK_BYTES);
         take(device, Bytes(chunk), Tag::Weights, "the weights do not fit: allocating")?;

@@ -87,7 +87,8 @@ impl Envelope {
     /// [`crate::Error::ReadModel`] if the layers keep caches of several kinds.
     pub fn plan(total: Bytes, layout: &Layout, declared: &Declared) -> Result<Self> {
         let flight = Flight::DEFAULT;
-        Self::plan_terms(total, layout, Sum::new(layout, declared)?, layout.weight_bytes, &flight)
+        let weights = known_weights(layout)?;
+        Self::plan_terms(total, layout, Sum::new(layout, declared)?, weights, &flight)
     }
 
     /// As [`Self::plan`], in the blocks of an engine: `weights` are those of one rank, and
@@ -168,11 +169,12 @@ impl Envelope {
         };
         let live = |tag: Tag| signed(device.totals.by_tag[tag as usize].live_bytes);
         let mut sum = Sum::new(layout, declared)?;
+        let weights = known_weights(layout)?;
         sum.put(TermName::Total, total, Origin::Measured, "as the driver tells");
         let used = device.free_bytes.map(|free| total.saturating_sub(signed(free)));
         let planes = Planes::read(device, declared, used);
         if device.allocations_unseen {
-            sum.lumped(&planes, used, layout);
+            sum.lumped(&planes, used, layout, weights);
             sum.reserves(total);
             sum.absent(TermName::KvCache, UNSEEN);
             sum.unaccounted(used, device, declared);
@@ -180,7 +182,7 @@ impl Envelope {
         }
         let withheld = live(Tag::Withheld);
         sum.used(TermName::Withheld, withheld, "allocated to be kept away from us");
-        sum.weights(live(Tag::Weights), signed(layout.weight_bytes));
+        sum.weights(live(Tag::Weights), signed(weights));
         sum.activations(device, layout, declared);
         sum.graphs(device);
         sum.context(&planes, device, declared);
@@ -384,7 +386,7 @@ impl<'a> Sum<'a> {
 
     /// The terms down to the opening balance where no allocation was seen: computed ones, each in
     /// use as far as what this process uses goes.
-    fn lumped(&mut self, planes: &Planes, used: Option<i64>, layout: &Layout) {
+    fn lumped(&mut self, planes: &Planes, used: Option<i64>, layout: &Layout, weights: Bytes) {
         let own = used.map(|used| used.saturating_sub(planes.others.unwrap_or(0)).max(0));
         let (activations, activations_note) = activations(layout, self.declared, &Flight::DEFAULT);
         let (context, context_note) = assumed_context(self.declared);
@@ -395,8 +397,7 @@ impl<'a> Sum<'a> {
             sum.push(name, Some(bytes), in_use, origin, format!("{note}; {UNSEEN}"));
         };
         self.absent(TermName::Withheld, UNSEEN);
-        let weights = signed(layout.weight_bytes);
-        lump(self, TermName::Weights, weights, Origin::Derived, COMPUTED);
+        lump(self, TermName::Weights, signed(weights), Origin::Derived, COMPUTED);
         lump(self, TermName::Activations, activations, Origin::Assumed, &activations_note);
         self.absent(TermName::Graphs, UNSEEN);
         lump(self, TermName::Context, context, Origin::Assumed, context_note);
@@ -512,6 +513,15 @@ impl<'a> Sum<'a> {
 /// Bytes as a term; no device has 2^63.
 fn signed(bytes: Bytes) -> i64 {
     i64::try_from(bytes.0).unwrap_or(i64::MAX)
+}
+
+/// The weights on one device.
+fn known_weights(layout: &Layout) -> Result<Bytes> {
+    let why = |refusal: crate::model::Refusal| Error::ReadModel {
+        field: "(document)".into(),
+        problem: refusal.reason,
+    };
+    Ok(layout.weights(1).map_err(why)?.param_bytes)
 }
 
 fn assumed_context(declared: &Declared) -> (i64, &'static str) {

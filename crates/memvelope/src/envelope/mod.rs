@@ -11,6 +11,7 @@
 //! bytes are not there to be handed out.
 
 mod equation;
+mod plan;
 mod slabs;
 mod table;
 mod term;
@@ -18,5 +19,6 @@ mod term;
 mod tests;
 
 pub use equation::{Declared, Envelope};
+pub use plan::{Bound, Budget, Plan, Sequences, UTILIZATION_DEFAULT};
 pub use slabs::KvSlabs;
 pub use term::{Origin, Term, TermName};

@@ -102,7 +102,7 @@ fn no_room_says_what_takes_it() {
 #[test]
 fn weights_that_are_still_loading_count_whole() {
     let layout = Layout::builtin_8b();
-    let whole = layout.weight_bytes.0;
+    let whole = layout.weight_bytes.unwrap().0;
     let check = |loaded: u64, bytes: u64, origin| {
         let device = device(80 * GIB, Some(60 * GIB), [0, loaded, 0, 0, 0, 0]);
         let envelope = Envelope::measured(&device, &layout, &Declared::default()).unwrap();
@@ -140,8 +140,9 @@ fn unseen_allocations_are_not_counted_twice() {
 #[test]
 fn context_comes_from_the_best_plane_there_is() {
     let layout = Layout::builtin_8b();
-    let loaded = device(80 * GIB, Some(60 * GIB), [GIB, layout.weight_bytes.0, 0, 0, 0, 0]);
-    let ledger = GIB + layout.weight_bytes.0;
+    let loaded =
+        device(80 * GIB, Some(60 * GIB), [GIB, layout.weight_bytes.unwrap().0, 0, 0, 0, 0]);
+    let ledger = GIB + layout.weight_bytes.unwrap().0;
     let check = |device: &DeviceSnapshot, declared: &Declared, expected: [Option<u64>; 3]| {
         let envelope = Envelope::measured(device, &layout, declared).unwrap();
         check_capacity(&envelope);

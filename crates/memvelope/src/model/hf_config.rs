@@ -75,18 +75,6 @@ impl Fields<'static> {
     }
 }
 
-impl<'a> Config<'a> {
-    /// The config of a part in its own right: `text` is the object of this name, an empty one where
-    /// it is absent (the config class then fills in its defaults); `root` stays the document.
-    pub(crate) fn nested(&self, name: &'static str) -> Result<Self> {
-        Ok(Self {
-            root: self.root.clone(),
-            text: self.root.object_or_empty(name)?,
-            text_name: name,
-        })
-    }
-}
-
 impl<'a> Fields<'a> {
     /// A field, `None` if absent or null.
     pub(crate) fn value(&self, name: &str) -> Option<&'a Value> {

@@ -40,9 +40,9 @@ pub struct Layout {
     pub dtype: Dtype,
     /// Longest sequence the engine serves unless told otherwise, as the config declares it.
     pub max_tokens: Option<Tokens>,
-    /// Bytes of all parameters on one GPU, computed from the config by architecture. Where
-    /// [`Self::weights`] refuses because they are not known, those of the parts that are.
-    pub weight_bytes: Bytes,
+    /// Bytes of all parameters on one GPU, computed from the config by architecture. `None` where
+    /// [`Self::weights`] says why they are not known, or one GPU cannot hold them in their form.
+    pub weight_bytes: Option<Bytes>,
     /// Every cache, in the order of the layers.
     pub caches: Vec<Cache>,
     /// Layers that read another layer's cache and keep none themselves.
@@ -113,11 +113,8 @@ impl Layout {
         quantization: Quantization,
     ) -> Result<Self> {
         let Builder { dims, caches, inventory, shared_layers, .. } = builder;
-        // A model that one rank cannot hold whole is a config that contradicts itself.
         let quantization = quantization.with_caches(&caches, shared_layers);
-        let weights = inventory
-            .known_on_rank(1, dtype, &quantization, Hardware::default())
-            .map_err(|refusal| wrong("(document)", refusal.reason))?;
+        let weights = inventory.on_rank(1, dtype, &quantization, Hardware::default());
         Ok(Self {
             architecture,
             model_type: model_type.to_owned(),
@@ -131,7 +128,7 @@ impl Layout {
             element_bytes: u32::try_from(dtype.bytes()).unwrap_or(2),
             dtype,
             max_tokens: None,
-            weight_bytes: weights.param_bytes,
+            weight_bytes: weights.ok().map(|weights| weights.param_bytes),
             caches,
             shared_layers,
             is_multimodal: builder.is_multimodal,

@@ -6,7 +6,9 @@ use super::spec::{Role, Spec};
 use super::{defaults, hybrid, kernel};
 use crate::engine::DeviceKind;
 use crate::engine::params::{KvDtype, Params};
-use crate::model::cache::{Attention, Cache, CacheKind, Indexer, IndexerStorage, Latent, Reach};
+use crate::model::cache::{
+    Attention, Cache, CacheKind, Indexer, IndexerStorage, Latent, Reach, State, StateShape,
+};
 use crate::model::{Dtype, Layout, Refusal, RefusalRule};
 use std::collections::HashSet;
 
@@ -256,7 +258,7 @@ impl Context<'_> {
     /// Whether state layers share the block pool with attention layers.
     fn is_hybrid(&self) -> bool {
         let is_state = |cache: &Cache| matches!(cache.kind, CacheKind::State(_));
-        self.layout.caches.iter().any(is_state) && !self.layout.caches.iter().all(is_state)
+        self.layout.caches.iter().any(is_state) && !self.layout.is_attention_free
     }
 
     /// Prefix caching keeps states at block boundaries.
@@ -264,12 +266,24 @@ impl Context<'_> {
         self.is_hybrid() && self.params.prefix_caching.unwrap_or(true)
     }
 
+    /// Pages beside the two of prefix caching that hold checkpoints made during prefill. FlashKDA
+    /// runs on Hopper and Blackwell, in bfloat16 (`resolve_kda_prefill_backend`).
+    fn checkpoints(&self, state: &State) -> u64 {
+        let has_flash = matches!(self.params.device.capability().0, 9 | 10 | 12)
+            && self.layout.dtype == Dtype::Bfloat16;
+        match state.shape {
+            StateShape::Kda { .. } if !has_flash => 0,
+            shape => shape.checkpoint_pages(),
+        }
+    }
+
     fn align(
         &self,
         backends: &[(Backend, Request<'_>)],
         block_size: u64,
     ) -> Result<hybrid::Alignment, Refusal> {
-        if !self.is_hybrid() {
+        // Without any attention there is no kernel to align to.
+        if !self.is_hybrid() || backends.is_empty() {
             return Ok(hybrid::Alignment { block_size, state_page: None });
         }
         let mut state_bytes = 0;
@@ -349,8 +363,7 @@ impl Context<'_> {
             }
             CacheKind::State(state) => {
                 let bytes = state.bytes(self.params.tensor_parallel, self.layout.dtype)?.0;
-                let pages =
-                    if self.is_state_aligned() { 2 + state.shape.checkpoint_pages() } else { 1 };
+                let pages = if self.is_state_aligned() { 2 + self.checkpoints(state) } else { 1 };
                 let role = Role::State { bytes, pages };
                 // Without prefix caching a state covers a whole sequence.
                 let longest = self.params.max_model_len.or(self.layout.max_tokens);

@@ -154,6 +154,21 @@ impl Vllm {
         self.groups.iter().map(describe).collect()
     }
 
+    /// Bytes one more token takes in the layers that keep every token.
+    #[must_use]
+    pub fn per_token_bytes(&self) -> u64 {
+        // Layers with the same block are added before the division, which is then exact.
+        let mut pages: Vec<(u64, u64)> = Vec::new();
+        let all = self.groups.iter().flat_map(|group| &group.specs);
+        for spec in all.filter(|spec| spec.is_full()) {
+            match pages.iter_mut().find(|(block, _)| *block == spec.block_size) {
+                Some((_, bytes)) => *bytes = bytes.saturating_add(spec.page_bytes()),
+                None => pages.push((spec.block_size, spec.page_bytes())),
+            }
+        }
+        pages.iter().map(|(block, bytes)| bytes / (*block).max(1)).sum()
+    }
+
     /// Blocks that one sequence of `tokens` may hold at once, over all groups.
     #[must_use]
     pub fn blocks_per_request(&self, tokens: Tokens) -> Blocks {

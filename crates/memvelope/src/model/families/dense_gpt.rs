@@ -227,6 +227,8 @@ fn exaone(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
 
 /// Three flags say how many norms a layer has and how many KV heads (`falcon.py`).
 fn falcon(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
+    // Its layers are built without the cache's options (vLLM 0.32 `falcon.py`).
+    builder.ignores_kv_dtype = true;
     const LN: &str = "num_ln_in_parallel_attn";
     let fields = &config.text;
     let is_old_type = fields.text("model_type")?.is_some_and(|name| name.starts_with("Refined"));

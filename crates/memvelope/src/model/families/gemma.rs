@@ -2,11 +2,12 @@
 //! on all but every second or sixth layer.
 
 use super::Family;
-use super::parts::{FULL, Windows};
-use super::sliding::{Class, Decoder, FOUR_NORMS, HeadDim, KvHeads, QkNorm, pattern, tied};
+use super::dense::{Decoder, LLAMA_NAMES, Names, QkNorm};
+use super::dense_class::{Class, HeadDim, KvHeads, sized};
+use super::parts::Windows;
+use super::sliding::{FOUR_NORMS, pattern};
 use crate::error::Result;
 use crate::model::builder::Builder;
-use crate::model::builder::Dims;
 use crate::model::cache::Reach;
 use crate::model::hf_config::{Config, Fields, wrong};
 
@@ -22,98 +23,78 @@ pub(super) static FAMILIES: &[Family] = &[
 ];
 
 const GEMMA2: Class = Class {
-    layers: 26,
-    hidden: 2304,
-    inner: 9216,
-    heads: 8,
-    kv_heads: KvHeads::Number(4),
-    head_dim: HeadDim::Number(256),
-    vocab: 256_000,
-    tokens_max: 8192,
+    kv_heads: KvHeads::Own(4),
+    head_dim: HeadDim::Own(256),
+    tokens: 8192,
+    tied: true,
+    ..sized(2304, 26, 8, 9216, 256_000)
 };
+const GEMMA3: Class = Class { vocab: 262_208, tokens: 131_072, ..GEMMA2 };
 
-const GEMMA3: Class = Class { vocab: 262_208, tokens_max: 131_072, ..GEMMA2 };
-
-/// The classes refuse a hidden size that the heads do not divide, though nothing depends on it.
-fn dims(class: &Class, fields: &Fields<'_>) -> Result<Dims> {
-    let dims = class.dims(fields)?;
-    if dims.hidden.is_multiple_of(dims.heads) {
-        return Ok(dims);
+fn decoder(fields: &Fields<'_>, class: &Class) -> Result<Decoder> {
+    let bias = fields.flag("attention_bias", false)?;
+    let decoder = Decoder::new(fields, class)?.biases(bias, bias, false);
+    let (hidden, heads) = (decoder.dims.hidden, decoder.dims.heads);
+    // The classes demand it, though no size here depends on it.
+    if !hidden.is_multiple_of(heads) {
+        let problem = format!("{hidden} is not a multiple of the {heads} query heads");
+        return Err(wrong(fields.path("hidden_size"), problem));
     }
-    let problem = format!("{} is not a multiple of the {} query heads", dims.hidden, dims.heads);
-    Err(wrong(fields.path("hidden_size"), problem))
+    Ok(Decoder { names: FOUR_NORMS, ..decoder })
+}
+
+fn gemma2_decoder(fields: &Fields<'_>) -> Result<Decoder> {
+    let decoder = decoder(fields, &GEMMA2)?;
+    let layers = decoder.dims.layers;
+    let windows = Windows::read(fields, layers, Some(4096))?.or_every(layers, 2);
+    Ok(decoder.windows(&windows))
 }
 
 /// vLLM 0.32 `gemma2.py`: the output matrix is the embedding whatever the config says.
 fn gemma2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
-    let fields = &config.text;
-    let dims = dims(&GEMMA2, fields)?;
-    let windows = Windows::read(fields, dims.layers, Some(4096))?.or_every(dims.layers, 2);
-    Decoder {
-        norms: FOUR_NORMS,
-        attention_bias: fields.flag("attention_bias", false)?,
-        ..Decoder::new(dims, &windows, true)
-    }
-    .build(b);
+    Decoder { tied: true, ..gemma2_decoder(&config.text)? }.build(b);
     Ok(())
 }
 
 /// As transformers builds it: Gemma 2 without the norms behind attention and MLP.
 fn vaultgemma(config: &Config<'_>, b: &mut Builder) -> Result<()> {
-    let fields = &config.text;
-    let dims = dims(&GEMMA2, fields)?;
-    let windows = Windows::read(fields, dims.layers, Some(4096))?.or_every(dims.layers, 2);
-    Decoder {
-        norms: &["input_layernorm", "pre_feedforward_layernorm"],
-        attention_bias: fields.flag("attention_bias", false)?,
-        ..Decoder::new(dims, &windows, tied(config, true)?)
-    }
-    .build(b);
+    const NAMES: Names =
+        Names { norms: &["input_layernorm", "pre_feedforward_layernorm"], ..LLAMA_NAMES };
+    Decoder { names: NAMES, ..gemma2_decoder(&config.text)? }.build(b);
     Ok(())
 }
 
+/// vLLM 0.32 `gemma3.py`.
 fn gemma3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
-    let (dims, windows) = gemma3_layers(&config.text)?;
-    gemma3_decoder(config, Decoder::new(dims, &windows, tied(config, true)?), b)
+    let decoder = decoder(&config.text, &GEMMA3)?;
+    let windows = gemma3_windows(&config.text, decoder.dims.layers)?;
+    Decoder { qk_norm: QkNorm::PerHead, ..decoder.windows(&windows) }.build(b);
+    Ok(())
 }
 
 /// vLLM 0.32 `rnj1.py`: Gemma 3 whose local layers are called chunked. They look back on their
-/// chunk and the one before, and the cache keeps a window of that.
+/// chunk and the one before, and the cache keeps a window of that size.
 fn rnj1(config: &Config<'_>, b: &mut Builder) -> Result<()> {
-    let (dims, windows) = gemma3_layers(&config.text)?;
-    let reach = |&kind: &&str| match windows.window {
-        Some(window) if kind == "chunked_attention" => Reach::Window(window),
-        _ => windows.of_model().map_or(Reach::Full, Reach::Window),
+    let decoder = decoder(&config.text, &GEMMA3)?;
+    let windows = gemma3_windows(&config.text, decoder.dims.layers)?;
+    let reach = |&kind: &&str| {
+        let own = windows.window.filter(|_| kind == "chunked_attention");
+        own.or_else(|| windows.of_model()).map_or(Reach::Full, Reach::Window)
     };
     let reaches = windows.types.iter().flatten().map(reach).collect();
-    let decoder = Decoder { reaches, ..Decoder::new(dims, &windows, tied(config, true)?) };
-    gemma3_decoder(config, decoder, b)
-}
-
-fn gemma3_layers<'a>(fields: &Fields<'a>) -> Result<(Dims, Windows<'a>)> {
-    let dims = dims(&GEMMA3, fields)?;
-    let mut windows =
-        Windows::read(fields, dims.layers, Some(4096))?.or_every(dims.layers, pattern(fields, 6)?);
-    if fields.flag("use_bidirectional_attention", false)? {
-        windows.window = windows.window.map(one_side);
-    }
-    Ok((dims, windows))
-}
-
-/// What is left of a window that counts both directions.
-pub(super) const fn one_side(window: u32) -> u32 {
-    window / 2 + 1
-}
-
-fn gemma3_decoder(config: &Config<'_>, decoder: Decoder, b: &mut Builder) -> Result<()> {
-    let attention_bias = config.text.flag("attention_bias", false)?;
-    Decoder { qk_norm: QkNorm::Head, norms: FOUR_NORMS, attention_bias, ..decoder }.build(b);
+    Decoder { reaches, qk_norm: QkNorm::PerHead, ..decoder }.build(b);
     Ok(())
 }
 
-/// `layer_types` of Gemma 4: the last layer sees everything whatever the field says.
-pub(super) fn last_is_full(windows: &mut Windows<'_>) {
-    if let Some(last) = windows.types.as_mut().and_then(|types| types.last_mut()) {
-        *last = FULL;
+fn gemma3_windows<'a>(fields: &Fields<'a>, layers: u32) -> Result<Windows<'a>> {
+    let windows = Windows::read(fields, layers, Some(4096))?.or_every(layers, pattern(fields, 6)?);
+    match fields.flag("use_bidirectional_attention", false)? {
+        true => Ok(one_side(windows)),
+        false => Ok(windows),
     }
+}
+
+/// What the classes make of a window that counts both directions.
+pub(super) fn one_side(windows: Windows<'_>) -> Windows<'_> {
+    Windows { window: windows.window.map(|window| window / 2 + 1), ..windows }
 }

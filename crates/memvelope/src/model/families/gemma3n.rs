@@ -2,9 +2,10 @@
 //! layer, and last layers that read the caches of earlier ones (vLLM 0.32 `gemma3n.py`).
 
 use super::Family;
+use super::dense_class::{Class, HeadDim, Inner, KvHeads, sized};
 use super::limits::{INNER_MAX, LAYERS_MAX, VOCAB_MAX, WIDTH_MAX};
 use super::parts::{AttentionParts, Windows, attention_cache, gated_mlp};
-use super::sliding::{Class, FOUR_NORMS, HeadDim, KvHeads};
+use super::sliding::FOUR_NORMS;
 use crate::error::Result;
 use crate::model::builder::{Builder, Dims};
 use crate::model::cache::Reach;
@@ -19,16 +20,17 @@ pub(super) static FAMILIES: &[Family] = &[Family {
     rule: gemma3n,
 }];
 
+/// `intermediate_size`, which may be a list, is read on its own.
 const CLASS: Class = Class {
-    layers: 35,
-    hidden: 2048,
-    inner: 16384,
-    heads: 8,
-    kv_heads: KvHeads::Number(2),
-    head_dim: HeadDim::Number(256),
-    vocab: 262_400,
-    tokens_max: 32768,
+    kv_heads: KvHeads::Own(2),
+    head_dim: HeadDim::Own(256),
+    inner: Inner::Fourfold,
+    tokens: 32768,
+    ..sized(2048, 35, 8, 0, 262_400)
 };
+
+/// `intermediate_size` where it is absent.
+const INNER: u32 = 16384;
 
 /// What the config says beyond the usual sizes.
 struct Extras {
@@ -50,7 +52,7 @@ const STREAMS_MAX: u32 = 1 << 10;
 
 fn gemma3n(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let fields = &config.text;
-    let mut dims = CLASS.dims_but_inner(fields)?;
+    let mut dims = CLASS.dims(fields)?;
     let extras = Extras::read(fields, &dims)?;
     dims.inner = extras.inners.iter().copied().max().unwrap_or(dims.inner);
     let windows = Windows::read(fields, dims.layers, Some(512))?.or_every(dims.layers, 5);
@@ -127,7 +129,7 @@ impl Extras {
             b.rms_norm("post_laurel_norm", hidden);
         });
         layer_input(b, hidden, self.layer_input);
-        for norm in FOUR_NORMS {
+        for norm in FOUR_NORMS.norms {
             b.rms_norm(norm, hidden);
         }
     }
@@ -138,7 +140,7 @@ fn inners(fields: &Fields<'_>, dims: &Dims) -> Result<Vec<u32>> {
     const NAME: &str = "intermediate_size";
     let layers = usize::try_from(dims.layers).unwrap_or(usize::MAX);
     let Some(Value::Array(_)) = fields.value(NAME) else {
-        let one = fields.count(NAME, INNER_MAX)?.unwrap_or(dims.inner);
+        let one = fields.count(NAME, INNER_MAX)?.unwrap_or(INNER);
         return Ok(vec![one; layers]);
     };
     let inners = fields.counts(NAME, INNER_MAX)?.unwrap_or_default();

@@ -2,21 +2,26 @@
 //! earlier ones, an embedding for every layer, and experts beside the MLP (vLLM 0.32 `gemma4.py`).
 
 use super::Family;
-use super::gemma::{last_is_full, one_side};
+use super::dense_class::{Class, HeadDim, KvHeads, divides, sized};
+use super::gemma::one_side;
 use super::gemma3n::{first_shared, layer_input, shared_attention};
 use super::limits::{EXPERTS_MAX, HEAD_DIM_MAX, HEADS_MAX, INNER_MAX, VOCAB_MAX, WIDTH_MAX};
 use super::parts::{FULL, Windows, attention_cache, gated_mlp};
-use super::sliding::{Class, FOUR_NORMS, HeadDim, KvHeads, divides, tied};
+use super::sliding::FOUR_NORMS;
 use crate::error::Result;
 use crate::model::builder::{Builder, Dims};
 use crate::model::hf_config::{Config, Fields, wrong};
 use crate::model::weights::module::{Experts, Linear, Param};
+use serde_json::Value;
 
 pub(super) static FAMILIES: &[Family] = &[Family {
-    architectures: &["Gemma4ForCausalLM"],
+    architectures: &["Gemma4ForCausalLM", "Gemma4UnifiedForCausalLM"],
     model_types: &["gemma4_text", "gemma4_unified_text", "diffusion_gemma_text"],
     rule: gemma4,
 }];
+
+/// "all": every token sees both directions; "vision": those of an image do.
+const BIDIRECTIONAL: &str = "use_bidirectional_attention";
 
 /// In what the config classes of Gemma 4's variants differ.
 struct Variant {
@@ -26,29 +31,34 @@ struct Variant {
     layer_input: u32,
     /// `attention_k_eq_v`, without which full layers have as many KV heads as the others.
     key_is_value: bool,
+    /// `use_bidirectional_attention` is "vision" where it is absent.
+    sees_images: bool,
 }
 
 const CLASS: Class = Class {
-    layers: 30,
-    hidden: 2304,
-    inner: 9216,
-    heads: 8,
-    kv_heads: KvHeads::Number(4),
-    head_dim: HeadDim::Number(256),
-    vocab: 262_144,
-    tokens_max: 131_072,
+    kv_heads: KvHeads::Own(4),
+    head_dim: HeadDim::Own(256),
+    tokens: 131_072,
+    tied: true,
+    ..sized(2304, 30, 8, 9216, 262_144)
 };
 
-const GEMMA4: Variant =
-    Variant { class: CLASS, window: 512, layer_input: 256, key_is_value: false };
+const GEMMA4: Variant = Variant {
+    class: CLASS,
+    window: 512,
+    layer_input: 256,
+    key_is_value: false,
+    sees_images: false,
+};
 const UNIFIED: Variant = Variant {
-    class: Class { tokens_max: 262_144, ..CLASS },
+    class: Class { tokens: 262_144, ..CLASS },
     window: 1024,
     layer_input: 0,
     key_is_value: false,
+    sees_images: true,
 };
 const DIFFUSION: Variant =
-    Variant { class: CLASS, window: 512, layer_input: 0, key_is_value: true };
+    Variant { class: CLASS, window: 512, layer_input: 0, key_is_value: true, sees_images: false };
 
 /// What the layers have in common.
 struct Common {
@@ -74,9 +84,13 @@ fn gemma4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let full = FullLayers::read(fields, &dims, variant)?;
     let common = Common::read(fields, &dims, variant)?;
     let of_layer = full.of_layers(&dims, &windows);
-    let is_tied = tied(config, true)?;
+    let is_tied = variant.class.tied(fields)?;
     check_shared(fields, &windows, common.first_shared)?;
     b.dims = dims.clone();
+    b.is_prefix_lm = match fields.is_present(BIDIRECTIONAL) {
+        true => fields.value(BIDIRECTIONAL).and_then(Value::as_str) == Some("vision"),
+        false => variant.sees_images,
+    };
     let hidden = u64::from(dims.hidden);
     b.scope("model", |b| {
         b.vocabulary("embed_tokens", dims.vocab, hidden);
@@ -97,14 +111,17 @@ fn gemma4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     Ok(())
 }
 
+/// The last layer sees everything, whatever `layer_types` says.
 fn windows<'a>(fields: &Fields<'a>, dims: &Dims, variant: &Variant) -> Result<Windows<'a>> {
     let mut windows =
         Windows::read(fields, dims.layers, Some(variant.window))?.or_every(dims.layers, 6);
-    last_is_full(&mut windows);
-    if fields.text("use_bidirectional_attention")? == Some("all") {
-        windows.window = windows.window.map(one_side);
+    if let Some(last) = windows.types.as_mut().and_then(|types| types.last_mut()) {
+        *last = FULL;
     }
-    Ok(windows)
+    match fields.value(BIDIRECTIONAL).and_then(Value::as_str) {
+        Some("all") => Ok(one_side(windows)),
+        _ => Ok(windows),
+    }
 }
 
 /// A shared layer reads the last layer of its own kind that is not shared; there must be one.
@@ -212,14 +229,15 @@ impl Common {
         b.scope("self_attn", |b| shared_attention(b, dims, is_shared, self.attention_bias));
         let factor = if self.double_wide && is_shared { 2 } else { 1 };
         b.scope("mlp", |b| gated_mlp(b, hidden, u64::from(dims.inner) * factor, false));
-        for norm in FOUR_NORMS {
+        for norm in FOUR_NORMS.norms {
             b.rms_norm(norm, hidden);
         }
         if let Some([experts, inner]) = self.experts {
             b.linear("router.proj", Linear::replicated(hidden, experts).plain());
             b.param("router.scale", Param::whole(hidden));
             b.param("router.per_expert_scale", Param::whole(experts));
-            b.experts("experts", Experts { experts, hidden, inner, gated: true, bias: false });
+            let experts = Experts::gated(experts, hidden, inner);
+            b.experts("experts", Experts { is_silu: false, ..experts });
             b.rms_norm("post_feedforward_layernorm_1", hidden);
             b.rms_norm("post_feedforward_layernorm_2", hidden);
             b.rms_norm("pre_feedforward_layernorm_2", hidden);

@@ -99,7 +99,7 @@ impl Gdn {
             }
             Projections::Flat => {
                 b.linear("in_proj_qkvz", Linear::merged(hidden, outs));
-                b.linear("in_proj_ba", Linear::merged(hidden, [heads, heads]));
+                b.linear("in_proj_ba", Linear::merged(hidden, [heads, heads]).whole_for_marlin());
                 (["norm", "out_proj"], Some(Dtype::Float32))
             }
             Projections::Apart => {
@@ -159,7 +159,7 @@ impl Moe {
         if shared > 0 {
             b.scope("shared_expert", |b| gated_mlp(b, hidden, shared, false));
         }
-        b.experts("experts", Experts { experts, hidden, inner, gated: true, bias: false });
+        b.experts("experts", Experts::gated(experts, hidden, inner));
     }
 }
 

@@ -6,7 +6,10 @@ use super::hybrid_parts::{Defaults, sizes};
 use super::limits::{EXPERTS_MAX, HEAD_DIM_MAX, HEADS_MAX, INNER_MAX, LAYERS_MAX, WIDTH_MAX};
 use super::mamba::CONV_MAX;
 use super::mla::Mla;
+use super::multimodal::{LANGUAGE, Language, language};
 use super::parts::gated_mlp;
+use super::vision::Size;
+use super::vision_more::MoonVit;
 use crate::error::Result;
 use crate::model::builder::{Builder, Dims};
 use crate::model::cache::{CacheKind, State, StateDtype, StateShape};
@@ -14,11 +17,18 @@ use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Config, Fields, wrong};
 use crate::model::weights::module::{Experts, Linear, Param, Split};
 
-pub(super) static FAMILIES: &[Family] = &[Family {
-    architectures: &["KimiLinearForCausalLM"],
-    model_types: &["kimi_linear"],
-    rule: kimi_linear,
-}];
+pub(super) static FAMILIES: &[Family] = &[
+    Family {
+        architectures: &["KimiLinearForCausalLM"],
+        model_types: &["kimi_linear"],
+        rule: kimi_linear,
+    },
+    Family {
+        architectures: &["KimiK3ForConditionalGeneration"],
+        model_types: &["kimi_k3"],
+        rule: kimi_k3,
+    },
+];
 
 /// vLLM 0.32 widens the experts of a rank to this (`min_moe_intermediate_per_partition`).
 const EXPERT_SHARE_MIN: u32 = 256;
@@ -139,7 +149,7 @@ impl Moe {
             b.linear("routed_expert_up_proj", Linear::replicated(latent, hidden));
         }
         let hidden = self.latent.unwrap_or(hidden);
-        let experts = Experts { experts, hidden, inner, gated: true, bias: false };
+        let experts = Experts::gated(experts, hidden, inner);
         b.wide_experts("experts", experts, self.share_min);
     }
 }
@@ -262,6 +272,49 @@ fn kimi_linear(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     }
     builder.head("lm_head", dims.vocab, hidden, false);
     Ok(())
+}
+
+/// vLLM 0.32 `kimi_k3/nvidia/model.py`, `KimiK3VisionConfig`: one bias flag for the attention and
+/// one for the MLP in the class, which published configs set alike.
+fn kimi_k3(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
+    const HEADS: &str = "vt_num_attention_heads";
+    let own = Language { model_type: "kimi_linear", ..LANGUAGE };
+    let width = language(config, builder, own)?;
+    let fields = config.root.object_or_empty("vision_config")?;
+    let names = ["vt_num_hidden_layers", "vt_hidden_size", "vt_intermediate_size"];
+    let heads = fields.count(HEADS, HEADS_MAX)?.unwrap_or(12);
+    let inner = fields.count("qkv_hidden_size", WIDTH_MAX)?.unwrap_or(1536);
+    let max = [LAYERS_MAX, WIDTH_MAX, INNER_MAX];
+    let mut sizes = [27, 1024, 4096];
+    for ((size, name), max) in sizes.iter_mut().zip(names).zip(max) {
+        *size = fields.count(name, max)?.unwrap_or(*size);
+    }
+    if !inner.is_multiple_of(heads) {
+        let problem = format!("{heads} heads do not divide qkv_hidden_size ({inner})");
+        return Err(wrong(fields.path(HEADS), problem));
+    }
+    let bias = fields.flag("attn_bias", false)?;
+    if fields.flag("linear_bias", false)? != bias {
+        let problem = format!("{}; the engine's tower is computed with attn_bias alike", !bias);
+        return Err(wrong(fields.path("linear_bias"), problem));
+    }
+    let quantization = config.text.object_or_empty("quantization_config")?;
+    let tower = MoonVit {
+        size: Size {
+            layers: sizes[0],
+            width: sizes[1].into(),
+            inner: sizes[2].into(),
+            heads: heads.into(),
+            kv_heads: heads.into(),
+            head_dim: (inner / heads).into(),
+        },
+        bias,
+        patch_bias: fields.flag("patch_embed_proj_bias", false)?,
+        rms: fields.text("norm_type")?.is_none_or(|kind| kind == "rmsnorm"),
+        projector_v2: fields.text("mm_projector_type")?.is_none_or(|kind| kind == "patchmergerv2"),
+        quantizable: quantization.text("quant_method")? != Some("compressed-tensors"),
+    };
+    tower.build(builder, &fields, width, "mm_projector")
 }
 
 /// What weighs the residuals of earlier blocks of layers.

@@ -98,7 +98,7 @@ impl Moe {
 
     fn build(&self, b: &mut Builder) {
         let Self { hidden, experts, inner, shared, latent, bias } = *self;
-        b.linear("gate", Linear::replicated(hidden, experts).plain());
+        b.linear("gate", Linear::replicated(hidden, experts).plain().single_compute());
         b.param("gate.e_score_correction_bias", Param::whole(experts).dtype(Dtype::Float32));
         if shared > 0 {
             b.scope("shared_experts", |b| plain_mlp(b, hidden, shared, false));
@@ -108,7 +108,7 @@ impl Moe {
             b.linear("fc2_latent_proj", Linear::replicated(latent, hidden).bias(bias));
         }
         let hidden = latent.unwrap_or(hidden);
-        b.experts("experts", Experts { experts, hidden, inner, gated: false, bias: false });
+        b.experts("experts", Experts { gated: false, ..Experts::gated(experts, hidden, inner) });
     }
 }
 

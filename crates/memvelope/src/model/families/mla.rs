@@ -298,7 +298,7 @@ impl Moe {
             b.scope("shared_experts", |b| gated_mlp(b, hidden, self.shared, false));
         }
         let (experts, inner) = (self.experts, self.inner);
-        b.experts("experts", Experts { experts, hidden, inner, gated: true, bias: false });
+        b.experts("experts", Experts::gated(experts, hidden, inner));
     }
 }
 
@@ -322,6 +322,8 @@ pub(super) struct Decoder {
     pub(super) dense_layers: u32,
     /// Every so many-th layer has experts.
     pub(super) moe_every: u32,
+    /// The layer from which those are counted.
+    pub(super) moe_from: u32,
     pub(super) norms: &'static [&'static str],
     pub(super) tied: bool,
     /// Projections of a latent layer's input are one matrix.
@@ -349,6 +351,7 @@ impl Decoder {
             moe,
             dense_layers,
             moe_every: class.fields.count("moe_layer_freq", LAYERS_MAX)?.unwrap_or(1),
+            moe_from: 0,
             norms: NORMS,
             tied: false,
             fused: true,
@@ -373,7 +376,9 @@ impl Decoder {
     fn layer(&self, b: &mut Builder, layer: u32) {
         let hidden = u64::from(self.dims.hidden);
         b.scope("self_attn", |b| self.attention(b, layer));
-        let has_experts = layer >= self.dense_layers && layer.is_multiple_of(self.moe_every.max(1));
+        let counted = layer.saturating_sub(self.moe_from);
+        let has_experts =
+            layer >= self.dense_layers && counted.is_multiple_of(self.moe_every.max(1));
         b.scope("mlp", |b| match self.moe.filter(|_| has_experts) {
             Some(moe) => moe.build(b, hidden),
             None => gated_mlp(b, hidden, self.dims.inner.into(), false),

@@ -152,14 +152,7 @@ fn sarvam(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let experts = fields.count("num_experts", EXPERTS_MAX)?;
     let moe = experts.map(|experts| sarvam_moe(&class, experts)).transpose()?;
     let every = fields.count("moe_layer_freq", LAYERS_MAX)?.unwrap_or(1);
-    let dense_layers = match class.optional("first_k_dense_replace", LAYERS_MAX)? {
-        Some(layers) => layers,
-        None => 1,
-    };
-    if every != 1 && !dense_layers.is_multiple_of(every) {
-        let problem = format!("{every}; it does not divide the {dense_layers} dense layers");
-        return Err(wrong(fields.path("moe_layer_freq"), problem));
-    }
+    let dense_layers = class.optional("first_k_dense_replace", LAYERS_MAX)?.unwrap_or(1);
     let decoder = Decoder {
         form: Form::Latent,
         mla,
@@ -167,6 +160,7 @@ fn sarvam(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         moe,
         dense_layers,
         moe_every: every,
+        moe_from: dense_layers,
         norms: NORMS,
         tied: fields.flag("tie_word_embeddings", true)?,
         fused: false,
@@ -197,6 +191,9 @@ fn longcat_flash(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let mut dims = class.dims(&["num_layers"])?;
     // The config class counts attentions under this name, and what it says wins.
     if let Some(attentions) = fields.count("num_hidden_layers", LAYERS_MAX)? {
+        if attentions < 2 {
+            return Err(wrong(fields.path("num_hidden_layers"), "1; there are two a layer"));
+        }
         dims.layers = attentions / 2;
     }
     let mla = Mla::read(&class, &dims)?;
@@ -231,7 +228,7 @@ fn longcat_flash(config: &Config<'_>, b: &mut Builder) -> Result<()> {
                 b.linear("router.classifier", router);
                 let bias = Param::whole(all).dtype(Dtype::Float32);
                 b.param("router.e_score_correction_bias", bias);
-                b.experts("experts", Experts { experts, hidden, inner, gated: true, bias: false });
+                b.experts("experts", Experts::gated(experts, hidden, inner));
             });
         });
     }

@@ -106,14 +106,15 @@ fn gemma4_unified(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         b.layer_norm("pos_norm", inner);
     });
     let out = number(&fields, "output_proj_dims", 3840)?;
-    b.linear("embed_vision.embedding_projection", Linear::replicated(out, width));
+    b.linear("embed_vision.embedding_projection", Linear::replicated(out, width).plain());
     if let Some(audio) = config.root.object("audio_config")? {
         let dim = number(&audio, "audio_embed_dim", 640)?;
         let dim = match audio.count("output_proj_dims", HEAD_DIM_MAX)? {
             Some(out) => out.into(),
             None => dim,
         };
-        b.linear("embed_audio.embedding_projection", Linear::replicated(dim, width));
+        let projection = Linear::replicated(dim, width).plain();
+        b.linear("embed_audio.embedding_projection", projection);
     }
     Ok(())
 }
@@ -125,7 +126,14 @@ fn kimi_vl(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, language_side)?;
     let fields = vision_config(config)?;
     let size = Size::read(&fields, [27, 1152, 4304, 16])?;
-    let tower = MoonVit { size, bias: true, rms: false, projector_v2: false, quantizable: false };
+    let tower = MoonVit {
+        size,
+        bias: true,
+        patch_bias: true,
+        rms: false,
+        projector_v2: false,
+        quantizable: false,
+    };
     tower.build(b, &fields, width, "multi_modal_projector")
 }
 

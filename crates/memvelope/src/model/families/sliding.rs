@@ -1,236 +1,239 @@
-//! What decoders share in which layers that look back on a window take turns with layers that see
-//! everything: sizes with the defaults of their config class, and the layers.
+//! Dense decoders in which layers that look back on a window take turns with layers that see
+//! everything.
+//!
+//! Which layer is which is `layer_types`; where it is absent, the config class derives it from a
+//! pattern of its own.
 
-use super::limits::{HEAD_DIM_MAX, HEADS_MAX, INNER_MAX, LAYERS_MAX};
-use super::limits::{TOKENS_MAX, VOCAB_MAX, WIDTH_MAX};
-use super::parts::{AttentionParts, Windows, gated_mlp};
+use super::Family;
+use super::dense::{Decoder, LLAMA_NAMES, Names, QkNorm};
+use super::dense_class::{Class, FOREIGN, HeadDim, KvHeads, sized};
+use super::limits::{LAYERS_MAX, TOKENS_MAX};
+use super::parts::{SLIDING, Windows, layer_types, window};
 use crate::error::Result;
-use crate::model::builder::{Builder, Dims};
-use crate::model::cache::{Attention, CacheKind, Reach};
-use crate::model::hf_config::{Config, Fields, wrong};
-use crate::model::weights::module::{Linear, Param, Split};
+use crate::model::builder::Builder;
+use crate::model::cache::Reach;
+use crate::model::hf_config::{Config, Fields, kind, wrong};
+use crate::model::weights::module::Linear;
+use serde_json::Value;
 
-/// Sizes that a config class holds where the field is absent (transformers 5.19).
-pub(super) struct Class {
-    pub(super) layers: u32,
-    pub(super) hidden: u32,
-    pub(super) inner: u32,
-    pub(super) heads: u32,
-    pub(super) kv_heads: KvHeads,
-    pub(super) head_dim: HeadDim,
-    pub(super) vocab: u32,
-    pub(super) tokens_max: u32,
-}
+pub(super) static FAMILIES: &[Family] = &[
+    Family { architectures: &["Cohere2ForCausalLM"], model_types: &["cohere2"], rule: cohere2 },
+    Family {
+        architectures: &["CohereCompassForCausalLM"],
+        model_types: &["cohere_compass_text"],
+        rule: cohere_compass,
+    },
+    Family {
+        architectures: &["Exaone4ForCausalLM"],
+        model_types: &["exaone4", "exaone4_5_text"],
+        rule: exaone4,
+    },
+    Family { architectures: &["Olmo3ForCausalLM"], model_types: &["olmo3"], rule: olmo3 },
+    Family { architectures: &["Plamo3ForCausalLM"], model_types: &["plamo3"], rule: plamo3 },
+];
 
-/// KV heads where `num_key_value_heads` is absent; where it is null, as many as heads.
-pub(super) enum KvHeads {
-    Heads,
-    Number(u32),
-}
+pub(super) const COHERE2: Class =
+    Class { tokens: 8192, tied: true, ..sized(8192, 40, 64, 22528, 256_000) };
+const EXAONE4: Class =
+    Class { kv_heads: KvHeads::Own(32), tokens: 2048, ..sized(4096, 32, 32, 16384, 102_400) };
+const MUSE_GLIMMER: Class = Class {
+    kv_heads: KvHeads::Own(2),
+    head_dim: HeadDim::Own(128),
+    tokens: 16384,
+    ..sized(6656, 52, 32, 19968, 202_048)
+};
+const OLMO3: Class = Class { tokens: 2048, ..sized(4096, 32, 32, 11008, 50304) };
+/// A class beside its checkpoint.
+const PLAMO3: Class = Class { head_dim: HeadDim::Own(128), tied: true, ..FOREIGN };
 
-/// The size of a head where `head_dim` is absent.
-pub(super) enum HeadDim {
-    /// Hidden size / heads.
-    Quotient,
-    Number(u32),
-}
+/// One norm before attention and MLP, which lie side by side.
+const ONE_NORM: Names = Names { norms: &["input_layernorm"], ..LLAMA_NAMES };
+/// Norms behind attention and MLP instead of before.
+const POST_NORMS: Names =
+    Names { norms: &["post_attention_layernorm", "post_feedforward_layernorm"], ..LLAMA_NAMES };
+/// Norms before and behind attention and MLP.
+pub(super) const FOUR_NORMS: Names = Names {
+    norms: &[
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    ],
+    ..LLAMA_NAMES
+};
 
-impl Class {
-    pub(super) fn dims(&self, fields: &Fields<'_>) -> Result<Dims> {
-        let inner = fields.count("intermediate_size", INNER_MAX)?.unwrap_or(self.inner);
-        Ok(Dims { inner, ..self.dims_but_inner(fields)? })
-    }
-
-    /// As [`Self::dims`] without `intermediate_size`, which some classes hold as a list.
-    pub(super) fn dims_but_inner(&self, fields: &Fields<'_>) -> Result<Dims> {
-        let count = |name, default, max| Ok(fields.count(name, max)?.unwrap_or(default));
-        let heads = count("num_attention_heads", self.heads, HEADS_MAX)?;
-        let hidden = count("hidden_size", self.hidden, WIDTH_MAX)?;
-        Ok(Dims {
-            layers: count("num_hidden_layers", self.layers, LAYERS_MAX)?,
-            heads,
-            kv_heads: self.kv_heads(fields, heads)?,
-            head_dim: self.head_dim(fields, heads, hidden)?,
-            hidden,
-            inner: self.inner,
-            vocab: count("vocab_size", self.vocab, VOCAB_MAX)?,
-            tokens_max: Some(count("max_position_embeddings", self.tokens_max, TOKENS_MAX)?),
-        })
-    }
-
-    fn kv_heads(&self, fields: &Fields<'_>, heads: u32) -> Result<u32> {
-        const NAME: &str = "num_key_value_heads";
-        let default = match self.kv_heads {
-            KvHeads::Number(number) if !fields.is_present(NAME) => number,
-            _ => heads,
-        };
-        let kv_heads = fields.count(NAME, HEADS_MAX)?.unwrap_or(default);
-        divides(fields, NAME, kv_heads, heads)?;
-        Ok(kv_heads)
-    }
-
-    fn head_dim(&self, fields: &Fields<'_>, heads: u32, hidden: u32) -> Result<u32> {
-        match (fields.count("head_dim", HEAD_DIM_MAX)?, &self.head_dim) {
-            (Some(declared), _) => Ok(declared),
-            (None, HeadDim::Number(number)) => Ok(*number),
-            (None, HeadDim::Quotient) if hidden.is_multiple_of(heads) => Ok(hidden / heads),
-            (None, HeadDim::Quotient) => {
-                let problem = format!("{hidden} is not a multiple of the {heads} query heads");
-                Err(wrong(fields.path("hidden_size"), problem))
-            }
-        }
-    }
-}
-
-/// Query heads share KV heads evenly.
-pub(super) fn divides(fields: &Fields<'_>, name: &str, kv_heads: u32, heads: u32) -> Result<()> {
-    if heads.is_multiple_of(kv_heads) {
-        return Ok(());
-    }
-    let problem = format!("{kv_heads} does not divide the {heads} query heads");
-    Err(wrong(fields.path(name), problem))
-}
-
-/// Whether the output matrix is the embedding. Of a model that is more than a language model, the
-/// outer config decides where it says so (vLLM 0.32 `VllmConfig.with_hf_config`).
-pub(super) fn tied(config: &Config<'_>, default: bool) -> Result<bool> {
-    const NAME: &str = "tie_word_embeddings";
-    let inner = config.text.flag(NAME, default)?;
-    config.root.flag(NAME, inner)
-}
-
-/// `sliding_window_pattern`: every so many layers, one sees everything.
+/// `sliding_window_pattern`: one layer in so many sees everything. Where `layer_types` is there,
+/// the class does not look at the pattern, and some configs hold a text in it.
 pub(super) fn pattern(fields: &Fields<'_>, default: u32) -> Result<u32> {
     match fields.value("layer_types") {
-        // Then the pattern is not looked at, and some hold a text there.
         Some(_) => Ok(default),
         None => Ok(fields.count("sliding_window_pattern", LAYERS_MAX)?.unwrap_or(default)),
     }
 }
 
-/// Norms on queries and keys.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum QkNorm {
-    None,
-    /// One weight for all heads.
-    Head,
-    /// Over all heads at once, whole on every rank.
-    Whole,
-    /// A weight for every head, divided with the heads.
-    EachHead,
+/// Norms of Cohere have a weight alone (vLLM 0.32 `commandr.py`), and the output matrix is the
+/// embedding whatever the config says.
+fn cohere2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+    let fields = &config.text;
+    let decoder = Decoder::new(fields, &COHERE2)?;
+    let layers = decoder.dims.layers;
+    let windows = Windows::read(fields, layers, Some(4096))?.or_every(layers, pattern(fields, 4)?);
+    let reaches = inclusive(fields, &windows)?;
+    let qk_norm = match fields.flag("use_qk_norm", false)? {
+        true => QkNorm::Divided,
+        false => QkNorm::None,
+    };
+    Decoder { reaches, qk_norm, names: ONE_NORM, tied: true, ..decoder }.build(b);
+    Ok(())
 }
 
-/// A dense decoder whose layers differ in their reach alone.
-pub(super) struct Decoder {
-    pub(super) dims: Dims,
-    pub(super) reaches: Vec<Reach>,
-    pub(super) qk_norm: QkNorm,
-    /// Norms of a layer, one weight each.
-    pub(super) norms: &'static [&'static str],
-    pub(super) attention_bias: bool,
-    pub(super) mlp_bias: bool,
-    /// A matrix as wide as the queries that gates the attention's output.
-    pub(super) output_gate: bool,
-    /// A learned sink for every head.
-    pub(super) sinks: bool,
-    pub(super) tied: bool,
-    /// Rows of the output matrix, where it is not the embedding.
-    pub(super) head_rows: u32,
-    /// Name of the list of layers.
-    pub(super) list: &'static str,
-    /// Name of the attention of a layer.
-    pub(super) attention: &'static str,
+/// Cohere's layers see the window and the token itself, so vLLM 0.32 adds one to the window.
+pub(super) fn inclusive(fields: &Fields<'_>, windows: &Windows<'_>) -> Result<Vec<Reach>> {
+    let reach = |&kind: &&str| match windows.window {
+        _ if kind != SLIDING => Ok(Reach::Full),
+        Some(window) => Ok(Reach::Window(window.saturating_add(1))),
+        None => {
+            let problem = "none, and a layer of layer_types has one";
+            Err(wrong(fields.path("sliding_window"), problem))
+        }
+    };
+    windows.types.iter().flatten().map(reach).collect()
 }
 
-pub(super) const PRE_NORMS: &[&str] = &["input_layernorm", "post_attention_layernorm"];
-pub(super) const POST_NORMS: &[&str] = &["post_attention_layernorm", "post_feedforward_layernorm"];
-pub(super) const FOUR_NORMS: &[&str] = &[
-    "input_layernorm",
-    "post_attention_layernorm",
-    "pre_feedforward_layernorm",
-    "post_feedforward_layernorm",
-];
+/// The language model of Cohere's Compass (vLLM 0.32 `cohere_compass.py`).
+fn cohere_compass(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+    let fields = &config.text;
+    let decoder = Decoder::new(fields, &COHERE2)?;
+    let layers = decoder.dims.layers;
+    let windows = Windows::read(fields, layers, Some(4096))?.or_types(layers, |_| false);
+    let bias = fields.flag("attention_bias", false)?;
+    let decoder = decoder.windows(&windows).biases(bias, bias, false);
+    Decoder { names: ONE_NORM, tied: true, ..decoder }.build(b);
+    Ok(())
+}
 
-impl Decoder {
-    /// Llama's layers, each with its entry of `layer_types`.
-    pub(super) fn new(dims: Dims, windows: &Windows<'_>, tied: bool) -> Self {
-        Self {
-            reaches: (0..dims.layers).map(|layer| windows.by_type(layer)).collect(),
-            head_rows: dims.vocab,
-            dims,
-            qk_norm: QkNorm::None,
-            norms: PRE_NORMS,
-            attention_bias: false,
-            mlp_bias: false,
-            output_gate: false,
-            sinks: false,
-            tied,
-            list: "model.layers",
-            attention: "self_attn",
+/// vLLM 0.32 `exaone4.py`.
+fn exaone4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+    let fields = &config.text;
+    let decoder = Decoder::new(fields, &EXAONE4)?;
+    let layers = decoder.dims.layers;
+    let windows = Windows::read(fields, layers, Some(4096))?;
+    if windows.window.is_none() && windows.types.is_none() {
+        // The class would divide by a pattern of zero.
+        return Err(wrong(fields.path("layer_types"), "missing, and there is no sliding_window"));
+    }
+    let windows = windows.or_every(layers, pattern(fields, 4)?);
+    let bias = fields.flag("attention_bias", false)? || fields.flag("bias", false)?;
+    let mlp_bias = fields.flag("mlp_bias", false)?;
+    let decoder = decoder.windows(&windows).biases(bias, bias, mlp_bias);
+    Decoder { qk_norm: QkNorm::PerHead, names: POST_NORMS, ..decoder }.build(b);
+    Ok(())
+}
+
+/// vLLM 0.32 `muse_glimmer.py`: the layers without rotary embedding see everything, and a matrix as
+/// wide as the queries gates the attention's output. Norms on queries and keys have no weights.
+pub(super) fn muse_glimmer(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+    const NO_ROPE: &str = "no_rope_layers";
+    let fields = &config.text;
+    let decoder = Decoder::new(fields, &MUSE_GLIMMER)?;
+    let layers = decoder.dims.layers;
+    let declared = fields.counts(NO_ROPE, 1)?;
+    if let Some(found) = declared.as_ref().filter(|list| u32::try_from(list.len()) != Ok(layers)) {
+        let problem = format!("{} entries for {layers} layers", found.len());
+        return Err(wrong(fields.path(NO_ROPE), problem));
+    }
+    // Every fourth is without, counted from the last.
+    let has_rope = declared.unwrap_or_else(|| {
+        (0..layers).rev().map(|from_last| u32::from(!from_last.is_multiple_of(4))).collect()
+    });
+    let windows = Windows::read(fields, layers, Some(2048))?;
+    // Derived types slide exactly where there is rotary embedding.
+    let derived = || has_rope.iter().all(|&rope| rope == 1);
+    let of_model = match windows.types {
+        Some(_) => windows.of_model(),
+        None => windows.window.filter(|_| derived()),
+    };
+    let reach = |&rope: &u32| {
+        let own = windows.window.filter(|_| rope == 1);
+        own.or(of_model).map_or(Reach::Full, Reach::Window)
+    };
+    let reaches = has_rope.iter().map(reach).collect();
+    let decoder = Decoder { reaches, names: FOUR_NORMS, tied: false, ..decoder };
+    decoder.build(b);
+    if fields.flag("use_attn_output_gate", true)? {
+        let dims = &decoder.dims;
+        let width = u64::from(dims.heads).saturating_mul(dims.head_dim.into());
+        for layer in 0..layers {
+            let name = format!("model.layers.{layer}.self_attn.output_gate_proj");
+            b.linear(&name, Linear::column(dims.hidden.into(), width));
         }
     }
+    Ok(())
+}
 
-    pub(super) fn build(&self, b: &mut Builder) {
-        let dims = &self.dims;
-        b.dims = dims.clone();
-        let hidden = u64::from(dims.hidden);
-        b.vocabulary("model.embed_tokens", dims.vocab, hidden);
-        for (layer, &reach) in (0..dims.layers).zip(&self.reaches) {
-            b.scope(&format!("{}.{layer}", self.list), |b| {
-                b.scope(self.attention, |b| self.attention(b));
-                b.scope("mlp", |b| gated_mlp(b, hidden, dims.inner.into(), self.mlp_bias));
-                for norm in self.norms {
-                    b.rms_norm(norm, hidden);
-                }
-            });
-            b.cache(layer, self.cache(reach));
-        }
-        b.rms_norm("model.norm", hidden);
-        if !self.tied {
-            b.head("lm_head", self.head_rows, hidden, false);
-        }
+/// As transformers builds it and vLLM 0.32 divides it: norms over all heads at once, whole on
+/// every rank.
+fn olmo3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+    let fields = &config.text;
+    let decoder = Decoder::new(fields, &OLMO3)?;
+    let layers = decoder.dims.layers;
+    let windows = Windows::read(fields, layers, Some(4096))?.or_every(layers, 4);
+    let bias = fields.flag("attention_bias", false)?;
+    let decoder = decoder.windows(&windows).biases(bias, bias, false);
+    Decoder { qk_norm: QkNorm::Whole, names: POST_NORMS, ..decoder }.build(b);
+    Ok(())
+}
+
+/// vLLM 0.32 `plamo3.py`. The config class is the model's own; it lists the window of every layer
+/// in `interleaved_sliding_window`, derived from `window_size` and `sliding_window_pattern`.
+fn plamo3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+    const NAMES: Names = Names {
+        layers: "model.layers.layers",
+        attention: "mixer",
+        norms: &["pre_mixer_norm", "post_mixer_norm", "pre_mlp_norm", "post_mlp_norm"],
+        ..LLAMA_NAMES
+    };
+    let fields = &config.text;
+    let decoder = Decoder::new(fields, &PLAMO3)?;
+    let reaches = plamo3_reaches(fields, decoder.dims.layers)?;
+    let (vocab, hidden) = (decoder.dims.vocab, decoder.dims.hidden);
+    let tied = decoder.tied;
+    let qk_norm = QkNorm::PerHead;
+    Decoder { reaches, qk_norm, names: NAMES, tied: true, ..decoder }.build(b);
+    if !tied {
+        // Padded by rows up to a multiple of 16, as if they were added tokens.
+        let added = vocab.next_multiple_of(16) - vocab;
+        b.head("lm_head", vocab.next_multiple_of(64) + added, hidden, false);
     }
+    Ok(())
+}
 
-    fn attention(&self, b: &mut Builder) {
-        let bias = self.attention_bias;
-        let parts = AttentionParts::of(&self.dims);
-        AttentionParts { qkv_bias: bias, out_bias: bias, ..parts }.build(b, "o_proj");
-        let [heads, kv_heads, dim] =
-            [self.dims.heads, self.dims.kv_heads, self.dims.head_dim].map(u64::from);
-        let [queries, keys] = [heads, kv_heads].map(|heads| heads.saturating_mul(dim));
-        match self.qk_norm {
-            QkNorm::None => {}
-            QkNorm::Head => {
-                b.rms_norm("q_norm", dim);
-                b.rms_norm("k_norm", dim);
+fn plamo3_reaches(fields: &Fields<'_>, layers: u32) -> Result<Vec<Reach>> {
+    const NAME: &str = "interleaved_sliding_window";
+    if fields.value(NAME).is_none() {
+        let window = match fields.count("window_size", TOKENS_MAX)? {
+            Some(size) => Some(size),
+            None => window(fields, Some(2048))?,
+        };
+        let windows = Windows { types: layer_types(fields, layers)?, window };
+        let windows = windows.or_every(layers, pattern(fields, 8)?);
+        return Ok((0..layers).map(|layer| windows.by_type(layer)).collect());
+    }
+    let items = fields.items(NAME)?;
+    if u32::try_from(items.len()) != Ok(layers) {
+        let problem = format!("{} entries for {layers} layers", items.len());
+        return Err(wrong(fields.path(NAME), problem));
+    }
+    let reach = |(index, item): (usize, &Value)| {
+        let window = item.as_u64().and_then(|window| u32::try_from(window).ok());
+        match window.filter(|window| (1..=TOKENS_MAX).contains(window)) {
+            Some(window) => Ok(Reach::Window(window)),
+            None if item.is_null() => Ok(Reach::Full),
+            None => {
+                let field = format!("{}[{index}]", fields.path(NAME));
+                Err(wrong(field, format!("{}; expected a window or null", kind(item))))
             }
-            QkNorm::Whole => {
-                b.rms_norm("q_norm", queries);
-                b.rms_norm("k_norm", keys);
-            }
-            QkNorm::EachHead => {
-                let split = Split::Qkv { heads, kv_heads };
-                b.linear("qk_norm", Linear::new(split, 1, [queries, keys, 0]).plain());
-            }
         }
-        if self.output_gate {
-            b.linear("output_gate_proj", Linear::column(self.dims.hidden.into(), queries));
-        }
-        if self.sinks {
-            b.param("sinks", Param::divided(heads));
-        }
-    }
-
-    fn cache(&self, reach: Reach) -> CacheKind {
-        let Dims { heads, kv_heads, head_dim, .. } = self.dims;
-        let sinks = self.sinks;
-        CacheKind::Attention(Attention {
-            heads,
-            kv_heads,
-            key_dim: head_dim,
-            value_dim: head_dim,
-            reach,
-            sinks,
-        })
-    }
+    };
+    items.iter().enumerate().map(reach).collect()
 }

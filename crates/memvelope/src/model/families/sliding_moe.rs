@@ -1,10 +1,10 @@
 //! Cohere's mixture of experts with windows (vLLM 0.32 `cohere2_moe.py`).
 
 use super::Family;
+use super::dense_class::{Class, HeadDim};
 use super::limits::{EXPERTS_MAX, INNER_MAX, LAYERS_MAX};
 use super::parts::{AttentionParts, Windows, attention_cache, gated_mlp};
-use super::sliding::{Class, HeadDim};
-use super::sliding_rules::{COHERE, inclusive};
+use super::sliding::{COHERE2, inclusive};
 use crate::error::Result;
 use crate::model::builder::{Builder, Dims};
 use crate::model::hf_config::{Config, Fields, wrong};
@@ -18,7 +18,7 @@ pub(super) static FAMILIES: &[Family] = &[Family {
 
 fn cohere2_moe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let fields = &config.text;
-    let dims = Class { head_dim: HeadDim::Number(128), ..COHERE }.dims(fields)?;
+    let dims = Class { head_dim: HeadDim::Own(128), ..COHERE2 }.dims(fields)?;
     let dense = fields.count_or("first_k_dense_replace", 0, LAYERS_MAX)?;
     let windows = windows(fields, &dims, dense)?;
     let mlps = mlps(fields, &dims, dense)?;
@@ -43,7 +43,7 @@ fn cohere2_moe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
                     let inner = inner.saturating_mul(shared.into());
                     b.scope("shared_experts", |b| gated_mlp(b, hidden, inner, false));
                 }
-                b.experts("experts", Experts { experts, hidden, inner, gated: true, bias: false });
+                b.experts("experts", Experts::gated(experts, hidden, inner));
             });
             b.rms_norm("input_layernorm", hidden);
         });

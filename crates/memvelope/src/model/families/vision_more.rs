@@ -11,6 +11,8 @@ use crate::model::weights::module::{Linear, Param};
 pub(super) struct MoonVit {
     pub(super) size: Size,
     pub(super) bias: bool,
+    /// A bias of the patches' convolution.
+    pub(super) patch_bias: bool,
     /// A weight alone in the norms.
     pub(super) rms: bool,
     /// The second kind of projector: a norm at its end instead of its beginning, no biases.
@@ -26,6 +28,7 @@ impl MoonVit {
         Ok(Self {
             size: Size::read(fields, [27, 1152, 4304, 16])?,
             bias: true,
+            patch_bias: true,
             rms: false,
             projector_v2: fields.text("mm_projector_type")? == Some("patchmergerv2"),
             quantizable,
@@ -54,6 +57,7 @@ impl MoonVit {
             out_bias: self.bias,
             mlp_bias: self.bias,
             whole_if_uneven: true,
+            mlp_whole_if_uneven: true,
             quantizable: self.quantizable,
             ..VIT
         };
@@ -65,7 +69,7 @@ impl MoonVit {
         };
         let positions = positions("height")?.saturating_mul(positions("width")?);
         b.scope("vision_tower", |b| {
-            convolution(b, "patch_embed.proj", &[width, 3, patch, patch], true);
+            convolution(b, "patch_embed.proj", &[width, 3, patch, patch], self.patch_bias);
             b.param("patch_embed.pos_emb", Param::whole(positions.saturating_mul(width)));
             encoder(b, &style, &self.size);
             super::vision::norm(b, "encoder.final_layernorm", width, self.rms);

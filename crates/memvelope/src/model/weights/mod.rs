@@ -92,7 +92,10 @@ impl Inventory {
         for Module { name, kind } in &self.modules {
             match kind {
                 ModuleKind::Linear(linear) => {
-                    let shape = rank::linear(name, linear, tp)?;
+                    let is_whole = linear.whole_for_marlin && quantization.is_marlin_only();
+                    let shape = rank::linear(name, linear, if is_whole { 1 } else { tp })?;
+                    let is_single = linear.single_compute && !hardware.has_single_gemm();
+                    let dtype = if is_single { Dtype::Float32 } else { dtype };
                     let dtype = linear.dtype.unwrap_or(dtype);
                     quantization.linear(name, linear, &shape, dtype, hardware, &mut weights)?;
                 }

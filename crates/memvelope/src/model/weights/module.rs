@@ -38,6 +38,10 @@ pub(crate) struct Linear {
     pub(crate) unit: Option<u64>,
     /// Divided only if the ranks divide this number (of heads), whole on every rank otherwise.
     pub(crate) divided_with: Option<u64>,
+    /// Computed in float32: stored so where no kernel does that from narrower types.
+    pub(crate) single_compute: bool,
+    /// Whole on every rank under AWQ and GPTQ, whose kernel takes no narrow share of it.
+    pub(crate) whole_for_marlin: bool,
 }
 
 /// How a matrix is divided over tensor-parallel ranks.
@@ -89,6 +93,15 @@ pub(crate) struct Experts {
     /// Gate and up beside each other, or up alone.
     pub(crate) gated: bool,
     pub(crate) bias: bool,
+    /// Activated by SiLU (or squared ReLU), which all kernels serve.
+    pub(crate) is_silu: bool,
+}
+
+impl Experts {
+    /// Gate and up beside each other, activated by SiLU, without biases.
+    pub(crate) const fn gated(experts: u64, hidden: u64, inner: u64) -> Self {
+        Self { experts, hidden, inner, gated: true, bias: false, is_silu: true }
+    }
 }
 
 /// Any other parameter: norms, scales, router biases, convolution kernels.
@@ -116,6 +129,8 @@ impl Linear {
             dtype: None,
             unit: None,
             divided_with: None,
+            single_compute: false,
+            whole_for_marlin: false,
         }
     }
     pub(crate) fn replicated(input: u64, out: u64) -> Self {
@@ -146,6 +161,14 @@ impl Linear {
     }
     pub(crate) fn in_units(mut self, unit: Option<u64>) -> Self {
         self.unit = unit;
+        self
+    }
+    pub(crate) fn single_compute(mut self) -> Self {
+        self.single_compute = true;
+        self
+    }
+    pub(crate) fn whole_for_marlin(mut self) -> Self {
+        self.whole_for_marlin = true;
         self
     }
     /// Never quantised: the engine builds it without the model's quantisation.

@@ -46,6 +46,14 @@ impl Default for Hardware {
     }
 }
 
+impl Hardware {
+    /// Whether a router of the model's dtype can be computed in single precision (vLLM 0.32
+    /// `gate_linear.py`).
+    pub(crate) fn has_single_gemm(self) -> bool {
+        self.capability == (9, 0) || self.capability.0 == 10
+    }
+}
+
 /// The quantisation of a model: which modules it covers and what it makes of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Quantization {
@@ -195,6 +203,11 @@ impl Quantization {
         self
     }
 
+    /// Whether the method is one of those that vLLM runs by Marlin kernels.
+    pub(crate) fn is_marlin_only(&self) -> bool {
+        matches!(self.method_name(), Some("auto_awq" | "auto_gptq" | "inc"))
+    }
+
     /// vLLM's name of the method, `None` for a model that is not quantised.
     pub(crate) fn method_name(&self) -> Option<&'static str> {
         self.method.as_ref().map(|method| method.name())
@@ -273,7 +286,9 @@ impl Quantization {
             Some(form) => (form.round, form.bias),
             // FlashInfer's kernel, which vLLM prefers on data-centre Blackwell, takes widths of
             // 128 (`oracle/unquantized.py`).
-            None if hardware.capability.0 == 10 => ((1, 128), Bias::AsModel(None)),
+            None if hardware.capability.0 == 10 && experts.is_silu => {
+                ((1, 128), Bias::AsModel(None))
+            }
             None => ((1, 1), Bias::AsModel(None)),
         };
         let hidden = experts.hidden.next_multiple_of(round.0);

@@ -125,6 +125,9 @@ fn name(fields: &Fields<'_>, config: &Config<'_>) -> Result<Option<&'static str>
         model_type,
         "deepseek_v4" | "deepseek_v4_text" | "deepseek_v41" | "deepseek_v41_text"
     );
+    // `KimiK3ForConditionalGenerationConfig` (`models/config.py`) takes another method for these.
+    let is_packed = fields.text("format")? == Some("mxfp4-pack-quantized");
+    let is_k3 = config.root.texts("architectures")?.contains(&"KimiK3ForConditionalGeneration");
     Ok(Some(match declared.replace("compressed_tensors", "compressed-tensors").as_str() {
         "" => return Ok(None),
         "gptq" | "gptq_marlin" | "auto_gptq" => "auto_gptq",
@@ -143,6 +146,7 @@ fn name(fields: &Fields<'_>, config: &Config<'_>) -> Result<Option<&'static str>
         "mxfp4" => "mxfp4",
         "fp8" | "deepseek_v4_fp8" if is_v4 => "deepseek_v4_fp8",
         "fp8" => "fp8",
+        "compressed-tensors" if is_k3 && is_packed => "mxfp4",
         "compressed-tensors" => "compressed-tensors",
         "quark" => "quark",
         "torchao" => "torchao",
