@@ -187,7 +187,7 @@ fn a_comparison_says_why() {
     let embedding = 1000 * 128;
     add("model.embed_tokens.weight", "BF16", embedding * 2, embedding);
     let padding = 24 * 128 * 2;
-    let rest = layout.weight_bytes.0 - embedding * 2 - padding;
+    let rest = layout.weight_bytes.unwrap().0 - embedding * 2 - padding;
     add("model.layers.0.everything", "BF16", rest, rest / 2);
     add("lm_head.weight", "BF16", embedding * 2, embedding);
     add("model.layers.1.eh_proj.weight", "BF16", 64, 32);

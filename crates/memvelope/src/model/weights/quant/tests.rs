@@ -73,7 +73,7 @@ fn excluded_modules_stay() {
     assert_eq!(of(&bytes(&skipping(&[&fused])), Dtype::Fp8E4m3), expected);
     // By whole names, not by parts of them.
     assert_eq!(of(&bytes(&skipping(&["self_attn", "gate"])), Dtype::Fp8E4m3), MATRICES);
-    let some = read(&skipping(&all[..2])).unwrap_err().to_string();
+    let some = read(&skipping(&all[..2])).unwrap().weights(1).unwrap_err().reason;
     assert!(some.contains("qkv_proj") && some.contains("some of its parts"), "{some}");
 }
 
@@ -127,7 +127,8 @@ fn groups_of_compressed_tensors() {
     // And three scales of the cache.
     assert_eq!(of(&found, Dtype::Float32), 4 * OUTPUTS + 12);
     let unknown = groups(channel, Value::Null, "marlin-24", &[]);
-    assert!(read(&unknown).unwrap_err().to_string().contains("no scheme"));
+    let refusal = read(&unknown).unwrap().weights(1).unwrap_err();
+    assert!(refusal.reason.contains("no scheme"));
 }
 
 #[test]
@@ -200,7 +201,7 @@ fn what_is_wrong_is_named() {
                 assert!(found.contains(field), "{quantization}: {found}");
                 assert!(problem.len() < 400, "{problem}");
             }
-            other => panic!("{quantization}: {:?}", other.map(|layout| layout.weight_bytes)),
+            other => panic!("{quantization}: {:?}", other.map(|layout| layout.quantization_name())),
         }
     }
     // vLLM serves a description without a method as it is.
