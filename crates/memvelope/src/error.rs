@@ -113,6 +113,16 @@ pub enum Error {
         /// How many are known.
         known: usize,
     },
+    /// A local checkpoint is not what its format says.
+    #[error("checkpoint {}: `{field}`: {problem}", .path.display())]
+    ReadCheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// The tensor and its field, or the part of the file in parentheses.
+        field: String,
+        /// What is wrong with it, and what would be right.
+        problem: String,
+    },
     /// The capacity equation has no room left for a KV cache.
     #[error(
         "nothing is left for the KV cache: total {total_bytes} B, taken by other terms {taken_bytes} B\nhint: {hint}"
