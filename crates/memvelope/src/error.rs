@@ -99,14 +99,29 @@ pub enum Error {
         problem: String,
     },
     /// A model family that this version does not compute exactly.
-    #[error("model config: field `{field}` is {found:?}, which this version cannot compute; {}", known_text(.found, .known))]
+    #[error(
+        "model config: field `{field}` is {found:?}, which this version cannot compute; of the \
+         {known} known architectures most alike: {}", .similar.join(", ")
+    )]
     UnknownModel {
         /// The JSON field that decided it.
         field: String,
         /// Its value.
         found: String,
-        /// What is known.
-        known: Vec<&'static str>,
+        /// Known names that are most like it.
+        similar: Vec<&'static str>,
+        /// How many are known.
+        known: usize,
+    },
+    /// A local checkpoint is not what its format says.
+    #[error("checkpoint {}: `{field}`: {problem}", .path.display())]
+    ReadCheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// The tensor and its field, or the part of the file in parentheses.
+        field: String,
+        /// What is wrong with it, and what would be right.
+        problem: String,
     },
     /// The capacity equation has no room left for a KV cache.
     #[error(
@@ -156,22 +171,6 @@ pub fn say(sentence: &dyn std::fmt::Display) {
     // One write, so that sentences of several threads do not mix.
     let line = format!("memvelope: {sentence}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
-}
-
-/// How many are known, and those that begin like the one that is not.
-fn known_text(found: &str, known: &[&'static str]) -> String {
-    /// As many letters in common make two names look alike.
-    const ALIKE: usize = 4;
-    let common = |name: &str| name.chars().zip(found.chars()).take_while(|(a, b)| a == b).count();
-    let mut alike: Vec<_> = known.iter().filter(|name| common(name) >= ALIKE).collect();
-    alike.sort_by_key(|name| std::cmp::Reverse(common(name)));
-    alike.truncate(5);
-    let names: Vec<&str> = alike.into_iter().copied().collect();
-    let count = known.len();
-    match names.as_slice() {
-        [] => format!("{count} are known, none with a name like it"),
-        names => format!("{count} are known, with names like it: {}", names.join(", ")),
-    }
 }
 
 fn tried_text(tried: &[(String, String)]) -> String {

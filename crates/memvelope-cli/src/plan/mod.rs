@@ -134,7 +134,7 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     let layout = command.apply(&mut params, layout).map_err(bad)?;
     apply(args, &mut params);
     let budget = budget(args, &command, &mut params, &mut warnings)?;
-    let stored = source.stored(&layout, &mut warnings)?;
+    let stored = source.stored(&layout, &mut warnings);
     let mut plan = match args.engine {
         Engine::Vllm => Plan::vllm_stored(&layout, &params, &budget, stored.as_ref())?,
         Engine::Generic => Plan::generic_stored(&layout, &params, &budget, stored.as_ref())?,

@@ -95,16 +95,10 @@ impl Source {
     }
 
     /// What the files of the checkpoint hold, where there are any.
-    ///
-    /// # Errors
-    /// A file that is there cannot be read.
-    pub(super) fn stored(
-        &self,
-        layout: &Layout,
-        warnings: &mut Vec<String>,
-    ) -> Outcome<Option<Stored>> {
-        let _ = (layout, warnings, &self.folder);
-        Ok(None)
+    pub(super) fn stored(&self, layout: &Layout, warnings: &mut Vec<String>) -> Option<Stored> {
+        let (stored, warning) = Stored::open(self.folder.as_deref()?, layout);
+        warnings.extend(warning);
+        stored
     }
 }
 

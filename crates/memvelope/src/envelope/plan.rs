@@ -5,6 +5,7 @@
 //! `plan_generic`.
 
 use super::plan_cost::{self, Cost};
+use super::plan_stored::Stored;
 use super::{Declared, Envelope, Origin, TermName};
 use crate::engine::{Capacity, DeviceKind, DeviceSource, Group, Params, Vllm, vllm_0_32};
 use crate::error::Result;
@@ -38,26 +39,6 @@ pub enum Budget {
 impl Default for Budget {
     fn default() -> Self {
         Self::Share { utilization: UTILIZATION_DEFAULT, declared: Declared::default() }
-    }
-}
-
-/// What the files of a checkpoint hold, beside what its config says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
-    /// How many files.
-    pub files: usize,
-    /// Bytes of all tensors in them.
-    pub bytes: Bytes,
-    /// Of these (or, negative, beyond these), what the engine does for known reasons not load.
-    pub not_loaded: i64,
-    /// Those reasons, in words.
-    pub reasons: Vec<String>,
-}
-
-impl Stored {
-    /// Bytes that the engine loads from them on one GPU.
-    fn loaded(&self) -> Bytes {
-        Bytes(self.bytes.0.saturating_add_signed(self.not_loaded.saturating_neg()))
     }
 }
 
@@ -439,14 +420,15 @@ fn total_note(params: &Params) -> (Origin, String) {
 
 fn stored_note(params: &Params, stored: &Stored) -> (Origin, String) {
     let files = match stored.files {
-        1 => "1 file".to_owned(),
-        files => format!("{files} files"),
+        0 => "read from the index".to_owned(),
+        1 => "read from the headers of 1 file".to_owned(),
+        files => format!("read from the headers of {files} files"),
     };
     let without = match stored.reasons.as_slice() {
         [] => String::new(),
-        reasons => format!(" ({})", reasons.join("; ")),
+        reasons => format!(", {}", reasons.join(", ")),
     };
-    let note = format!("read from the headers of {files}{without}");
+    let note = format!("{files}{without}");
     match params.tensor_parallel {
         1 => (Origin::Measured, note),
         ranks => (Origin::Derived, format!("{note}, split over {ranks} ranks")),

@@ -6,6 +6,7 @@
 //! * [`cache`] says what a layer keeps, before any engine rounds it.
 //! * `weights` counts parameters, split over ranks and quantised.
 //! * [`Layout`] is the result.
+//! * [`safetensors`] reads what a local checkpoint really holds, to compare.
 //!
 //! What an engine makes of it is in [`crate::engine`]. What this version cannot compute exactly it
 //! refuses.
@@ -19,6 +20,7 @@ mod layout;
 mod length;
 mod partial;
 mod refusal;
+pub mod safetensors;
 #[cfg(test)]
 mod tests;
 mod weights;
