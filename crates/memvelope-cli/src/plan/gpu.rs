@@ -51,16 +51,31 @@ pub(super) fn open(text: &str, capability: Option<Capability>) -> Outcome<Device
         }
         Err(error) if is_number => Err(Failure::bad(format!("--gpu {text:.40}: {error}"))),
         Err(_) => Err(Failure::bad(format!(
-            "--gpu: no device is called {text:.40?} here\nhint: known are {}; or give its bytes \
-             (80GiB) and --capability, or an ordinal (0) to ask the driver",
+            "--gpu: no device is called {text:.40?} here\nhint: give its bytes (80GiB) and --capability, an \
+             ordinal (0) to ask the driver, or one of {}",
             known()
         ))),
     }
 }
 
-/// Short names of the table.
-pub(super) fn known() -> String {
-    Device::names().collect::<Vec<_>>().join(", ")
+/// Short names of the table, each with the profiles of its slices.
+fn known() -> String {
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for name in Device::names() {
+        let slice = groups.last().and_then(|(whole, _)| {
+            let profile = name.strip_prefix(whole.as_str())?.strip_prefix('-')?;
+            profile.contains("g.").then(|| profile.to_owned())
+        });
+        match (slice, groups.last_mut()) {
+            (Some(profile), Some((_, profiles))) => profiles.push(profile),
+            _ => groups.push((name, Vec::new())),
+        }
+    }
+    let text = |(whole, profiles): &(String, Vec<String>)| match profiles.as_slice() {
+        [] => whole.clone(),
+        profiles => format!("{whole} (MIG: {whole}-{})", profiles.join(" -")),
+    };
+    groups.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 /// Asks the driver.

@@ -122,7 +122,6 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
     }
     let command = args.vllm.as_deref().map(read_command).transpose()?.unwrap_or_default();
     let source = Source::read(&model_path(args, &command)?, args.quant_config.as_deref())?;
-    let (mut params, mut warnings) = params(args, &command)?;
     let layout = match source.layout() {
         Ok(layout) => layout,
         Err(memvelope::Error::UnknownModel { .. }) if args.engine == Engine::Generic => {
@@ -131,6 +130,7 @@ pub(crate) fn run(args: &Args) -> Outcome<ExitCode> {
         }
         Err(error) => return Err(source.explain(error)),
     };
+    let (mut params, mut warnings) = params(args, &command)?;
     let layout = command.apply(&mut params, layout).map_err(bad)?;
     apply(args, &mut params);
     let budget = budget(args, &command, &mut params, &mut warnings)?;

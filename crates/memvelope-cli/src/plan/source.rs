@@ -44,6 +44,13 @@ impl Source {
                 what_is_there(path)
             )));
         }
+        if !file.exists() {
+            return Err(Failure::bad(format!(
+                "{} is not there, and nothing is downloaded\nhint: give the model's config.json, \
+                 or the directory of its checkpoint",
+                file.display()
+            )));
+        }
         let config = read(&file)?;
         let beside = file.with_file_name("hf_quant_config.json");
         // Beside any other name it may belong to another model.
@@ -136,9 +143,9 @@ fn bounded(from: impl Read, path: &Path) -> Outcome<String> {
 }
 
 fn too_long(path: &Path, bytes: Option<u64>) -> Failure {
-    let size = bytes.map_or("more".to_owned(), |bytes| Bytes(bytes).to_string());
+    let size = bytes.map_or(String::new(), |bytes| format!("{}, ", Bytes(bytes)));
     Failure::bad(format!(
-        "{}: {size} than a config.json may have ({})\nhint: give the model's config.json, or the \
+        "{}: {size}more than a config.json may have ({})\nhint: give the model's config.json, or the \
          directory it lies in, not a file of weights",
         path.display(),
         Bytes(CONFIG_BYTES_MAX)

@@ -413,6 +413,9 @@ fn total_note(params: &Params) -> (Origin, String) {
     match params.device.source {
         DeviceSource::Table => (Origin::Assumed, "from a table; yours may differ".into()),
         DeviceSource::Declared => (Origin::Assumed, "as declared".into()),
+        DeviceSource::Measured if params.device.kind == DeviceKind::Cpu => {
+            (Origin::Measured, "as the operating system tells".into())
+        }
         DeviceSource::Measured => (Origin::Measured, "as the driver tells".into()),
         DeviceSource::Simulated => (Origin::Measured, "as the SIMULATED driver tells".into()),
     }

@@ -30,8 +30,11 @@ impl fmt::Display for Plan {
         self.write_groups(f)?;
         self.write_sequences(f)?;
         self.write_decisions(f)?;
+        if !self.warnings.is_empty() {
+            writeln!(f)?;
+        }
         for warning in &self.warnings {
-            writeln!(f, "\n{}", wrapped(&format!("warning: {warning}"), 9))?;
+            writeln!(f, "{}", wrapped(&format!("warning: {warning}"), 9))?;
         }
         if let Some(refusal) = &self.refused {
             writeln!(f, "\n{}", wrapped(&format!("refused: {}", refusal.reason), 9))?;
