@@ -169,7 +169,7 @@ impl Layout {
     ///
     /// # Errors
     /// [`Refusal`] when something does not divide over the ranks, or when the config does not say
-    /// what the weights take ([`crate::RefusalRule::UnknownWeights`]).
+    /// what the weights take ([`super::RefusalRule::UnknownWeights`]).
     pub fn weights(&self, tp: u32) -> std::result::Result<Weights, Refusal> {
         self.weights_on(tp, Hardware::default().capability)
     }
