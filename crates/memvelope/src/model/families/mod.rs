@@ -135,10 +135,9 @@ impl Family {
     }
 }
 
-/// The preferred names of all architectures.
-#[cfg(test)]
-pub(super) fn architectures() -> Vec<&'static str> {
-    all().filter_map(|family| family.architectures.first().copied()).collect()
+/// Names of all architectures.
+pub(super) fn architectures() -> impl Iterator<Item = &'static str> {
+    all().flat_map(|family| family.architectures).copied()
 }
 
 /// Most similar names that the error shows; the others it counts.
@@ -152,10 +151,11 @@ fn unknown(field: &str, found: &str) -> Error {
     let least = found.len() / 2;
     let mut similar: Vec<&'static str> =
         names().filter(|name| common_letters(name, &found) >= least).collect();
+    let mut similar: Vec<&'static str> = architectures().collect();
     similar.sort_by_cached_key(|name| std::cmp::Reverse(common_letters(name, &found)));
     similar.dedup();
     similar.truncate(SIMILAR_MAX);
-    Error::UnknownModel { field: field.into(), found, similar, known: names().count() }
+    Error::UnknownModel { field: field.into(), found, similar, known: architectures().count() }
 }
 
 /// Pairs of neighbouring letters that two names share: enough to find a misspelt one.
