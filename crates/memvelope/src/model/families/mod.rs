@@ -18,6 +18,7 @@ mod gemma4;
 mod hybrid_conv;
 mod hybrid_gdn;
 mod hybrid_kda;
+mod hybrid_linear;
 mod hybrid_mamba;
 mod hybrid_nemotron;
 mod hybrid_parts;
@@ -79,6 +80,7 @@ static FAMILIES: &[&[Family]] = &[
     hybrid_conv::FAMILIES,
     hybrid_gdn::FAMILIES,
     hybrid_kda::FAMILIES,
+    hybrid_linear::FAMILIES,
     hybrid_mamba::FAMILIES,
     hybrid_nemotron::FAMILIES,
     llama::FAMILIES,
