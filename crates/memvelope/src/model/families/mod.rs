@@ -36,9 +36,11 @@ mod moe_transformers;
 mod moe_windowed;
 mod multimodal;
 mod multimodal_audio;
+mod multimodal_deepseek;
 mod multimodal_late;
 mod multimodal_more;
 mod multimodal_other;
+mod multimodal_step;
 mod parts;
 mod sliding;
 mod sliding_moe;
@@ -94,9 +96,11 @@ static FAMILIES: &[&[Family]] = &[
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
     multimodal_audio::FAMILIES,
+    multimodal_deepseek::FAMILIES,
     multimodal_late::FAMILIES,
     multimodal_more::FAMILIES,
     multimodal_other::FAMILIES,
+    multimodal_step::FAMILIES,
     sliding::FAMILIES,
     sliding_moe::FAMILIES,
     sliding_multimodal::FAMILIES,
