@@ -18,6 +18,7 @@ mod gemma4;
 mod hybrid_conv;
 mod hybrid_gdn;
 mod hybrid_kda;
+mod hybrid_linear;
 mod hybrid_mamba;
 mod hybrid_nemotron;
 mod hybrid_parts;
@@ -35,9 +36,11 @@ mod moe_transformers;
 mod moe_windowed;
 mod multimodal;
 mod multimodal_audio;
+mod multimodal_deepseek;
 mod multimodal_late;
 mod multimodal_more;
 mod multimodal_other;
+mod multimodal_step;
 mod parts;
 mod sliding;
 mod sliding_moe;
@@ -79,6 +82,7 @@ static FAMILIES: &[&[Family]] = &[
     hybrid_conv::FAMILIES,
     hybrid_gdn::FAMILIES,
     hybrid_kda::FAMILIES,
+    hybrid_linear::FAMILIES,
     hybrid_mamba::FAMILIES,
     hybrid_nemotron::FAMILIES,
     llama::FAMILIES,
@@ -92,9 +96,11 @@ static FAMILIES: &[&[Family]] = &[
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
     multimodal_audio::FAMILIES,
+    multimodal_deepseek::FAMILIES,
     multimodal_late::FAMILIES,
     multimodal_more::FAMILIES,
     multimodal_other::FAMILIES,
+    multimodal_step::FAMILIES,
     sliding::FAMILIES,
     sliding_moe::FAMILIES,
     sliding_multimodal::FAMILIES,
