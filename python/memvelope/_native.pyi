@@ -222,7 +222,8 @@ class ReadModelError(MemvelopeError):
 class UnknownModelError(MemvelopeError):
     field: str
     found: str
-    known: list[str]
+    similar: list[str]
+    known: int
 
 class NoRoomError(MemvelopeError):
     total_bytes: int

@@ -29,7 +29,7 @@ kinds! {
     FlushTimeoutError, "The drain thread did not finish in time: waited_ms.";
     ReadConfigError, "A configuration value is unusable: key, value, expected.";
     ReadModelError, "A model description is unusable: field, problem.";
-    UnknownModelError, "A model family that cannot be computed: field, found, known.";
+    UnknownModelError, "A model family that cannot be computed: field, found, similar, known.";
     NoRoomError, "Nothing is left for the KV cache: total_bytes, taken_bytes, hint.";
     ConfigureGateError, "A gate was asked for with unusable arguments: argument, problem.";
     ReadFileError, "Reading a file failed: path, errno.";
@@ -124,10 +124,15 @@ fn raised_by_us(py: Python<'_>, error: &Error, text: String) -> PyErr {
             text,
             &[("field", json!(field)), ("problem", json!(problem))],
         ),
-        Error::UnknownModel { field, found, known } => make::<UnknownModelError>(
+        Error::UnknownModel { field, found, similar, known } => make::<UnknownModelError>(
             py,
             text,
-            &[("field", json!(field)), ("found", json!(found)), ("known", json!(known))],
+            &[
+                ("field", json!(field)),
+                ("found", json!(found)),
+                ("similar", json!(similar)),
+                ("known", json!(known)),
+            ],
         ),
         Error::NoRoom { total_bytes, taken_bytes, hint } => make::<NoRoomError>(
             py,

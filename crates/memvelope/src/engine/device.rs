@@ -47,7 +47,7 @@ impl Device {
         if let Some(row) = ROWS.iter().find(|row| is_it(row)) {
             return Some(row.device());
         }
-        let (short, profile) = wanted.split_once('-')?;
+        let (short, profile) = wanted.rsplit_once('-')?;
         let row = ROWS.iter().find(|row| row.short == short || row.also.contains(&short))?;
         let (profile, eighths, listed) = row.profiles.iter().find(|(name, ..)| *name == profile)?;
         let whole = row.device();

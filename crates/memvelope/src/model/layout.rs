@@ -178,6 +178,11 @@ impl Layout {
         self.quantization.kv_cache_dtype()
     }
 
+    /// The modules of the model.
+    pub(crate) fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
     /// A description of a common 8-billion-parameter GQA model (32 layers, 8 KV heads of 128),
     /// for demos without a config.
     #[must_use]

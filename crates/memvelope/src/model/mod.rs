@@ -6,6 +6,7 @@
 //! * [`cache`] says what a layer keeps, before any engine rounds it.
 //! * `weights` counts parameters, split over ranks and quantised.
 //! * [`Layout`] is the result.
+//! * [`safetensors`] reads what a local checkpoint really holds, to compare.
 //!
 //! What an engine makes of it is in [`crate::engine`]. What this version cannot compute exactly it
 //! refuses.
@@ -18,6 +19,7 @@ mod hf_config;
 mod layout;
 mod length;
 mod refusal;
+pub mod safetensors;
 #[cfg(test)]
 mod tests;
 mod weights;

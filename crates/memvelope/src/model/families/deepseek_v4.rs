@@ -221,7 +221,7 @@ impl V4 {
             });
         }
         let (experts, hidden, inner) = (self.experts, self.hidden, u64::from(self.dims.inner));
-        b.experts("experts", Experts { experts, hidden, inner, gated: true, bias: false });
+        b.experts("experts", Experts::gated(experts, hidden, inner));
     }
 
     /// Mixing of the streams before attention and experts.

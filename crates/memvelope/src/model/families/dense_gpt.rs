@@ -8,6 +8,7 @@ use super::dense_class::{
 use super::limits::{HEADS_MAX, WIDTH_MAX};
 use crate::error::Result;
 use crate::model::builder::Builder;
+use crate::model::cache::Reach;
 use crate::model::hf_config::{Config, wrong};
 use crate::model::weights::module::{Linear, Param};
 
@@ -225,8 +226,11 @@ fn exaone(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     Ok(())
 }
 
-/// Three flags say how many norms a layer has and how many KV heads (`falcon.py`).
+/// Three flags say how many norms a layer has and how many KV heads (`falcon.py`). Its attention is
+/// built without the engine's cache options: no window of the model, no other dtype.
 fn falcon(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
+    // Its layers are built without the cache's options (vLLM 0.32 `falcon.py`).
+    builder.ignores_kv_dtype = true;
     const LN: &str = "num_ln_in_parallel_attn";
     let fields = &config.text;
     let is_old_type = fields.text("model_type")?.is_some_and(|name| name.starts_with("Refined"));
@@ -251,7 +255,9 @@ fn falcon(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
             if norms == 2 { &["ln_attn", "ln_mlp"] } else { &["input_layernorm"] };
     }
     let bias = fields.flag("bias", false)?;
+    decoder.reaches = vec![Reach::Full];
     decoder.biases(bias, bias, bias).build(builder);
+    builder.ignores_kv_dtype = true;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use crate::model::weights::module::{Experts, Linear, Param};
 use serde_json::Value;
 
 pub(super) static FAMILIES: &[Family] = &[Family {
-    architectures: &["Gemma4ForCausalLM"],
+    architectures: &["Gemma4ForCausalLM", "Gemma4UnifiedForCausalLM"],
     model_types: &["gemma4_text", "gemma4_unified_text", "diffusion_gemma_text"],
     rule: gemma4,
 }];
@@ -236,7 +236,8 @@ impl Common {
             b.linear("router.proj", Linear::replicated(hidden, experts).plain());
             b.param("router.scale", Param::whole(hidden));
             b.param("router.per_expert_scale", Param::whole(experts));
-            b.experts("experts", Experts { experts, hidden, inner, gated: true, bias: false });
+            let experts = Experts::gated(experts, hidden, inner);
+            b.experts("experts", Experts { is_silu: false, ..experts });
             b.rms_norm("post_feedforward_layernorm_1", hidden);
             b.rms_norm("post_feedforward_layernorm_2", hidden);
             b.rms_norm("pre_feedforward_layernorm_2", hidden);

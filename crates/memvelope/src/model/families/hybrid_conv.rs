@@ -174,7 +174,7 @@ fn lfm2_moe(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
             b.param("gate.e_score_correction_bias", bias);
         }
         let inner = expert_inner;
-        b.experts("experts", Experts { experts, hidden, inner, gated: true, bias: false });
+        b.experts("experts", Experts::gated(experts, hidden, inner));
     });
     Ok(())
 }

@@ -159,7 +159,7 @@ impl Moe {
         if shared > 0 {
             b.scope("shared_expert", |b| gated_mlp(b, hidden, shared, false));
         }
-        b.experts("experts", Experts { experts, hidden, inner, gated: true, bias: false });
+        b.experts("experts", Experts::gated(experts, hidden, inner));
     }
 }
 

@@ -149,7 +149,7 @@ impl Moe {
             b.linear("routed_expert_up_proj", Linear::replicated(latent, hidden));
         }
         let hidden = self.latent.unwrap_or(hidden);
-        let experts = Experts { experts, hidden, inner, gated: true, bias: false };
+        let experts = Experts::gated(experts, hidden, inner);
         b.wide_experts("experts", experts, self.share_min);
     }
 }

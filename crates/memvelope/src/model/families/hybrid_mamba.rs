@@ -31,7 +31,7 @@ fn experts(b: &mut Builder, router: &str, dims: &Dims, count: u32) {
     let (hidden, inner) = (u64::from(dims.hidden), u64::from(dims.inner));
     b.linear(router, Linear::replicated(hidden, count.into()).plain());
     let experts = count.into();
-    b.experts("experts", Experts { experts, hidden, inner, gated: true, bias: false });
+    b.experts("experts", Experts::gated(experts, hidden, inner));
 }
 
 /// A layer `period` and the `offset` in it of layers that are different.

@@ -108,7 +108,7 @@ impl Moe {
             b.linear("fc2_latent_proj", Linear::replicated(latent, hidden).bias(bias));
         }
         let hidden = latent.unwrap_or(hidden);
-        b.experts("experts", Experts { experts, hidden, inner, gated: false, bias: false });
+        b.experts("experts", Experts { gated: false, ..Experts::gated(experts, hidden, inner) });
     }
 }
 

@@ -155,7 +155,7 @@ impl M3Model {
             b.scope("shared_experts", |b| gated_mlp(b, hidden, self.shared, false));
         }
         let (experts, inner) = (self.experts, u64::from(self.dims.inner));
-        b.experts("experts", Experts { experts, hidden, inner, gated: true, bias: false });
+        b.experts("experts", Experts::gated(experts, hidden, inner));
     }
 }
 

@@ -298,7 +298,7 @@ impl Moe {
             b.scope("shared_experts", |b| gated_mlp(b, hidden, self.shared, false));
         }
         let (experts, inner) = (self.experts, self.inner);
-        b.experts("experts", Experts { experts, hidden, inner, gated: true, bias: false });
+        b.experts("experts", Experts::gated(experts, hidden, inner));
     }
 }
 

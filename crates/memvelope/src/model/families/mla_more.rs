@@ -228,7 +228,7 @@ fn longcat_flash(config: &Config<'_>, b: &mut Builder) -> Result<()> {
                 b.linear("router.classifier", router);
                 let bias = Param::whole(all).dtype(Dtype::Float32);
                 b.param("router.e_score_correction_bias", bias);
-                b.experts("experts", Experts { experts, hidden, inner, gated: true, bias: false });
+                b.experts("experts", Experts::gated(experts, hidden, inner));
             });
         });
     }

@@ -141,12 +141,27 @@ pub(super) fn architectures() -> Vec<&'static str> {
     all().filter_map(|family| family.architectures.first().copied()).collect()
 }
 
+/// Most similar names that the error shows; the others it counts.
+const SIMILAR_MAX: usize = 5;
+
 fn unknown(field: &str, found: &str) -> Error {
-    let mut known: Vec<&'static str> =
-        all().filter_map(|family| family.architectures.first().copied()).collect();
-    known.sort_unstable();
-    known.dedup();
     // Bounded, whatever the file holds.
-    let found = found.chars().take(80).collect();
-    Error::UnknownModel { field: field.into(), found, known }
+    let found: String = found.chars().take(80).collect();
+    let names = || all().flat_map(|family| family.architectures).copied();
+    // Half of the letters in common, or it is another name.
+    let least = found.len() / 2;
+    let mut similar: Vec<&'static str> =
+        names().filter(|name| common_letters(name, &found) >= least).collect();
+    similar.sort_by_cached_key(|name| std::cmp::Reverse(common_letters(name, &found)));
+    similar.dedup();
+    similar.truncate(SIMILAR_MAX);
+    Error::UnknownModel { field: field.into(), found, similar, known: names().count() }
+}
+
+/// Pairs of neighbouring letters that two names share: enough to find a misspelt one.
+fn common_letters(name: &str, found: &str) -> usize {
+    let name = name.to_ascii_lowercase();
+    let found = found.to_ascii_lowercase();
+    let pairs = found.as_bytes().windows(2);
+    pairs.filter(|pair| name.as_bytes().windows(2).any(|other| other == *pair)).count()
 }

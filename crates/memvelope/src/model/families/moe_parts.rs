@@ -384,13 +384,8 @@ impl Moe {
             if let Some(name) = self.scores {
                 b.param(name, Param::whole(self.experts).dtype(Dtype::Float32));
             }
-            let experts = Experts {
-                experts: self.experts,
-                hidden,
-                inner: self.inner,
-                gated: true,
-                bias: self.bias,
-            };
+            let experts =
+                Experts { bias: self.bias, ..Experts::gated(self.experts, hidden, self.inner) };
             b.experts("experts", experts);
             if let Some(name) = self.shared_gate {
                 b.linear(name, Linear::replicated(hidden, 1).plain());

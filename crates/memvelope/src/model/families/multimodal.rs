@@ -178,7 +178,8 @@ fn gemma3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, language_side)?;
     b.is_prefix_lm = prefix_lm(config, config.root.text("model_type")? == Some("gemma3"))?;
     let fields = vision_config(config)?;
-    let size = b.scope("vision_tower.vision_model", |b| vision::siglip(b, &fields, WHOLE))?;
+    let size =
+        b.scope("vision_tower.vision_model", |b| vision::siglip(b, &config.root, &fields, WHOLE))?;
     b.scope("multi_modal_projector", |b| {
         let projection = size.width.saturating_mul(width);
         b.param("mm_input_projection_weight", Param::whole(projection));
@@ -191,8 +192,7 @@ fn gemma4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let language_side = Language { model_type: "gemma4_text", tied: Tied::Outer(true), ..LANGUAGE };
     let width = language(config, b, language_side)?;
     let fields = vision_config(config)?;
-    let quantization = config.root.object_or_empty("quantization_config")?;
-    let method = quantization.text("quant_method")?;
+    let method = vision::quant_method(&config.root)?;
     let quantizable = vision_more::gemma4(b, &fields, width, method)?;
     gemma4_prefix(config, b, "default_output_length", None)?;
     if let Some(audio) = config.root.object("audio_config")? {
@@ -228,11 +228,7 @@ fn kimi_k25(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, language_side)?;
     let fields = vision_config(config)?;
     // The tower is left alone by compressed-tensors (`_maybe_ignore_quant_config`).
-    let mut quantizable = true;
-    for fields in [&config.root, &config.text] {
-        let quantization = fields.object_or_empty("quantization_config")?;
-        quantizable &= quantization.text("quant_method")? != Some("compressed-tensors");
-    }
+    let quantizable = vision::quant_method(&config.root)? != Some("compressed-tensors");
     vision_more::MoonVit::k25(&fields, quantizable)?.build(b, &fields, width, "mm_projector")
 }
 
@@ -314,7 +310,8 @@ fn paligemma(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     language(config, b, language_side)?;
     b.is_prefix_lm = prefix_lm(config, true)?;
     let fields = vision_config(config)?;
-    let size = b.scope("vision_tower.vision_model", |b| vision::siglip(b, &fields, WHOLE))?;
+    let size =
+        b.scope("vision_tower.vision_model", |b| vision::siglip(b, &config.root, &fields, WHOLE))?;
     let out = vision::number(&fields, "projection_dim", 2048)?;
     plain(b, "multi_modal_projector.linear", size.width, out, true);
     Ok(())

@@ -2,24 +2,14 @@
 
 use super::Family;
 use super::audio::{WHISPER, whisper_encoder, whisper_size};
-use super::moe_parts::{Class, experts};
 use super::multimodal::{LANGUAGE, Language, Tied, family, language};
-use super::parts::{AttentionParts, attention_cache, gated_mlp};
-use super::vision::{
-    Size, Style, VIT, attention, convolution, encoder, number, plain, side, times,
-};
+use super::vision::{Size, VIT, attention, convolution, encoder, number, plain, side, times};
 use crate::error::Result;
 use crate::model::builder::Builder;
-use crate::model::cache::Reach;
 use crate::model::hf_config::Config;
-use crate::model::weights::module::{Experts, Param};
+use crate::model::weights::module::Param;
 
 pub(super) static FAMILIES: &[Family] = &[
-    Family {
-        architectures: &["AriaTextForCausalLM"],
-        model_types: &["aria_text"],
-        rule: aria_text,
-    },
     family(
         &["MiniCPMV4_6ForConditionalGeneration", "MiniCPMV4_7ForConditionalGeneration"],
         &["minicpmv4_6", "minicpmv4_7"],
@@ -30,54 +20,8 @@ pub(super) static FAMILIES: &[Family] = &[
         &["moss_transcribe_diarize"],
         moss_transcribe,
     ),
-    family(&["MuseGlimmerForConditionalGeneration"], &["muse_glimmer"], muse_glimmer),
     family(&["Phi3VForCausalLM"], &["phi3_v"], phi3v),
 ];
-
-/// `aria.py`: Llama with experts in every layer; defaults of `AriaTextConfig`.
-fn aria_text(config: &Config<'_>, b: &mut Builder) -> Result<()> {
-    let fields = &config.text;
-    let class = Class {
-        layers: 32,
-        hidden: 4096,
-        heads: 32,
-        inner: 4096,
-        vocab: 32000,
-        tokens: 2048,
-        ..Class::default()
-    };
-    let dims = class.read(fields)?;
-    let count = experts(fields, "moe_num_experts", 8)?;
-    let shared = number(fields, "moe_num_shared_experts", 2)?;
-    let (hidden, inner) = (u64::from(dims.hidden), u64::from(dims.inner));
-    let bias = fields.flag("attention_bias", false)?;
-    let mlp_bias = fields.flag("mlp_bias", false)?;
-    let tied = fields.flag("tie_word_embeddings", false)?;
-    b.dims = dims.clone();
-    b.vocabulary("embed_tokens", dims.vocab, hidden);
-    for layer in 0..dims.layers {
-        b.scope(&format!("layers.{layer}"), |b| {
-            let attention =
-                AttentionParts { qkv_bias: bias, out_bias: bias, ..AttentionParts::of(&dims) };
-            b.scope("self_attn", |b| attention.build(b, "o_proj"));
-            b.scope("mlp", |b| {
-                b.param("router_weight", Param::whole(count.saturating_mul(hidden)));
-                let experts = Experts { experts: count, hidden, inner, gated: true, bias: false };
-                b.experts("experts", experts);
-                let wide = inner.saturating_mul(shared);
-                b.scope("shared_experts", |b| gated_mlp(b, hidden, wide, mlp_bias));
-            });
-            b.rms_norm("input_layernorm", hidden);
-            b.rms_norm("post_attention_layernorm", hidden);
-        });
-        b.cache(layer, attention_cache(&dims, Reach::Full));
-    }
-    b.rms_norm("norm", hidden);
-    if !tied {
-        b.head("lm_head", dims.vocab, hidden, false);
-    }
-    Ok(())
-}
 
 /// `minicpmv4_6.py`: one merger between the tower's layers, more after them.
 fn minicpmv4_6(config: &Config<'_>, b: &mut Builder) -> Result<()> {
@@ -137,50 +81,6 @@ fn moss_transcribe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         plain(b, "2", width, width, true);
         b.layer_norm("3", width);
     });
-    Ok(())
-}
-
-/// `muse_glimmer.py`: the tower's attention is divided, everything else is whole.
-fn muse_glimmer(config: &Config<'_>, b: &mut Builder) -> Result<()> {
-    let language_side = Language {
-        model_type: "muse_glimmer_text",
-        tied: Tied::OuterOrInner,
-        scope: "",
-        ..LANGUAGE
-    };
-    let width = language(config, b, language_side)?;
-    let Some(fields) = config.root.object("vision_config")? else { return Ok(()) };
-    let size = Size::read(&fields, [50, 1536, 8960, 16])?;
-    let style = Style {
-        layers: "transformer",
-        norms: &["ln_1", "ln_2"],
-        attention: "attn",
-        out: "o_proj",
-        up: "c_fc",
-        down: "c_proj",
-        mlp_divided: false,
-        whole_if_uneven: true,
-        quantizable: false,
-        ..VIT
-    };
-    let patch = side(&fields, "patch_size", 14)?;
-    let frames = number(&fields, "patch_temporal", 2)?;
-    let merge = number(&fields, "merge_size", 2)?;
-    let positions =
-        times(&[number(&fields, "pos_emb_height", 32)?, number(&fields, "pos_emb_width", 32)?]);
-    b.scope("vision_encoder", |b| {
-        let table = positions.saturating_mul(size.width);
-        b.param("positional_embedding_vlm", Param::whole(table));
-        plain(b, "conv1_linear", times(&[frames, 3, patch, patch]), size.width, false);
-        b.layer_norm("ln_pre", size.width);
-        encoder(b, &style, &size);
-        b.layer_norm("ln_post", size.width);
-    });
-    let merged = times(&[size.width, merge, merge]);
-    let inner = number(&config.root, "projector_hidden_size", 4096)?;
-    plain(b, "vision_adapter.c_fc", merged, inner, false);
-    plain(b, "vision_adapter.c_proj", inner, inner, false);
-    plain(b, "vision_projection", inner, width, false);
     Ok(())
 }
 

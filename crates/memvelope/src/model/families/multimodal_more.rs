@@ -107,7 +107,8 @@ fn bagel(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let side = config.root.count("vit_max_num_patch_per_side", 1 << 15)?.unwrap_or(70);
     b.mm_item_tokens_max = Some(side.saturating_mul(side));
     let fields = config.root.object_or_empty("vit_config")?;
-    let size = b.scope("vit_model.vision_model", |b| vision::siglip(b, &fields, WHOLE))?;
+    let size =
+        b.scope("vit_model.vision_model", |b| vision::siglip(b, &config.root, &fields, WHOLE))?;
     two_linear(b, ["connector.fc1", "connector.fc2"], [size.width, width, width], [true; 3]);
     Ok(())
 }
@@ -127,7 +128,8 @@ fn cohere2_vision(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let language_side = Language { model_type: "cohere2", tied: Tied::Outer(true), ..LANGUAGE };
     let width = language(config, b, language_side)?;
     let fields = vision_config(config)?;
-    let size = b.scope("vision_tower.vision_model", |b| vision::siglip(b, &fields, WHOLE))?;
+    let size =
+        b.scope("vision_tower.vision_model", |b| vision::siglip(b, &config.root, &fields, WHOLE))?;
     let factor = number(&config.root, "downsample_factor", 2)?;
     let inner = number(&config.root, "alignment_intermediate_size", 36864)?;
     b.scope("multi_modal_projector", |b| {

@@ -16,7 +16,6 @@ pub(super) static FAMILIES: &[Family] = &[
     family(&["DotsOCRForCausalLM"], &["dots_ocr"], dots_ocr),
     family(&["Gemma3nForConditionalGeneration"], &["gemma3n"], gemma3n),
     family(&["Gemma4UnifiedForConditionalGeneration"], &["gemma4_unified"], gemma4_unified),
-    family(&["KimiK3ForConditionalGeneration"], &["kimi_k3"], kimi_k3),
     family(&["KimiVLForConditionalGeneration"], &["kimi_vl"], kimi_vl),
     family(&["Lfm2VlForConditionalGeneration"], &["lfm2_vl"], lfm2_vl),
     family(
@@ -107,27 +106,17 @@ fn gemma4_unified(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         b.layer_norm("pos_norm", inner);
     });
     let out = number(&fields, "output_proj_dims", 3840)?;
-    b.linear("embed_vision.embedding_projection", Linear::replicated(out, width));
+    b.linear("embed_vision.embedding_projection", Linear::replicated(out, width).plain());
     if let Some(audio) = config.root.object("audio_config")? {
         let dim = number(&audio, "audio_embed_dim", 640)?;
         let dim = match audio.count("output_proj_dims", HEAD_DIM_MAX)? {
             Some(out) => out.into(),
             None => dim,
         };
-        b.linear("embed_audio.embedding_projection", Linear::replicated(dim, width));
+        let projection = Linear::replicated(dim, width).plain();
+        b.linear("embed_audio.embedding_projection", projection);
     }
     Ok(())
-}
-
-/// `models/kimi_k3`.
-fn kimi_k3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
-    let language_side =
-        Language { model_type: "kimi_linear", tied: Tied::OuterOrInner, ..LANGUAGE };
-    let width = language(config, b, language_side)?;
-    let fields = vision_config(config)?;
-    let quantization = config.root.object_or_empty("quantization_config")?;
-    let quantizable = quantization.text("quant_method")? != Some("compressed-tensors");
-    MoonVit::k3(&fields, quantizable)?.build(b, &fields, width, "mm_projector")
 }
 
 /// `kimi_vl.py`; defaults of its `MoonViTConfig`.

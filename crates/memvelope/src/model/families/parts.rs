@@ -1,40 +1,11 @@
-//! Pieces that many rules share: the usual sizes, attention, MLPs.
+//! Pieces that many rules share: attention, MLPs, windows.
 
-use super::limits::{
-    HEAD_DIM_MAX, HEADS_MAX, INNER_MAX, LAYERS_MAX, TOKENS_MAX, VOCAB_MAX, WIDTH_MAX,
-};
+use super::limits::{LAYERS_MAX, TOKENS_MAX};
 use crate::error::Result;
 use crate::model::builder::{Builder, Dims};
 use crate::model::cache::{Attention, CacheKind, Reach};
 use crate::model::hf_config::{Fields, wrong};
 use crate::model::weights::module::Linear;
-
-/// The sizes every such model declares. `head_dim` is what the Hugging Face class says where the
-/// field is absent; `None`: hidden size / heads.
-pub(super) fn dims(fields: &Fields<'_>, head_dim: Option<u32>) -> Result<Dims> {
-    let heads = fields.required(&["num_attention_heads"], HEADS_MAX)?;
-    let hidden = fields.required(&["hidden_size"], WIDTH_MAX)?;
-    let kv_heads = fields.count("num_key_value_heads", HEADS_MAX)?.unwrap_or(heads);
-    if !heads.is_multiple_of(kv_heads) {
-        let problem = format!("{kv_heads} does not divide the {heads} query heads");
-        return Err(wrong(fields.path("num_key_value_heads"), problem));
-    }
-    let head_dim = match fields.count("head_dim", HEAD_DIM_MAX)? {
-        Some(declared) => declared,
-        None if !fields.is_present("head_dim") && head_dim.is_some() => head_dim.unwrap_or(1),
-        None => hidden / heads,
-    };
-    Ok(Dims {
-        layers: fields.required(&["num_hidden_layers"], LAYERS_MAX)?,
-        heads,
-        kv_heads,
-        head_dim,
-        hidden,
-        inner: fields.required(&["intermediate_size"], INNER_MAX)?,
-        vocab: fields.required(&["vocab_size"], VOCAB_MAX)?,
-        tokens_max: fields.count("max_position_embeddings", TOKENS_MAX)?,
-    })
-}
 
 /// Query, key, value and output projections of plain attention, under the current scope.
 pub(super) struct AttentionParts {

@@ -43,7 +43,7 @@ fn cohere2_moe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
                     let inner = inner.saturating_mul(shared.into());
                     b.scope("shared_experts", |b| gated_mlp(b, hidden, inner, false));
                 }
-                b.experts("experts", Experts { experts, hidden, inner, gated: true, bias: false });
+                b.experts("experts", Experts::gated(experts, hidden, inner));
             });
             b.rms_norm("input_layernorm", hidden);
         });

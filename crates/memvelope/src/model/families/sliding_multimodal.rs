@@ -1,19 +1,17 @@
 //! Multimodal models around a language model with windows.
 
 use super::Family;
-use super::limits::WIDTH_MAX;
 use super::multimodal::{LANGUAGE, Language, Tied, family, gemma4_prefix, language};
 use super::vision::{Size, Style, VIT, encoder, number, plain, times};
 use super::{sliding, vision_more, vision_qwen};
 use crate::error::Result;
 use crate::model::builder::Builder;
 use crate::model::hf_config::{Config, Fields, wrong};
-use crate::model::weights::module::{Linear, Param};
+use crate::model::weights::module::Param;
 
 pub(super) static FAMILIES: &[Family] = &[
     family(&["CohereCompassForConditionalGeneration"], &["cohere_compass"], compass),
     family(&["DiffusionGemmaForBlockDiffusion"], &["diffusion_gemma"], diffusion_gemma),
-    family(&["Gemma4UnifiedForConditionalGeneration"], &["gemma4_unified"], gemma4_unified),
     family(
         &["MuseGlimmerForConditionalGeneration", "MuseGlimmerForCausalLM"],
         &["muse_glimmer"],
@@ -54,42 +52,6 @@ fn diffusion_gemma(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         plain(b, "up_proj", width, inner, false);
         plain(b, "down_proj", inner, width, false);
     });
-    Ok(())
-}
-
-/// vLLM 0.32 `gemma4_unified.py`: patches and sound enter through a matrix each, without towers.
-fn gemma4_unified(config: &Config<'_>, b: &mut Builder) -> Result<()> {
-    let how = Language { model_type: "gemma4_unified_text", tied: Tied::Outer(true), ..LANGUAGE };
-    let width = language(config, b, how)?;
-    let sees_images = b.is_prefix_lm;
-    let Some(vision) = config.root.object("vision_config")? else {
-        return Err(wrong("vision_config", "missing, and the engine demands it"));
-    };
-    let patch = number(&vision, "patch_size", 16)?.saturating_mul(number(
-        &vision,
-        "pooling_kernel_size",
-        3,
-    )?);
-    let patch = times(&[patch, patch, 3]);
-    let embedded = number(&vision, "mm_embed_dim", 3840)?;
-    let positions = number(&vision, "mm_posemb_size", 1120)?;
-    b.scope("vision_embedder", |b| {
-        b.layer_norm("patch_ln1", patch);
-        b.linear("patch_dense", Linear::column(patch, embedded).bias(true));
-        b.layer_norm("patch_ln2", embedded);
-        b.param("pos_embedding", Param::whole(times(&[positions, 2, embedded])));
-        b.layer_norm("pos_norm", embedded);
-    });
-    let out = number(&vision, "output_proj_dims", 3840)?;
-    plain(b, "embed_vision.embedding_projection", out, width, false);
-    if let Some(audio) = config.root.object("audio_config")? {
-        // The class has one width under several names.
-        let names = ["audio_embed_dim", "output_proj_dims", "hidden_size"];
-        let out = audio.count_of(&names, WIDTH_MAX)?.unwrap_or(640);
-        plain(b, "embed_audio.embedding_projection", out.into(), width, false);
-    }
-    gemma4_prefix(config, b, "num_soft_tokens", Some("vision"))?;
-    b.is_prefix_lm = sees_images;
     Ok(())
 }
 

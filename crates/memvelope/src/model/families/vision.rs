@@ -44,10 +44,10 @@ pub(super) struct Style {
     pub(super) whole_if_uneven: bool,
     /// So is the MLP.
     pub(super) mlp_whole_if_uneven: bool,
-    /// An MLP that is not of whole 64s is never quantised.
-    pub(super) mlp_by_64: bool,
     /// The engine hands the model's quantisation to the matrices.
     pub(super) quantizable: bool,
+    /// To those of the MLP too.
+    pub(super) mlp_quantizable: bool,
 }
 
 /// CLIP and SigLIP.
@@ -72,12 +72,9 @@ pub(super) const VIT: Style = Style {
     mlp_divided: true,
     whole_if_uneven: false,
     mlp_whole_if_uneven: false,
-    mlp_by_64: false,
     quantizable: true,
+    mlp_quantizable: true,
 };
-
-/// SigLIP's layers: its MLP is quantised if it is of whole 64s (`siglip.py`).
-const SIGLIP: Style = Style { mlp_by_64: true, ..VIT };
 
 /// The sizes of an encoder.
 #[derive(Clone, Copy, Debug)]
@@ -263,8 +260,19 @@ pub(super) fn mlp(b: &mut Builder, style: &Style, size: &Size) {
             true => linear.divided_with(size.heads),
             false => linear,
         };
-        let is_even = !style.mlp_by_64 || width.is_multiple_of(64) && inner.is_multiple_of(64);
-        b.linear(name, if style.quantizable && is_even { linear } else { linear.plain() });
+        let quantizable = style.quantizable && style.mlp_quantizable;
+        b.linear(name, if quantizable { linear } else { linear.plain() });
+    }
+}
+
+/// The `quant_method` that a document declares, of itself or of its language model.
+pub(super) fn quant_method<'a>(root: &Fields<'a>) -> Result<Option<&'a str>> {
+    let text = root.object_or_empty("text_config")?;
+    let name = "quantization_config";
+    let declared = [root.object(name)?, text.object(name)?, root.object("compression_config")?];
+    match declared.into_iter().flatten().next() {
+        Some(declared) => declared.text("quant_method"),
+        None => Ok(None),
     }
 }
 
@@ -319,8 +327,20 @@ pub(super) fn siglip_size(fields: &Fields<'_>) -> Result<Size> {
 }
 
 /// SigLIP, in its scope (`siglip.py`). The pooling head is never built for these models.
-pub(super) fn siglip(b: &mut Builder, fields: &Fields<'_>, depth: Depth) -> Result<Size> {
+/// Kernels of most quantisations need widths of multiples of 64 in the MLP, so the engine leaves
+/// it alone where they are not; `root` is the document.
+pub(super) fn siglip(
+    b: &mut Builder,
+    root: &Fields<'_>,
+    fields: &Fields<'_>,
+    depth: Depth,
+) -> Result<Size> {
     let mut size = siglip_size(fields)?;
+    let style = Style {
+        mlp_quantizable: matches!(quant_method(root)?, Some("bitsandbytes" | "torchao"))
+            || size.width.is_multiple_of(64) && size.inner.is_multiple_of(64),
+        ..VIT
+    };
     let post_norm = depth.of(&mut size);
     let (patch, image) = (side(fields, "patch_size", 16)?, side(fields, "image_size", 224)?);
     let channels = number(fields, "num_channels", 3)?;
@@ -329,7 +349,7 @@ pub(super) fn siglip(b: &mut Builder, fields: &Fields<'_>, depth: Depth) -> Resu
         let positions = (image / patch.max(1)).saturating_pow(2);
         b.table("position_embedding", positions, size.width);
     });
-    encoder(b, &SIGLIP, &size);
+    encoder(b, &style, &size);
     if post_norm {
         b.layer_norm("post_layernorm", size.width);
     }
@@ -407,7 +427,7 @@ pub(super) fn llava_tower(
             let depth = Depth::of_features(model, size.layers, feature_layer)?;
             b.scope("vision_tower.vision_model", |b| match is_clip {
                 true => clip(b, &fields, depth),
-                false => siglip(b, &fields, depth),
+                false => siglip(b, model, &fields, depth),
             })
         }
         "pixtral" => {

@@ -1,6 +1,6 @@
 //! Vision towers that one line of models has to itself.
 
-use super::limits::{HEAD_DIM_MAX, LAYERS_MAX};
+use super::limits::HEAD_DIM_MAX;
 use super::vision::{Size, Style, VIT, convolution, encoder, number, side, times, two_linear};
 use crate::error::Result;
 use crate::model::builder::Builder;
@@ -31,34 +31,6 @@ impl MoonVit {
             patch_bias: true,
             rms: false,
             projector_v2: fields.text("mm_projector_type")? == Some("patchmergerv2"),
-            quantizable,
-        })
-    }
-
-    /// Kimi K3: the `vt_` fields count (`KimiK3VisionConfig`), and the attention has a width of its
-    /// own.
-    pub(super) fn k3(fields: &Fields<'_>, quantizable: bool) -> Result<Self> {
-        let heads = number(fields, "vt_num_attention_heads", 12)?.max(1);
-        let attention = number(fields, "qkv_hidden_size", 1536)?;
-        if !attention.is_multiple_of(heads) {
-            let problem = format!("{heads} heads do not divide the width {attention}");
-            return Err(wrong(fields.path("vt_num_attention_heads"), problem));
-        }
-        let layers = fields.count("vt_num_hidden_layers", LAYERS_MAX)?.unwrap_or(27);
-        let projector = fields.text("mm_projector_type")?.unwrap_or("patchmergerv2");
-        Ok(Self {
-            size: Size {
-                layers,
-                width: number(fields, "vt_hidden_size", 1024)?,
-                inner: number(fields, "vt_intermediate_size", 4096)?,
-                heads,
-                kv_heads: heads,
-                head_dim: attention / heads,
-            },
-            bias: fields.flag("linear_bias", false)?,
-            patch_bias: fields.flag("patch_embed_proj_bias", false)?,
-            rms: fields.text("norm_type")?.unwrap_or("rmsnorm") == "rmsnorm",
-            projector_v2: projector == "patchmergerv2",
             quantizable,
         })
     }

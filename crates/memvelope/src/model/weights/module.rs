@@ -93,6 +93,15 @@ pub(crate) struct Experts {
     /// Gate and up beside each other, or up alone.
     pub(crate) gated: bool,
     pub(crate) bias: bool,
+    /// Activated by SiLU (or squared ReLU), which all kernels serve.
+    pub(crate) is_silu: bool,
+}
+
+impl Experts {
+    /// Gate and up beside each other, activated by SiLU, without biases.
+    pub(crate) const fn gated(experts: u64, hidden: u64, inner: u64) -> Self {
+        Self { experts, hidden, inner, gated: true, bias: false, is_silu: true }
+    }
 }
 
 /// Any other parameter: norms, scales, router biases, convolution kernels.

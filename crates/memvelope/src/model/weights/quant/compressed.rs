@@ -142,7 +142,7 @@ impl Compressed {
     fn pattern(&self, listed: &str, field: &str) -> ReadResult<Pattern> {
         if let Some(expression) = listed.strip_prefix("re:") {
             let regex = Regex::compile(expression).map_err(|problem| {
-                wrong(field, format!("the expression {expression:.60?}: {problem}"))
+                wrong(field, format!("the expression `{expression:.60}`: {problem}"))
             })?;
             return Ok(Pattern::Regex(regex));
         }
@@ -366,7 +366,7 @@ impl Scheme {
                 return Ok(Form::of(Dtype::Int8, None, self.grain()));
             }
         }
-        Err(format!("no scheme of vLLM 0.32 for {} bits in format {:.40?}", w.bits, self.format))
+        Err(format!("no scheme of vLLM 0.32 for {} bits in format `{:.40}`", w.bits, self.format))
     }
 
     fn fp8(&self, target: &Target<'_>) -> Result<Form, String> {
@@ -427,6 +427,9 @@ impl Scheme {
             if group > 0 {
                 divides(target.experts.hidden, group)?;
                 divides(target.inner, group)?;
+            } else if target.hardware.capability == (9, 0) {
+                // Humming's kernel, which vLLM prefers on Hopper, asserts groups.
+                return Err("vLLM 0.32 serves no experts in integers by channel here".into());
             }
             let form = Form::packed(w.bits.into(), group, Axis::Input);
             // Their dimensions, of PyTorch's default type.
@@ -459,7 +462,7 @@ impl Scheme {
             let scale = if self.group()? == 0 { Dtype::Float32 } else { Dtype::Bfloat16 };
             return Ok(Form::of(Dtype::Int8, Some(scale), self.grain()).into());
         }
-        Err(format!("vLLM 0.32 has no experts of {} bits in format {:.40?}", w.bits, self.format))
+        Err(format!("vLLM 0.32 has no experts of {} bits in format `{:.40}`", w.bits, self.format))
     }
 }
 
@@ -480,7 +483,7 @@ impl Arguments {
             Some("attn_head") => Strategy::AttentionHead,
             Some(other) => {
                 let known = "attn_head, block, channel, group, tensor, tensor_group, token";
-                let problem = format!("{other:.40?}; expected one of {known}");
+                let problem = format!("`{other:.40}`; expected one of {known}");
                 return Err(wrong(fields.path("strategy"), problem));
             }
             None if group.is_some() => Strategy::Group,
@@ -491,7 +494,7 @@ impl Arguments {
             Some("float") => true,
             None | Some("int") => false,
             Some(other) => {
-                let problem = format!("{other:.40?}; expected int or float");
+                let problem = format!("`{other:.40}`; expected int or float");
                 return Err(wrong(fields.path("type"), problem));
             }
         };
@@ -545,7 +548,7 @@ impl Method for Compressed {
         for name in self.naming.expert_matrices(target.name) {
             // A class of its own, which `Linear` covers too.
             let scheme = self.scheme(&name, "RoutedExpertsLinear")?;
-            let key = scheme.map(|scheme| std::ptr::from_ref(scheme));
+            let key = scheme.map(std::ptr::from_ref);
             if found.is_some_and(|(found, _)| found != key) {
                 return Err("matrices of an expert have different schemes".into());
             }

@@ -286,7 +286,9 @@ impl Quantization {
             Some(form) => (form.round, form.bias),
             // FlashInfer's kernel, which vLLM prefers on data-centre Blackwell, takes widths of
             // 128 (`oracle/unquantized.py`).
-            None if hardware.capability.0 == 10 => ((1, 128), Bias::AsModel(None)),
+            None if hardware.capability.0 == 10 && experts.is_silu => {
+                ((1, 128), Bias::AsModel(None))
+            }
             None => ((1, 1), Bias::AsModel(None)),
         };
         let hidden = experts.hidden.next_multiple_of(round.0);
