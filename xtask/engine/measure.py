@@ -8,6 +8,7 @@ Each case runs in a process forked after the imports, which take longer than the
 
 import json
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -15,8 +16,20 @@ from pathlib import Path
 
 from models import CASES
 
-# No network, no report of usage, and the engine in this process, where its groups can be read.
+OUT = Path(sys.argv[1]).resolve()
+CACHE = OUT.parent / "cache"
+
+# Seconds until the kernel ends the imports, or a case. They take some twenty on an idle machine.
+LIMIT = 600
+signal.alarm(LIMIT)
+
+# No network, no report of usage, nothing left outside the folder of the records, and the engine in
+# this process, where its groups can be read.
 os.environ.update(
+    XDG_CACHE_HOME=str(CACHE),
+    XDG_CONFIG_HOME=str(CACHE),
+    TRITON_CACHE_DIR=str(CACHE / "triton"),
+    TORCHINDUCTOR_CACHE_DIR=str(CACHE / "inductor"),
     HF_HUB_OFFLINE="1",
     TRANSFORMERS_OFFLINE="1",
     VLLM_NO_USAGE_STATS="1",
@@ -93,7 +106,7 @@ def numbers(engine):
 
 def measure(case):
     record = dict(case, version=vllm.__version__)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=OUT.parent) as folder:
         Path(folder, "config.json").write_text(json.dumps(case["config"]))
         try:
             record["vllm"] = numbers(start(folder, case["options"], case["usage"]))
@@ -103,7 +116,8 @@ def measure(case):
     return record
 
 
-def main(out):
+def main():
+    signal.alarm(0)
     cpu = {
         "amx": torch.cpu._is_amx_tile_supported(),
         "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
@@ -111,10 +125,11 @@ def main(out):
     for case in CASES:
         child = os.fork()
         if child == 0:
+            signal.alarm(LIMIT)
             code = 1
             try:
                 record = dict(measure(case), cpu=cpu)
-                with open(out, "a") as file:
+                with OUT.open("a") as file:
                     file.write(json.dumps(record) + "\n")
                 code = 0
             except BaseException:
@@ -131,4 +146,4 @@ def main(out):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -5,9 +5,11 @@
 //! * `backend`, `kernel`: which attention kernels serve a layer, and what blocks they take.
 //! * `layers`: the cache of each layer, as a [`Spec`].
 //! * `hybrid`: one page size for attention and state layers.
+//! * `cpu`: what is different on a processor.
 //! * `groups`, `packed`: which layers share a block table, and what a block takes.
 
 mod backend;
+mod cpu;
 mod defaults;
 mod groups;
 mod hybrid;
@@ -19,6 +21,7 @@ mod spec;
 pub use backend::Backend;
 pub use spec::{Role, Spec};
 
+use super::device::DeviceKind;
 use super::params::{KvDtype, Params};
 use crate::model::{Layout, Refusal, RefusalRule};
 use crate::units::{Blocks, Bytes, CostCurve, Tokens};
@@ -118,7 +121,10 @@ impl Vllm {
             None
         };
         let (tokens, seqs) = defaults::batch(params, tokens_max, item);
-        let batches = if params.async_scheduling { 2 } else { 1 };
+        let tokens = cpu::whole_prompts(layout, params, tokens_max).unwrap_or(tokens);
+        // The CPU platform switches asynchronous scheduling off.
+        let is_async = params.async_scheduling && params.device.kind != DeviceKind::Cpu;
+        let batches = if is_async { 2 } else { 1 };
         Ok(Self {
             groups,
             pool: plan.pool,
