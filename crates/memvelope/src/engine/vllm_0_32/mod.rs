@@ -14,6 +14,7 @@ mod hybrid;
 mod kernel;
 mod layers;
 mod packed;
+mod parameters;
 mod spec;
 
 pub use backend::Backend;
@@ -105,10 +106,7 @@ impl Vllm {
     /// [`Refusal`] where vLLM would not start, with its reason.
     pub fn new(layout: &Layout, params: &Params) -> Result<Self, Refusal> {
         let tp = params.tensor_parallel;
-        if tp == 0 || !layout.heads.is_multiple_of(tp) {
-            let reason = format!("{} attention heads do not divide over {tp} ranks", layout.heads);
-            return Err(Refusal::new(RefusalRule::TensorParallel, reason));
-        }
+        parameters::check(layout, params)?;
         let plan = layers::plan(layout, params)?;
         let groups = groups::group(plan.specs, plan.pool)?;
         let tokens_max = params.max_model_len.or(layout.max_tokens).map_or(u64::MAX, |t| t.0);
@@ -118,6 +116,7 @@ impl Vllm {
             None
         };
         let (tokens, seqs) = defaults::batch(params, tokens_max, item);
+        parameters::check_batch(layout, [tokens, seqs], tokens_max, item)?;
         let batches = if params.async_scheduling { 2 } else { 1 };
         Ok(Self {
             groups,

@@ -88,6 +88,7 @@ impl Inventory {
         hardware: Hardware,
     ) -> Result<Weights, Refusal> {
         self.check_ranks(tp)?;
+        quantization.check(dtype, hardware)?;
         let mut weights = Weights::default();
         for Module { name, kind } in &self.modules {
             match kind {
