@@ -27,6 +27,7 @@ pub enum Backend {
     CutlassMla,
     TritonMla,
     CpuMla,
+    AmxMla,
     FlashAttnMlaSparse,
     FlashmlaSparse,
     FlashinferMlaSparse,
@@ -71,6 +72,8 @@ pub(crate) struct Request<'a> {
     pub(crate) forces_fa4: bool,
     /// Logit soft-capping, which FA4's kernel for 256 elements does not have.
     pub(crate) has_soft_cap: bool,
+    /// The processor has AMX tiles.
+    pub(crate) has_amx: bool,
 }
 
 impl Request<'_> {
@@ -136,7 +139,11 @@ pub(crate) fn select_with_sinks(request: &Request<'_>) -> Result<Backend, Refusa
 fn candidates(request: &Request<'_>) -> &'static [Backend] {
     use Backend::*;
     let DeviceKind::Cuda(major, _) = request.device.kind else {
-        return if request.is_mla { &[CpuMla] } else { &[CpuAttn] };
+        return match (request.is_mla, request.has_amx) {
+            (true, true) => &[AmxMla],
+            (true, false) => &[CpuMla],
+            (false, _) => &[CpuAttn],
+        };
     };
     if !request.is_mla {
         // Without FA4, heads of several sizes are served by Triton alone (`Gemma4Config`).
@@ -169,7 +176,8 @@ fn candidates(request: &Request<'_>) -> &'static [Backend] {
 fn objection(backend: Backend, request: &Request<'_>) -> Option<String> {
     use Backend::*;
     let sizes = super::kernel::sizes(backend, request, None);
-    if let Some(block_size) = request.block_size
+    // The platform gives the reference kernel its block size, whatever was asked for.
+    if let Some(block_size) = request.block_size.filter(|_| backend != CpuMla)
         && !Size::any_divides(&sizes, block_size)
     {
         return Some(format!("block size {block_size} not supported"));
@@ -186,6 +194,9 @@ fn objection(backend: Backend, request: &Request<'_>) -> Option<String> {
         TritonAttn if matches!(request.kv_dtype, KvDtype::Fp8DsMla | KvDtype::Nvfp4) => Some(KV),
         TritonAttn => None,
         FlexAttention => (request.kv_dtype.is_quantized() || request.has_sink).then_some(KV),
+        CpuAttn => None,
+        CpuMla | AmxMla if request.is_sparse => Some("sparse attention not supported"),
+        CpuMla | AmxMla => None,
         _ => mla(backend, request),
     };
     reason.map(str::to_owned)
@@ -309,6 +320,7 @@ impl Backend {
             CutlassMla => "CUTLASS_MLA",
             TritonMla => "TRITON_MLA",
             CpuMla => "CPU_MLA",
+            AmxMla => "AMX_MLA",
             FlashAttnMlaSparse => "FLASH_ATTN_MLA_SPARSE",
             FlashmlaSparse => "FLASHMLA_SPARSE",
             FlashinferMlaSparse => "FLASHINFER_MLA_SPARSE",

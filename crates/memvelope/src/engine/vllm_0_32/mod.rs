@@ -6,10 +6,12 @@
 //! * `backend`, `kernel`: which attention kernels serve a layer, and what blocks they take.
 //! * `layers`: the cache of each layer, as a [`Spec`].
 //! * `hybrid`: one page size for attention and state layers.
+//! * `cpu`: what is different on a processor.
 //! * `groups`, `packed`: which layers share a block table, and what a block takes.
 
 mod backend;
 mod command;
+mod cpu;
 mod defaults;
 mod groups;
 mod hybrid;
@@ -145,6 +147,7 @@ impl Vllm {
             None
         };
         let (tokens, seqs) = defaults::batch(params, tokens_max, item);
+        let tokens = cpu::whole_prompts(layout, params, tokens_max).unwrap_or(tokens);
         // The CPU platform switches asynchronous scheduling off.
         let is_async = params.async_scheduling && params.device.kind != DeviceKind::Cpu;
         let batches = if is_async { 2 } else { 1 };
