@@ -38,6 +38,7 @@ mod multimodal;
 mod multimodal_audio;
 mod multimodal_deepseek;
 mod multimodal_late;
+mod multimodal_minicpm;
 mod multimodal_more;
 mod multimodal_other;
 mod multimodal_step;
@@ -98,6 +99,7 @@ static FAMILIES: &[&[Family]] = &[
     multimodal_audio::FAMILIES,
     multimodal_deepseek::FAMILIES,
     multimodal_late::FAMILIES,
+    multimodal_minicpm::FAMILIES,
     multimodal_more::FAMILIES,
     multimodal_other::FAMILIES,
     multimodal_step::FAMILIES,

@@ -43,13 +43,15 @@ fn vision_config<'a>(config: &Config<'a>) -> Result<Fields<'a>> {
 
 /// Idefics 2's tower (`idefics2_vision_model.py`), in its scope; the numbers are defaults of
 /// layers, width, inner width, heads, image and patch.
-fn idefics2(
+pub(super) fn idefics2(
     b: &mut Builder,
     fields: &Fields<'_>,
     [layers, width, inner, heads, image, patch]: [u32; 6],
     post_norm: bool,
+    dropped: u32,
 ) -> Result<Size> {
-    let size = Size::read(fields, [layers, width, inner, heads])?;
+    let mut size = Size::read(fields, [layers, width, inner, heads])?;
+    size.layers = size.layers.saturating_sub(dropped);
     let (patch, image) = (side(fields, "patch_size", patch)?, side(fields, "image_size", image)?);
     let channels = number(fields, "num_channels", 3)?;
     b.scope("embeddings", |b| {
@@ -68,7 +70,7 @@ fn aria(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, Language { model_type: "aria_text", ..LANGUAGE })?;
     let fields = vision_config(config)?;
     let defaults = [12, 1152, 3072, 12, 224, 32];
-    let size = b.scope("vision_tower", |b| idefics2(b, &fields, defaults, false))?;
+    let size = b.scope("vision_tower", |b| idefics2(b, &fields, defaults, false, 0))?;
     let queries = match config.root.object("projector_patch_to_query_dict")? {
         None => 256,
         Some(entries) => {
@@ -145,7 +147,7 @@ fn idefics3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, Language { tied: Tied::Outer(false), ..LANGUAGE })?;
     let fields = vision_config(config)?;
     let defaults = [12, 1152, 3072, 16, 224, 32];
-    let size = b.scope("model.vision_model", |b| idefics2(b, &fields, defaults, true))?;
+    let size = b.scope("model.vision_model", |b| idefics2(b, &fields, defaults, true, 0))?;
     let scale = number(&config.root, "scale_factor", 2)?;
     let input = times(&[size.width, scale, scale]);
     b.linear("model.connector.modality_projection.proj", Linear::replicated(input, width));
