@@ -39,6 +39,7 @@ mod multimodal_audio;
 mod multimodal_deepseek;
 mod multimodal_late;
 mod multimodal_minicpm;
+mod multimodal_molmo;
 mod multimodal_more;
 mod multimodal_other;
 mod multimodal_step;
@@ -100,6 +101,7 @@ static FAMILIES: &[&[Family]] = &[
     multimodal_deepseek::FAMILIES,
     multimodal_late::FAMILIES,
     multimodal_minicpm::FAMILIES,
+    multimodal_molmo::FAMILIES,
     multimodal_more::FAMILIES,
     multimodal_other::FAMILIES,
     multimodal_step::FAMILIES,
