@@ -42,6 +42,7 @@ mod multimodal_minicpm;
 mod multimodal_molmo;
 mod multimodal_more;
 mod multimodal_other;
+mod multimodal_remote;
 mod multimodal_step;
 mod parts;
 mod sliding;
@@ -104,6 +105,7 @@ static FAMILIES: &[&[Family]] = &[
     multimodal_molmo::FAMILIES,
     multimodal_more::FAMILIES,
     multimodal_other::FAMILIES,
+    multimodal_remote::FAMILIES,
     multimodal_step::FAMILIES,
     sliding::FAMILIES,
     sliding_moe::FAMILIES,

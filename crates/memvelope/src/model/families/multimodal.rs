@@ -31,12 +31,20 @@ pub(super) static FAMILIES: &[Family] = &[
     family(&["Qwen2VLForConditionalGeneration"], &["qwen2_vl"], qwen2_vl),
     family(&["Qwen2_5_VLForConditionalGeneration"], &["qwen2_5_vl"], qwen2_5_vl),
     family(
-        &["Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration"],
+        &[
+            "Qwen3VLForConditionalGeneration",
+            "Qwen3VLMoeForConditionalGeneration",
+            "Cosmos3ForConditionalGeneration",
+        ],
         &["qwen3_vl", "qwen3_vl_moe"],
         qwen3_vl,
     ),
     family(
-        &["Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"],
+        &[
+            "Qwen3_5ForConditionalGeneration",
+            "Qwen3_5MoeForConditionalGeneration",
+            "InternS2PreviewForConditionalGeneration",
+        ],
         &["qwen3_5", "qwen3_5_moe"],
         qwen3_5,
     ),
@@ -137,6 +145,7 @@ fn alias(model_type: &str) -> &str {
         "gemma4_unified_text" => "gemma4_text",
         "glm4v_text" | "glm_ocr_text" => "glm4",
         "glm4v_moe_text" => "glm4_moe",
+        "granite4_vision_text" => "granite",
         "kimi_k2" => "deepseek_v3",
         "paddleocr_vl_text" => "ernie4_5",
         other => other,
