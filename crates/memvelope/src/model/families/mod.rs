@@ -37,6 +37,7 @@ mod moe_windowed;
 mod multimodal;
 mod multimodal_audio;
 mod multimodal_deepseek;
+mod multimodal_ernie;
 mod multimodal_late;
 mod multimodal_minicpm;
 mod multimodal_molmo;
@@ -100,6 +101,7 @@ static FAMILIES: &[&[Family]] = &[
     multimodal::FAMILIES,
     multimodal_audio::FAMILIES,
     multimodal_deepseek::FAMILIES,
+    multimodal_ernie::FAMILIES,
     multimodal_late::FAMILIES,
     multimodal_minicpm::FAMILIES,
     multimodal_molmo::FAMILIES,

@@ -200,7 +200,7 @@ impl Attn {
         }
     }
 
-    fn build(&self, b: &mut Builder, layer: u32, hidden: u64) {
+    pub(super) fn build(&self, b: &mut Builder, layer: u32, hidden: u64) {
         let heads = u64::from(self.heads);
         b.scope(self.scope, |b| {
             self.projections(b, hidden);

@@ -276,7 +276,8 @@ pub(super) fn intern_vit(
         u32::try_from(built).ok().filter(|&built| built <= size.layers).ok_or_else(|| {
             wrong("select_layer", format!("{layer}; expected a layer of {}", size.layers))
         })?;
-    let (patch, image) = (side(&fields, "patch_size", 14)?, side(&fields, "image_size", defaults.image)?);
+    let (patch, image) =
+        (side(&fields, "patch_size", 14)?, side(&fields, "image_size", defaults.image)?);
     let positions = (image / patch.max(1)).saturating_pow(2).saturating_add(1);
     let rms = fields.text("norm_type")? == Some("rms_norm");
     let style = Style {

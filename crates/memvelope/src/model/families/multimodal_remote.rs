@@ -84,8 +84,7 @@ fn eagle(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         return Err(wrong("select_layer", format!("expected a layer of {all}")));
     };
     let depth = Depth { layers: Some(layers), post_norm: None };
-    let size =
-        b.scope("vision_model.vision_model", |b| siglip(b, &config.root, &fields, depth))?;
+    let size = b.scope("vision_model.vision_model", |b| siglip(b, &config.root, &fields, depth))?;
     let ratio = config.root.number("downsample_ratio")?.unwrap_or(0.5);
     let factor = super::multimodal_more::shuffle(ratio)?;
     mlp1(b, [times(&[size.width, factor, factor]), width, width], true);
@@ -139,8 +138,7 @@ fn granite4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, own)?;
     let fields = vision_config(config)?;
     let depth = Depth { layers: None, post_norm: Some(false) };
-    let size =
-        b.scope("vision_tower.vision_model", |b| siglip(b, &config.root, &fields, depth))?;
+    let size = b.scope("vision_tower.vision_model", |b| siglip(b, &config.root, &fields, depth))?;
     b.param("image_newline", Param::whole(width));
     let rate = config.root.text("downsample_rate")?.unwrap_or_default();
     let sides = rate.split_once('/').and_then(|(query, window)| {
@@ -169,7 +167,8 @@ fn granite4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 
 /// HyperCLOVA X's second vision model (`hyperclovax_vision_v2.py`): Qwen2.5-VL's tower.
 fn hcx(config: &Config<'_>, b: &mut Builder) -> Result<()> {
-    let width = language(config, b, Language { model_type: "hyperclovax", ..OWN })?;
+    let own = Language { model_type: "hyperclovax", tied: Tied::Outer(true), ..LANGUAGE };
+    let width = language(config, b, own)?;
     let fields = vision_config(config)?;
     b.scope("visual", |b| vision_qwen::qwen2_5(b, &fields))?;
     plain(b, "mm_projector", number(&fields, "out_hidden_size", 3584)?, width, true);
