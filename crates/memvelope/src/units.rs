@@ -147,6 +147,47 @@ impl Bytes {
     }
 }
 
+/// Why a text is no amount of memory.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseBytesError {
+    /// The unit is none of those known.
+    #[error("unknown unit {0:?}; known: KiB, MiB, GiB, TiB, KB, MB, GB, TB")]
+    Unit(String),
+    /// The number is missing, zero, or more than 2^63.
+    #[error("expected bytes, e.g. 40GiB")]
+    Number,
+}
+
+impl std::str::FromStr for Bytes {
+    type Err = ParseBytesError;
+
+    /// Bytes above zero with an optional unit: KiB, MiB, GiB, TiB (1024) or KB, MB, GB, TB (1000).
+    fn from_str(text: &str) -> Result<Self, ParseBytesError> {
+        let text = text.trim();
+        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let factor = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "kib" => Self::KIB,
+            "mib" => Self::MIB,
+            "gib" => Self::GIB,
+            "tib" => Self::GIB << 10,
+            "kb" => 1000,
+            "mb" => 1_000_000,
+            "gb" => 1_000_000_000,
+            "tb" => 1_000_000_000_000,
+            _ => return Err(ParseBytesError::Unit(unit.trim().chars().take(20).collect())),
+        };
+        let bytes = if number.contains('.') {
+            number.parse::<f64>().ok().map(|number| (number * factor as f64) as u64)
+        } else {
+            number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor))
+        };
+        let bytes = bytes.filter(|bytes| (1..1 << 63).contains(bytes));
+        bytes.map(Self).ok_or(ParseBytesError::Number)
+    }
+}
+
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self.0 {
@@ -253,6 +294,19 @@ mod tests {
         assert_eq!(Bytes(2 << 20).rounded_up_to(2 << 20), Bytes(2 << 20));
         assert_eq!(Bytes(u64::MAX).rounded_up_to(2 << 20).0 % (2 << 20), 0);
         assert_eq!(Bytes(7).rounded_up_to(0), Bytes(7));
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let parse = |text: &str| text.parse::<Bytes>().map(u64::from);
+        assert_eq!(parse("1024"), Ok(1024));
+        assert_eq!(parse("40GiB"), Ok(40 << 30));
+        assert_eq!(parse("1 TB"), Ok(1_000_000_000_000));
+        assert_eq!(parse("1.5 GiB"), Ok(3 << 29));
+        assert_eq!(parse("24GB"), Ok(24_000_000_000));
+        for bad in ["", "0", "-1", "GiB", "1TiX", "1.2.3GiB", "99999999999999999999GiB", "9e9"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
