@@ -126,6 +126,8 @@ impl Bytes {
     pub const MIB: u64 = 1 << 20;
     /// One GiB, 1024 MiB.
     pub const GIB: u64 = 1 << 30;
+    /// One TiB, 1024 GiB.
+    pub const TIB: u64 = 1 << 40;
 
     /// Rounds up to a multiple of `granule` bytes; held at the largest multiple. A granule of zero
     /// leaves the amount as it is.
@@ -171,7 +173,7 @@ impl std::str::FromStr for Bytes {
             "kib" => Self::KIB,
             "mib" => Self::MIB,
             "gib" => Self::GIB,
-            "tib" => Self::GIB << 10,
+            "tib" => Self::TIB,
             "kb" => 1000,
             "mb" => 1_000_000,
             "gb" => 1_000_000_000,
@@ -194,7 +196,8 @@ impl fmt::Display for Bytes {
             0..Self::KIB => format!("{} B", self.0),
             Self::KIB..Self::MIB => format!("{:.1} KiB", self.0 as f64 / Self::KIB as f64),
             Self::MIB..Self::GIB => format!("{:.1} MiB", self.0 as f64 / Self::MIB as f64),
-            _ => format!("{:.2} GiB", self.0 as f64 / Self::GIB as f64),
+            Self::GIB..Self::TIB => format!("{:.2} GiB", self.0 as f64 / Self::GIB as f64),
+            _ => format!("{:.2} TiB", self.0 as f64 / Self::TIB as f64),
         };
         f.pad(&text)
     }
@@ -313,6 +316,7 @@ mod tests {
     fn display_is_binary() {
         assert_eq!(Bytes(512).to_string(), "512 B");
         assert_eq!(Bytes(3 << 29).to_string(), "1.50 GiB");
+        assert_eq!(Bytes(3 << 39).to_string(), "1.50 TiB");
         assert_eq!(format!("{:>10}", Bytes(1536)), "   1.5 KiB");
     }
 

@@ -74,9 +74,7 @@ fn units(kind: &CacheKind, tokens: u64) -> u64 {
             Reach::Window(window) | Reach::Chunk(window) => tokens.min(window.into()),
         },
         CacheKind::Latent(_) => tokens,
-        CacheKind::Indexer(_) | CacheKind::Compressed(_) => {
-            tokens.div_ceil(tokens_per_state(kind))
-        }
+        CacheKind::Indexer(_) | CacheKind::Compressed(_) => tokens.div_ceil(tokens_per_state(kind)),
         CacheKind::State(_) => 1,
         CacheKind::WindowLatent(latent) => tokens.min(latent.window.into()),
         CacheKind::Compressor(compressor) => tokens.min(compressor.window.into()),

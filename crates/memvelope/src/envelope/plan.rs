@@ -5,10 +5,11 @@
 //! `plan_generic`.
 
 use super::plan_cost::{self, Cost};
+use super::plan_stored::Stored;
 use super::{Declared, Envelope, Origin, TermName};
 use crate::engine::{Capacity, DeviceKind, DeviceSource, Group, Params, Vllm, vllm_0_32};
 use crate::error::Result;
-use crate::model::{Layout, Refusal, RefusalRule, Weights};
+use crate::model::{Dtype, Layout, Refusal, RefusalRule, Weights};
 use crate::units::{Blocks, Bytes, Tokens};
 use serde::Serialize;
 
@@ -41,26 +42,6 @@ impl Default for Budget {
     }
 }
 
-/// What the files of a checkpoint hold, beside what its config says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
-    /// How many files.
-    pub files: usize,
-    /// Bytes of all tensors in them.
-    pub bytes: Bytes,
-    /// Of these (or, negative, beyond these), what the engine does for known reasons not load.
-    pub not_loaded: i64,
-    /// Those reasons, in words.
-    pub reasons: Vec<String>,
-}
-
-impl Stored {
-    /// Bytes that the engine loads from them on one GPU.
-    fn loaded(&self) -> Bytes {
-        Bytes(self.bytes.0.saturating_add_signed(self.not_loaded.saturating_neg()))
-    }
-}
-
 /// What an engine will do with a model on a device, and what fits.
 ///
 /// Where the engine would not start, [`Self::refused`] says why, and what it had not yet computed
@@ -71,6 +52,8 @@ pub struct Plan {
     pub engine: String,
     /// Architecture of the model.
     pub architecture: String,
+    /// The dtype that the model is served in.
+    pub model_dtype: Dtype,
     /// The device of one rank.
     pub device: String,
     /// How the device's total is known.
@@ -222,6 +205,7 @@ impl Plan {
         Self {
             engine,
             architecture: layout.architecture.clone(),
+            model_dtype: layout.dtype,
             device: params.device.name.clone(),
             device_source: params.device.source,
             tensor_parallel_size: params.tensor_parallel,
@@ -334,11 +318,10 @@ impl Plan {
             },
             ..declared
         };
-        let solve =
-            |weights| Envelope::plan_engine(total, layout, engine, weights, &declared);
+        let solve = |weights| Envelope::plan_engine(total, layout, engine, weights, &declared);
         let capacity = self.solve(params, stored, solve)?;
         if let Some(envelope) = &mut self.equation {
-            let share = format!("not given to vLLM (--gpu-memory-utilization {utilization})");
+            let share = format!("--gpu-memory-utilization {utilization}");
             envelope.restate(TermName::Withheld, Origin::Derived, share);
         }
         Ok(capacity)
@@ -361,6 +344,11 @@ impl Plan {
             Ok(mut envelope) => {
                 let (origin, note) = total_note(params);
                 envelope.restate(TermName::Total, origin, note);
+                envelope.restate(
+                    TermName::KvCapacity,
+                    Origin::Derived,
+                    "what the terms above leave",
+                );
                 if let Some(stored) = stored {
                     let (origin, note) = stored_note(params, stored);
                     envelope.restate(TermName::Weights, origin, note);
@@ -370,9 +358,10 @@ impl Plan {
                 self.equation = Some(envelope);
                 Ok(capacity)
             }
-            Err(crate::Error::NoRoom { total_bytes, taken_bytes, hint }) => {
+            Err(crate::Error::NoRoom { total_bytes, taken_bytes, .. }) => {
                 let reason = format!(
-                    "no memory for the KV cache: other terms need {} of {}; {hint}",
+                    "no memory for the KV cache: the other terms need {} of {}, the weights alone \
+                     {weights}",
                     Bytes(taken_bytes),
                     Bytes(total_bytes)
                 );
@@ -422,10 +411,11 @@ pub(super) fn lengths(longest: Tokens) -> Vec<Tokens> {
 
 fn total_note(params: &Params) -> (Origin, String) {
     match params.device.source {
-        DeviceSource::Table => {
-            (Origin::Assumed, "from a table of devices; yours may differ a little".into())
-        }
+        DeviceSource::Table => (Origin::Assumed, "from a table; yours may differ".into()),
         DeviceSource::Declared => (Origin::Assumed, "as declared".into()),
+        DeviceSource::Measured if params.device.kind == DeviceKind::Cpu => {
+            (Origin::Measured, "as the operating system tells".into())
+        }
         DeviceSource::Measured => (Origin::Measured, "as the driver tells".into()),
         DeviceSource::Simulated => (Origin::Measured, "as the SIMULATED driver tells".into()),
     }
@@ -433,14 +423,15 @@ fn total_note(params: &Params) -> (Origin, String) {
 
 fn stored_note(params: &Params, stored: &Stored) -> (Origin, String) {
     let files = match stored.files {
-        1 => "1 file".to_owned(),
-        files => format!("{files} files"),
+        0 => "read from the index".to_owned(),
+        1 => "read from the headers of 1 file".to_owned(),
+        files => format!("read from the headers of {files} files"),
     };
     let without = match stored.reasons.as_slice() {
         [] => String::new(),
-        reasons => format!(" ({})", reasons.join("; ")),
+        reasons => format!(", {}", reasons.join(", ")),
     };
-    let note = format!("read from the headers of {files}{without}");
+    let note = format!("{files}{without}");
     match params.tensor_parallel {
         1 => (Origin::Measured, note),
         ranks => (Origin::Derived, format!("{note}, split over {ranks} ranks")),

@@ -19,6 +19,8 @@ pub struct Cost {
     pub bytes: u64,
     /// The factors of that, in words.
     pub factors: String,
+    /// What it is.
+    pub what: &'static str,
 }
 
 /// Of which tokens something is kept.
@@ -75,6 +77,7 @@ fn of_spec(layout: &Layout, spec: &Spec, layers: u64) -> Cost {
                 kept: Kept::Sequence { pages },
                 bytes: layers.saturating_mul(pages).saturating_mul(page),
                 factors: format!("{} x {pages} x {page} bytes{padded}", count(layers, "layer")),
+                what: "states",
             };
         }
     };
@@ -86,7 +89,21 @@ fn of_spec(layout: &Layout, spec: &Spec, layers: u64) -> Cost {
         let page = spec.page_bytes();
         factors.push_str(&format!(", padded from {bare} to {page} a page of {block} tokens"));
     }
-    Cost { layers, kept, bytes, factors }
+    Cost { layers, kept, bytes, factors, what: what(spec) }
+}
+
+fn what(spec: &Spec) -> &'static str {
+    match spec.role {
+        Role::Mla
+            if spec.marker == "indexer"
+                || spec.tokens_per_state > 1 && spec.content_bytes.is_none() =>
+        {
+            "indexer keys"
+        }
+        Role::WindowMla { .. } if spec.content_bytes.is_none() => "compressor rows",
+        Role::Mla | Role::WindowMla { .. } => "latents",
+        _ => "keys and values",
+    }
 }
 
 fn factors(layout: &Layout, spec: &Spec, layers: u64) -> String {
@@ -137,6 +154,13 @@ fn of_kind(layout: &Layout, cache: &Cache, layers: u64, tp: u32) -> Option<Cost>
     let element = count(layout.dtype.bytes(), "byte");
     let named = count(layers, "layer");
     let unit = generic::unit_bytes(&cache.kind, layout.dtype, tp).ok()?;
+    let what = match &cache.kind {
+        CacheKind::Attention(_) | CacheKind::Cross(_) => "keys and values",
+        CacheKind::Latent(_) | CacheKind::Compressed(_) | CacheKind::WindowLatent(_) => "latents",
+        CacheKind::Indexer(_) => "indexer keys",
+        CacheKind::Compressor(_) => "compressor rows",
+        CacheKind::State(_) => "states",
+    };
     let (kept, factors) = match &cache.kind {
         CacheKind::Attention(attention) | CacheKind::Cross(attention) => {
             let heads = count(generic::kv_heads(attention, tp), "head");
@@ -175,7 +199,7 @@ fn of_kind(layout: &Layout, cache: &Cache, layers: u64, tp: u32) -> Option<Cost>
         }
     };
     let bytes = layers.saturating_mul(unit.0) / generic::tokens_per_state(&cache.kind);
-    Some(Cost { layers, kept, bytes, factors })
+    Some(Cost { layers, kept, bytes, factors, what })
 }
 
 /// A number with its noun.

@@ -1,6 +1,7 @@
 //! A plan without any engine: the arithmetic alone, nothing rounded to blocks or pages.
 
-use super::plan::{self, Bound, Budget, Plan, Sequences, Stored};
+use super::plan::{self, Bound, Budget, Plan, Sequences};
+use super::plan_stored::Stored;
 use super::{Declared, Envelope, Origin, TermName, plan_cost};
 use crate::engine::{Params, generic};
 use crate::error::Result;

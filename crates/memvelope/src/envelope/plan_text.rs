@@ -3,8 +3,8 @@
 use super::plan_cost::{Cost, Kept, count};
 use super::table::{bar, signed_text};
 use super::{Bound, Plan, Sequences, Term, TermName};
-use crate::engine::DeviceSource;
 use crate::engine::vllm_0_32::{Resolved, Role};
+use crate::engine::{DeviceSource, KvDtype};
 use crate::model::RefusalRule;
 use crate::units::{Blocks, Bytes, Tokens};
 use std::fmt::{self, Formatter, Write as _};
@@ -30,8 +30,11 @@ impl fmt::Display for Plan {
         self.write_groups(f)?;
         self.write_sequences(f)?;
         self.write_decisions(f)?;
+        if !self.warnings.is_empty() {
+            writeln!(f)?;
+        }
         for warning in &self.warnings {
-            writeln!(f, "\n{}", wrapped(&format!("warning: {warning}"), 9))?;
+            writeln!(f, "{}", wrapped(&format!("warning: {warning}"), 9))?;
         }
         if let Some(refusal) = &self.refused {
             writeln!(f, "\n{}", wrapped(&format!("refused: {}", refusal.reason), 9))?;
@@ -75,8 +78,11 @@ impl Plan {
 
     fn write_equation(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Some(equation) = &self.equation else {
+            if self.available_kv_bytes.is_some() || self.weight_bytes.is_some() {
+                writeln!(f)?;
+            }
             if let Some(bytes) = self.available_kv_bytes {
-                writeln!(f, "\nKV cache {} ({bytes} bytes), as given", signed_text(bytes))?;
+                writeln!(f, "KV cache {} ({bytes} bytes), as given", signed_text(bytes))?;
             }
             if let Some(bytes) = self.weight_bytes {
                 writeln!(f, "weights  {bytes} ({} bytes)", bytes.0)?;
@@ -99,8 +105,8 @@ impl Plan {
             }
         }
         if !absent.is_empty() {
-            let absent = format!("absent, so not counted: {}", absent.join(", "));
-            writeln!(f, "  {}", wrapped(&absent, 4))?;
+            let absent = format!("  absent, so not counted: {}", absent.join(", "));
+            writeln!(f, "{}", wrapped(&absent, 4))?;
         }
         Ok(())
     }
@@ -112,8 +118,9 @@ impl Plan {
         writeln!(f, "\none more token takes {per_token} ({bytes} bytes){on}")?;
         for cost in &self.costs {
             let (unit, kept) = kept_text(cost, self.resolved.as_ref());
-            let line = format!("{:>10} {unit} = {}; {kept}", Bytes(cost.bytes), cost.factors);
-            writeln!(f, "{}", wrapped(&line, 17))?;
+            let (bytes, Cost { factors, what, .. }) = (Bytes(cost.bytes), cost);
+            let line = format!("{bytes:>12} {unit} = {factors}: {what} {kept}");
+            writeln!(f, "{}", wrapped(&line, 25))?;
         }
         Ok(())
     }
@@ -139,7 +146,7 @@ impl Plan {
                 specs => format!("{} sizes", specs.len()),
             };
             let row = format!(
-                "{:<20}{:>8}{:>14}{pages:>14}  {blocks}",
+                "{:<19}{:>8}{:>14}{pages:>14}  {blocks}",
                 names.join(", "),
                 group.num_layers,
                 group.block_size,
@@ -151,13 +158,13 @@ impl Plan {
         }
         for (row, times) in rows {
             let times = if times > 1 { format!("{times} x") } else { String::new() };
-            writeln!(f, "{times:>4} {}", row.trim_start())?;
+            writeln!(f, "{times:>4} {row}")?;
         }
-        write!(f, "  one block of the shared pool takes {block} ({} bytes)", block.0)?;
-        match self.num_gpu_blocks {
-            Some(Blocks(blocks)) => writeln!(f, "; there are {blocks}, 1 of them the null block"),
-            None => writeln!(f),
-        }
+        let pool = match self.num_gpu_blocks {
+            Some(Blocks(blocks)) => format!("; {blocks} blocks, one of them the null block"),
+            None => String::new(),
+        };
+        writeln!(f, "  one block of the pool takes {block} ({} bytes){pool}", block.0)
     }
 
     fn write_sequences(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -204,12 +211,12 @@ impl Plan {
             None => "; so many never fit at once".to_owned(),
         };
         let worst = format!(
-            "worst case: {} of {} need {}{times}{each}",
+            "  worst case: {} of {} need {}{times}{each}",
             count(worst.sequences, "sequence"),
             worst.tokens,
             worst.need_bytes
         );
-        writeln!(f, "  {}", wrapped(&worst, 4))
+        writeln!(f, "{}", wrapped(&worst, 4))
     }
 
     fn write_decisions(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -237,13 +244,17 @@ impl Plan {
             (Some(asked), None) => format!("{asked}"),
             (None, _) => "absent".to_owned(),
         };
+        let dtype = match resolved.kv_cache_dtype {
+            KvDtype::Auto => format!("auto: {}, the model's own", self.model_dtype),
+            other => other.to_string(),
+        };
         let states = match resolved.is_state_aligned {
             true => Some("kept at block boundaries, for prefix caching".to_owned()),
             false => None,
         };
         for (name, value) in [
             ("attention kernels", Some(kernels)),
-            ("KV cache dtype", Some(resolved.kv_cache_dtype.to_string())),
+            ("KV cache dtype", Some(dtype)),
             ("block", Some(format!("{} tokens", resolved.block_size))),
             ("batch", Some(batch)),
             ("in flight", Some(flight)),
@@ -251,7 +262,7 @@ impl Plan {
             ("states", states),
         ] {
             if let Some(value) = value {
-                writeln!(f, "  {}", wrapped(&format!("{name:<20}{value}"), 22))?;
+                writeln!(f, "{}", wrapped(&format!("  {name:<20}{value}"), 22))?;
             }
         }
         Ok(())
@@ -283,12 +294,12 @@ fn kept_text(cost: &Cost, resolved: Option<&Resolved>) -> (&'static str, String)
         format!(" and {} in flight", resolved.max_in_flight_tokens)
     });
     match cost.kept {
-        Kept::EveryToken => ("a token", "every token".into()),
-        Kept::Window { tokens } => ("a token", format!("the last {tokens} tokens{flight}")),
-        Kept::Chunk { tokens } => ("a token", format!("the chunk of {tokens} tokens{flight}")),
-        Kept::Encoder => ("a token", "tokens of the encoder".into()),
+        Kept::EveryToken => ("a token", "of every token".into()),
+        Kept::Window { tokens } => ("a token", format!("of the last {tokens} tokens{flight}")),
+        Kept::Chunk { tokens } => ("a token", format!("of the chunk of {tokens} tokens{flight}")),
+        Kept::Encoder => ("a token", "of the encoder's output".into()),
         Kept::Sequence { pages } => {
-            ("a seq. ", format!("whatever its length, {} a layer", count(pages, "page")))
+            ("a seq. ", format!("of fixed size, {} a layer", count(pages, "page")))
         }
     }
 }

@@ -1,6 +1,7 @@
 //! vLLM 0.32: from a model and its options to blocks, tokens and concurrency, as it computes them
 //! at startup.
 //!
+//! * [`Command`]: the command line of `vllm serve`.
 //! * `defaults`: batch limits and block sizes where the operator says nothing.
 //! * `backend`, `kernel`: which attention kernels serve a layer, and what blocks they take.
 //! * `layers`: the cache of each layer, as a [`Spec`].
@@ -8,6 +9,7 @@
 //! * `groups`, `packed`: which layers share a block table, and what a block takes.
 
 mod backend;
+mod command;
 mod defaults;
 mod groups;
 mod hybrid;
@@ -17,10 +19,11 @@ mod packed;
 mod spec;
 
 pub use backend::Backend;
+pub use command::Command;
 pub use spec::{Role, Spec};
 
-use super::params::{KvDtype, Params};
 use super::DeviceKind;
+use super::params::{KvDtype, Params};
 use crate::model::{Layout, Refusal, RefusalRule};
 use crate::units::{Blocks, Bytes, CostCurve, Tokens};
 use groups::{LayerGroup, PoolLayout};
