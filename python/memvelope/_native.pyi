@@ -92,7 +92,7 @@ def plan(
     max_num_batched_tokens: SupportsIndex | None = None,
     max_model_len: SupportsIndex | None = None,
     max_num_seqs: SupportsIndex | None = None,
-    gpu_memory_utilization: float = 0.92,
+    gpu_memory_utilization: float | None = None,
     quant_config: _Document | None = None,
     engine: Literal["vllm", "generic"] = "vllm",
     capability: tuple[SupportsIndex, SupportsIndex] | None = None,
@@ -106,14 +106,16 @@ def plan(
     the interpreter lock.
 
     `config`: a Hugging Face `config.json`, as a path to it (or to its directory), its text, or the
-    dict in it. `quant_config`: the `hf_quant_config.json` of some quantised checkpoints, likewise;
+    dict in it. Of a directory with a checkpoint, the sizes of the weights are read from its files,
+    too. `quant_config`: the `hf_quant_config.json` of some quantised checkpoints, likewise;
     it is read from beside a `config.json` that is given by path.
 
-    `gpu`: a name ("h100", "a100-40", "h100-3g.40gb"), the total memory of a CUDA GPU in bytes, or
-    "cpu". `capability`: the compute capability of one given in bytes, (9, 0) unless told otherwise.
-    `kv_bytes`: bytes of the KV cache on one rank, as `--kv-cache-memory-bytes` gives them; without
-    it, what `gpu_memory_utilization` (above 0, at most 1) leaves beside weights, activations and
-    context. One of `gpu` and `kv_bytes` is needed; without `gpu`, the kernels are those of an H100.
+    `gpu`: a name ("h100", "a100-40", "h100-3g.40gb"), the total memory of a CUDA GPU (bytes as an
+    int, or "80GiB"), or "cpu". `capability`: its compute capability, (9, 0) unless the name or you
+    say otherwise. `kv_bytes`: bytes of the KV cache on one rank, as `--kv-cache-memory-bytes` gives
+    them; without it, what `gpu_memory_utilization` (above 0, at most 1; vLLM's default is 0.92,
+    that of "generic" 1) leaves beside weights, activations and context. One of `gpu` and `kv_bytes`
+    is needed; without `gpu`, the kernels are those of an H100, and "cpu" needs `kv_bytes`.
 
     `tp`: tensor-parallel ranks. `kv_dtype`, `block_size` (tokens), `max_num_batched_tokens`,
     `max_model_len` (tokens), `max_num_seqs`, `prefix_caching` and `async_scheduling` are vLLM's own
@@ -167,8 +169,8 @@ class _Group(TypedDict):
     block_size: int
     """Tokens a block."""
     page_size_bytes: int
-    specs: list[list[Any]]
-    """Pairs of a cache and the number of layers that keep it."""
+    specs: list[dict[str, Any]]
+    """The caches of its layers, equal ones once, with their number."""
     blocks_per_request: int | None
     """Blocks that one sequence of the longest length may hold."""
 

@@ -53,6 +53,14 @@ impl Document {
         }
     }
 
+    /// The folder, if that is what was given.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) if path.is_dir() => Some(path),
+            Self::Path(_) | Self::Text(_) => None,
+        }
+    }
+
     /// The text of the file `other` that lies beside `name`, if there is one.
     ///
     /// # Errors

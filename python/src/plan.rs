@@ -4,8 +4,8 @@ use crate::convert::{amount, optional_amount, plain, small_amount};
 use crate::document::Document;
 use crate::envelope::Envelope;
 use crate::errors::{guarded, internal, raised, refused};
-use memvelope::engine::{Device, KvDtype, Params, Vllm};
-use memvelope::envelope::{self, Budget, Declared};
+use memvelope::engine::{Device, DeviceKind, DeviceSource, KvDtype, Params, Vllm};
+use memvelope::envelope::{self, Budget, Declared, Stored, UTILIZATION_DEFAULT};
 use memvelope::model::Layout;
 use memvelope::units::{Bytes, CostCurve, Tokens};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -49,15 +49,17 @@ impl Plan {
 /// too: `Plan.refused` says why, and `Plan.raise_if_refused()` raises it.
 ///
 /// `config` is a Hugging Face `config.json`: a path to it (or to its directory), its text, or the
-/// dict in it. `quant_config` is the `hf_quant_config.json` of some quantised checkpoints, given
+/// dict in it. Of a directory with a checkpoint, the sizes of the weights are read from its files,
+/// too. `quant_config` is the `hf_quant_config.json` of some quantised checkpoints, given
 /// likewise; it is read from beside a `config.json` that is given by path.
 ///
-/// `gpu` is a name ("h100", "a100-40", "h100-3g.40gb"), the total memory of a CUDA GPU in bytes, or
-/// "cpu"; `capability` is the compute capability of one given in bytes, (9, 0) unless told
-/// otherwise. `kv_bytes` is the memory of the KV cache on one rank, in bytes, as
+/// `gpu` is a name ("h100", "a100-40", "h100-3g.40gb"), the total memory of a CUDA GPU (bytes as an
+/// int, or "80GiB"), or "cpu"; `capability` is its compute capability, (9, 0) unless the name or you
+/// say otherwise. `kv_bytes` is the memory of the KV cache on one rank, in bytes, as
 /// `--kv-cache-memory-bytes` gives it: without it, what `gpu_memory_utilization` (above 0, at most
-/// 1) leaves beside weights, activations and context. One of `gpu` and `kv_bytes` is needed; without
-/// `gpu`, the kernels are those of an H100.
+/// 1; vLLM's default is 0.92, that of "generic" 1) leaves beside weights, activations and context.
+/// One of `gpu` and `kv_bytes` is needed; without `gpu`, the kernels are those of an H100, and
+/// "cpu" needs `kv_bytes`.
 ///
 /// `tp` is the number of tensor-parallel ranks. `kv_dtype`, `block_size` (tokens),
 /// `max_num_batched_tokens`, `max_model_len` (tokens), `max_num_seqs`, `prefix_caching` and
@@ -70,11 +72,11 @@ impl Plan {
 #[pyo3(signature = (
     config, *, gpu=None, kv_bytes=None, tp=None, kv_dtype="auto", block_size=None,
     max_num_batched_tokens=None, max_model_len=None, max_num_seqs=None,
-    gpu_memory_utilization=envelope::UTILIZATION_DEFAULT, quant_config=None, engine="vllm",
+    gpu_memory_utilization=None, quant_config=None, engine="vllm",
     capability=None, prefix_caching=None, async_scheduling=true
 ))]
 #[pyo3(
-    text_signature = "(config, *, gpu=None, kv_bytes=None, tp=1, kv_dtype='auto', block_size=None, max_num_batched_tokens=None, max_model_len=None, max_num_seqs=None, gpu_memory_utilization=0.92, quant_config=None, engine='vllm', capability=None, prefix_caching=None, async_scheduling=True)"
+    text_signature = "(config, *, gpu=None, kv_bytes=None, tp=1, kv_dtype='auto', block_size=None, max_num_batched_tokens=None, max_model_len=None, max_num_seqs=None, gpu_memory_utilization=None, quant_config=None, engine='vllm', capability=None, prefix_caching=None, async_scheduling=True)"
 )]
 #[expect(clippy::too_many_arguments, reason = "keywords in Python, where they are named")]
 pub(crate) fn plan(
@@ -88,7 +90,7 @@ pub(crate) fn plan(
     max_num_batched_tokens: Option<&Bound<'_, PyAny>>,
     max_model_len: Option<&Bound<'_, PyAny>>,
     max_num_seqs: Option<&Bound<'_, PyAny>>,
-    gpu_memory_utilization: f64,
+    gpu_memory_utilization: Option<f64>,
     quant_config: Option<&Bound<'_, PyAny>>,
     engine: &str,
     capability: Option<&Bound<'_, PyAny>>,
@@ -100,7 +102,7 @@ pub(crate) fn plan(
         let quant_config =
             quant_config.map(|object| Document::take("quant_config", object)).transpose()?;
         let engine = Engine::named(engine)?;
-        let budget = budget(kv_bytes, gpu_memory_utilization)?;
+        let budget = budget(kv_bytes, gpu_memory_utilization, engine)?;
         let mut params = Params::new(device(gpu, kv_bytes.is_some(), capability)?);
         params.tensor_parallel = at_least_one("tp", "ranks", tp)?.unwrap_or(1);
         params.kv_dtype = kv_dtype
@@ -119,8 +121,14 @@ pub(crate) fn plan(
         params.async_scheduling = async_scheduling;
         // Files may lie on a slow network mount, and a document of megabytes takes its time: other
         // threads run meanwhile.
-        py.detach(|| engine.plan(&config, quant_config.as_ref(), &params, &budget))
-            .map_err(|error| raised(py, &error))
+        let mut plan = py
+            .detach(|| engine.plan(&config, quant_config.as_ref(), &params, &budget))
+            .map_err(|error| raised(py, &error))?;
+        if gpu.is_none() {
+            let warning = "no gpu: kernels and batch limits are those of an H100";
+            plan.inner.warnings.insert(0, warning.to_owned());
+        }
+        Ok(plan)
     })
 }
 
@@ -157,19 +165,35 @@ impl Engine {
             None => config.read_beside(CONFIG, QUANT_CONFIG)?,
         };
         let layout = Layout::from_configs(&text, quant_text.as_deref())?;
-        Ok(match self {
+        let (stored, warning) = match config.folder() {
+            Some(folder) => Stored::open(folder, &layout),
+            None => (None, None),
+        };
+        let stored = stored.as_ref();
+        let mut plan = match self {
             Self::Vllm => Plan {
-                inner: envelope::Plan::vllm(&layout, params, budget)?,
+                inner: envelope::Plan::vllm_stored(&layout, params, budget, stored)?,
                 curve: Vllm::new(&layout, params).ok().map(|engine| engine.cost_curve()),
             },
-            Self::Generic => {
-                Plan { inner: envelope::Plan::generic(&layout, params, budget)?, curve: None }
-            }
-        })
+            Self::Generic => Plan {
+                inner: envelope::Plan::generic_stored(&layout, params, budget, stored)?,
+                curve: None,
+            },
+        };
+        plan.inner.warnings.splice(..0, warning);
+        Ok(plan)
     }
 }
 
-fn budget(kv_bytes: Option<&Bound<'_, PyAny>>, utilization: f64) -> PyResult<Budget> {
+fn budget(
+    kv_bytes: Option<&Bound<'_, PyAny>>,
+    utilization: Option<f64>,
+    engine: Engine,
+) -> PyResult<Budget> {
+    let utilization = utilization.unwrap_or(match engine {
+        Engine::Vllm => UTILIZATION_DEFAULT,
+        Engine::Generic => 1.0,
+    });
     if !(utilization > 0.0 && utilization <= 1.0) {
         return Err(PyValueError::new_err(format!(
             "gpu_memory_utilization={utilization}: expected a share above 0 and at most 1"
@@ -187,43 +211,64 @@ fn device(
     is_kv_given: bool,
     capability: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Device> {
-    let is_size = gpu.is_some_and(|gpu| !gpu.is_instance_of::<PyString>());
-    if capability.is_some() && !is_size {
-        let text = "capability: counts with gpu in bytes only; a name says it by itself";
-        return Err(PyValueError::new_err(text));
-    }
-    let Some(gpu) = gpu else {
-        let text = "give gpu (a name, or its bytes), kv_bytes, or both";
-        let device = if is_kv_given { Device::named(GPU_DEFAULT) } else { None };
-        return device.ok_or_else(|| PyTypeError::new_err(text));
-    };
-    let Ok(name) = gpu.cast::<PyString>() else {
-        if !gpu.hasattr("__index__")? {
-            let found = gpu.get_type().name()?;
-            let text = format!("gpu: expected a name (a str) or bytes (an int), not {found}");
+    let capability = capability.map(self::capability).transpose()?;
+    let mut device = match gpu {
+        Some(gpu) => match gpu.cast::<PyString>() {
+            Ok(name) => named(name.to_str()?)?,
+            Err(_) => Device::declared(device_bytes(gpu)?, CAPABILITY_DEFAULT),
+        },
+        None if is_kv_given => named(GPU_DEFAULT)?,
+        None => {
+            let text = "give gpu (a name, or its bytes), kv_bytes, or both";
             return Err(PyTypeError::new_err(text));
         }
-        let total = Bytes(amount("gpu", "bytes", gpu)?);
-        return Ok(Device::declared(total, self::capability(capability)?));
     };
-    let name = name.to_str()?;
-    let Some(device) = Device::named(name) else {
-        let names: Vec<String> = Device::names().collect();
-        return Err(PyValueError::new_err(format!(
-            "gpu: {:?} is not known; expected bytes (an int), or one of {}",
-            shortened(name),
-            names.join(", ")
-        )));
-    };
-    if device.total == Bytes::ZERO && !is_kv_given {
-        let text = format!("gpu={name:?}: how much memory it has is not known; give kv_bytes");
-        return Err(PyValueError::new_err(text));
+    match (device.kind, capability) {
+        (DeviceKind::Cuda(..), Some(pair)) if device.source == DeviceSource::Declared => {
+            device = Device::declared(device.total, pair);
+        }
+        (DeviceKind::Cuda(..), Some((major, minor))) => {
+            device.kind = DeviceKind::Cuda(major, minor);
+        }
+        (DeviceKind::Cpu, Some(_)) => {
+            return Err(PyValueError::new_err("capability: a CPU has none"));
+        }
+        (DeviceKind::Cpu, None) if !is_kv_given => {
+            let text = "gpu=\"cpu\": how much memory it has is not known; give kv_bytes";
+            return Err(PyValueError::new_err(text));
+        }
+        (_, None) => {}
     }
     Ok(device)
 }
 
-fn capability(object: Option<&Bound<'_, PyAny>>) -> PyResult<(u32, u32)> {
-    let Some(object) = object else { return Ok(CAPABILITY_DEFAULT) };
+fn named(name: &str) -> PyResult<Device> {
+    // A number alone might be meant as the ordinal of a device, which nobody asks here.
+    let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+    let device = Device::named(name).or_else(|| match name.parse::<Bytes>() {
+        Ok(total) if !is_number => Some(Device::declared(total, CAPABILITY_DEFAULT)),
+        _ => None,
+    });
+    device.ok_or_else(|| {
+        let names: Vec<String> = Device::names().collect();
+        PyValueError::new_err(format!(
+            "gpu: {:?} is not known; expected its bytes (an int, or \"80GiB\"), or one of {}",
+            shortened(name),
+            names.join(", ")
+        ))
+    })
+}
+
+fn device_bytes(gpu: &Bound<'_, PyAny>) -> PyResult<Bytes> {
+    if gpu.hasattr("__index__")? {
+        return Ok(Bytes(amount("gpu", "bytes", gpu)?));
+    }
+    let found = gpu.get_type().name()?;
+    let text = format!("gpu: expected a name (a str) or bytes (an int), not {found}");
+    Err(PyTypeError::new_err(text))
+}
+
+fn capability(object: &Bound<'_, PyAny>) -> PyResult<(u32, u32)> {
     let wrong = || {
         let text = "capability: expected a tuple of two ints, major and minor, such as (9, 0)";
         PyTypeError::new_err(text)
