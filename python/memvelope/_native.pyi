@@ -188,6 +188,9 @@ class Plan:
     @property
     def architecture(self) -> str: ...
     @property
+    def model_dtype(self) -> str:
+        """The dtype that the model is served in."""
+    @property
     def device(self) -> str: ...
     @property
     def device_source(self) -> Literal["table", "declared"]: ...

@@ -313,6 +313,12 @@ impl Plan {
         &self.inner.architecture
     }
 
+    /// The dtype that the model is served in.
+    #[getter]
+    fn model_dtype<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        guarded(|| plain(py, &self.inner.model_dtype))
+    }
+
     /// The device of one rank.
     #[getter]
     fn device(&self) -> &str {
