@@ -27,7 +27,7 @@ use memvelope::units::{Bytes, Tokens};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-const PAGES: [&str; 2] = ["how-memvelope-counts.md", "counting-examples.md"];
+const PAGES: [&str; 3] = ["how-memvelope-counts.md", "counting-examples.md", "counting-weights.md"];
 const COMMAND: &str = "$ memvelope plan config.json";
 
 /// What a command line asks for.
@@ -63,7 +63,6 @@ fn asked(command: &str) -> Result<Asked, String> {
 /// What the library says of one command.
 struct Found {
     layout: Layout,
-    tp: u32,
     engine: Result<Vllm, Refusal>,
     weights: Result<Weights, Refusal>,
     length: Tokens,
@@ -81,7 +80,7 @@ impl Found {
             (Ok(engine), Some(bytes)) => Some(engine.capacity(*bytes, length)),
             _ => None,
         };
-        Ok(Self { layout, tp: params.tensor_parallel, engine, weights, length, capacity })
+        Ok(Self { layout, engine, weights, length, capacity })
     }
 
     fn refusal(&self) -> Option<&Refusal> {
@@ -138,7 +137,8 @@ impl Found {
         if name.starts_with("page") {
             Some(specs().map(memvelope::engine::vllm_0_32::Spec::page_bytes).collect())
         } else if name.starts_with("state") {
-            let bytes = |role| if let Role::State { bytes, .. } = role { Some(bytes) } else { None };
+            let bytes =
+                |role| if let Role::State { bytes, .. } = role { Some(bytes) } else { None };
             Some(specs().filter_map(|spec| bytes(spec.role)).collect())
         } else if name.starts_with("block_of") {
             Some(specs().map(|spec| spec.block_size).collect())
@@ -191,11 +191,13 @@ fn check_line(
     // Rounded only where decimals are shown.
     let is_whole = |other: f64| decimals > 0 || other.fract() == 0.0;
     let same = |other: f64| is_whole(other) && format!("{other:.decimals$}") == shown;
+    let mut exact = value;
     if let Some(expression) = expression {
-        let (result, names) = evaluate(expression, known)?;
-        names.iter().for_each(|name| drop(unused.remove(name)));
-        if !same(result) {
-            return Err(format!("the expression gives {result}"));
+        let names;
+        (exact, names) = evaluate(expression, known)?;
+        unused.retain(|name| !names.contains(name));
+        if !same(exact) {
+            return Err(format!("the expression gives {exact}"));
         }
     }
     match (found.value(name)?, found.candidates(name)) {
@@ -210,7 +212,7 @@ fn check_line(
     if is_size && comment.trim() != bytes {
         return Err(format!("{value} bytes are {bytes}"));
     }
-    known.insert(name.to_owned(), value);
+    known.insert(name.to_owned(), exact);
     Ok(())
 }
 
@@ -234,9 +236,8 @@ fn check_page(page: &str) -> (usize, Vec<String>) {
         match language {
             "json" => config = Some(text),
             "text" if first.starts_with(COMMAND) => {
-                let found = asked(first).and_then(|asked| {
-                    Found::new(config.ok_or("no config above")?, &asked)
-                });
+                let found = asked(first)
+                    .and_then(|asked| Found::new(config.ok_or("no config above")?, &asked));
                 match found {
                     Ok(found) => problems.extend(check_lines(&found, lines.lines())),
                     Err(problem) => problems.push(format!("{first}\n    {problem}")),
@@ -267,7 +268,8 @@ fn the_check_catches_what_it_should() {
     let config = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "vocab_size": 64,
         "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}"#;
     let problems = |lines: &str| {
-        let page = format!("\n```json\n{config}\n```\n\n```text\n{COMMAND} --gpu h100\n{lines}\n```");
+        let page =
+            format!("\n```json\n{config}\n```\n\n```text\n{COMMAND} --gpu h100\n{lines}\n```");
         check_page(&page).1.len()
     };
     assert_eq!(problems("page = 16 x 2 x (32 + 32) x 2 = 4096  # 4.0 KiB"), 0);
