@@ -21,6 +21,6 @@ pub mod generic;
 mod params;
 pub mod vllm_0_32;
 
-pub use device::{Device, DeviceKind};
+pub use device::{Device, DeviceKind, DeviceSource};
 pub use params::{KvDtype, Params};
 pub use vllm_0_32::{Capacity, Group, Vllm};

@@ -18,6 +18,7 @@ mod families;
 mod hf_config;
 mod layout;
 mod length;
+mod partial;
 mod refusal;
 pub mod safetensors;
 #[cfg(test)]
@@ -26,5 +27,6 @@ mod weights;
 
 pub use dtype::Dtype;
 pub use layout::Layout;
+pub use partial::Partial;
 pub use refusal::{Refusal, RefusalRule};
 pub use weights::Weights;

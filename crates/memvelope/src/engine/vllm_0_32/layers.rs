@@ -39,7 +39,8 @@ struct Context<'a> {
 }
 
 pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
-    let kv_dtype = kv_dtype(layout, params)?;
+    let resolved = kv_dtype(layout, params)?;
+    let kv_dtype = if layout.ignores_kv_dtype { own_kv_dtype(layout) } else { resolved };
     let mut context =
         Context { layout, params, kv_dtype, model_head_size: model_head_size(layout) };
     // Consecutive layers are mostly alike: kernels are chosen once for each kind of cache.
@@ -56,7 +57,7 @@ pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
     for (_, _, backend) in &chosen {
         context.kv_dtype = packed_by(*backend, context.kv_dtype);
     }
-    let kv_dtype = context.kv_dtype;
+    let kv_dtype = if layout.ignores_kv_dtype { resolved } else { context.kv_dtype };
     let mut backends: Vec<(Backend, Request<'_>)> = Vec::new();
     for (kind, _, backend) in &chosen {
         if *backend != Backend::State && !backends.iter().any(|(known, _)| known == backend) {
@@ -104,7 +105,10 @@ pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
 /// The KV cache dtype in force: what the operator says, else what the checkpoint says, else what
 /// the architecture's own hook says (`vllm/model_executor/models/config.py`).
 fn kv_dtype(layout: &Layout, params: &Params) -> Result<KvDtype, Refusal> {
-    let checkpoint = || layout.checkpoint_kv_dtype().and_then(|name| name.parse().ok());
+    // Where no layer takes the cache's options, that of compressed-tensors is not written back.
+    let seen = |name: &&str| !(layout.ignores_kv_dtype && *name == "fp8");
+    let checkpoint =
+        || layout.checkpoint_kv_dtype().filter(seen).and_then(|name| name.parse().ok());
     let given = match params.kv_dtype {
         KvDtype::Auto => checkpoint().unwrap_or(KvDtype::Auto),
         given => given,
@@ -125,6 +129,15 @@ fn kv_dtype(layout: &Layout, params: &Params) -> Result<KvDtype, Refusal> {
         }
         KvDtype::Bfloat16 if layout.architecture == "DeepseekV32ForCausalLM" => Ok(KvDtype::Auto),
         _ => Ok(given),
+    }
+}
+
+/// The KV cache dtype of layers that are built without the cache's options: only a scheme of
+/// compressed-tensors reaches them, with the quantisation of their matrices.
+fn own_kv_dtype(layout: &Layout) -> KvDtype {
+    match layout.checkpoint_kv_dtype() {
+        Some("fp8") => KvDtype::Fp8,
+        _ => KvDtype::Auto,
     }
 }
 
@@ -161,7 +174,6 @@ impl Context<'_> {
     /// The dtype of cached elements.
     fn element(&self) -> Dtype {
         match self.kv_dtype {
-            _ if self.layout.ignores_kv_dtype => self.layout.dtype,
             KvDtype::Auto => self.layout.dtype,
             KvDtype::Float16 => Dtype::Float16,
             KvDtype::Bfloat16 => Dtype::Bfloat16,
@@ -387,8 +399,7 @@ impl Context<'_> {
         let heads = (u64::from(attention.kv_heads) / self.tp()).max(1);
         let dims = [attention.key_dim.into(), attention.value_dim.into()];
         Spec {
-            is_fp8: self.kv_dtype.is_fp8_per_tensor() && !self.layout.ignores_kv_dtype,
-            keeps_model_dtype: self.layout.ignores_kv_dtype,
+            is_fp8: self.kv_dtype.is_fp8_per_tensor(),
             ..Spec::attention(role, block_size, heads, dims, self.element())
         }
     }

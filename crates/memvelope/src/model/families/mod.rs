@@ -148,7 +148,10 @@ fn unknown(field: &str, found: &str) -> Error {
     // Bounded, whatever the file holds.
     let found: String = found.chars().take(80).collect();
     let names = || all().flat_map(|family| family.architectures).copied();
-    let mut similar: Vec<&'static str> = names().collect();
+    // Half of the letters in common, or it is another name.
+    let least = found.len() / 2;
+    let mut similar: Vec<&'static str> =
+        names().filter(|name| common_letters(name, &found) >= least).collect();
     similar.sort_by_cached_key(|name| std::cmp::Reverse(common_letters(name, &found)));
     similar.dedup();
     similar.truncate(SIMILAR_MAX);
