@@ -10,9 +10,9 @@
 //!
 //! The expression must give the value; names in it are those of lines above. A name that the
 //! library knows (`bytes_per_block`, `need_bytes_one_request` ...) must have the library's value,
-//! one that begins with `page`, `state`, `block_of` or `layers_of` the value of one of the caches or
-//! groups; any other is a step on the way, and must be used by a later line. What stands behind `#` says the bytes once
-//! more, for people.
+//! one that begins with `page`, `state`, `block_of`, `blocks_of` or `layers_of` the value of one of
+//! the caches or groups; any other is a step on the way, and must be used by a later line. What
+//! stands behind `#` says the bytes once more, for people.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests abort on purpose, as the tests do")]
 #![allow(clippy::cast_precision_loss, reason = "all numbers of the pages are far below 2^53")]
@@ -22,6 +22,7 @@ mod arithmetic;
 use arithmetic::evaluate;
 use memvelope::engine::vllm_0_32::Role;
 use memvelope::engine::{Capacity, Device, Params, Vllm};
+use memvelope::envelope::{Budget, Plan};
 use memvelope::model::{Layout, Refusal, Weights};
 use memvelope::units::{Bytes, Tokens};
 use std::collections::{BTreeMap, BTreeSet};
@@ -142,6 +143,8 @@ impl Found {
             Some(specs().filter_map(|spec| bytes(spec.role)).collect())
         } else if name.starts_with("block_of") {
             Some(specs().map(|spec| spec.block_size).collect())
+        } else if name.starts_with("blocks_of") {
+            Some(engine.blocks_by_group(self.length).map(|blocks| blocks.0).collect())
         } else if name.starts_with("layers_of") {
             Some(groups.iter().map(|group| group.num_layers).collect())
         } else {
@@ -261,6 +264,24 @@ fn every_number_of_the_pages_is_computed_again() {
         all.extend(problems.iter().map(|problem| format!("{name}: {problem}")));
     }
     assert!(all.is_empty(), "\n{}", all.join("\n"));
+}
+
+/// The README's plan is what is printed, apart from what it leaves out.
+#[test]
+fn the_readmes_plan_is_current() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let blocks = fenced(&readme);
+    let config = blocks.iter().find(|(language, _)| *language == "json").unwrap().1;
+    let is_plan = |(_, text): &&(&str, &str)| text.starts_with(COMMAND);
+    let (command, shown) = blocks.iter().find(is_plan).unwrap().1.split_once('\n').unwrap();
+    let layout = Layout::from_config(config).unwrap();
+    let plan = Plan::vllm(&layout, &asked(command).unwrap().params, &Budget::default()).unwrap();
+    let printed = plan.to_string();
+    let mut lines = printed.lines();
+    for line in shown.lines().filter(|line| *line != "[...]") {
+        assert!(lines.any(|other| other == line), "not printed, or not there:\n{line}\n{printed}");
+    }
 }
 
 #[test]
