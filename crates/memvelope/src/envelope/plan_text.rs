@@ -131,8 +131,8 @@ impl Plan {
         };
         writeln!(
             f,
-            "\n{:<24}{:>8}{:>14}{:>14}  {}",
-            "groups", "layers", "tokens/block", "page a layer", "blocks of the longest"
+            "\n{:<24}{:>8}{:>14}{:>14}  blocks of the longest",
+            "groups", "layers", "tokens/block", "page a layer"
         )?;
         let mut rows: Vec<(String, u64)> = Vec::new();
         for plan in &self.groups {
@@ -173,8 +173,8 @@ impl Plan {
         }
         writeln!(
             f,
-            "\n{:<24}{:>8}{:>14}{:>14}  {}",
-            "sequences at once", "count", "blocks each", "bytes each", "bound by"
+            "\n{:<24}{:>8}{:>14}{:>14}  bound by",
+            "sequences at once", "count", "blocks each", "bytes each"
         )?;
         for Sequences { tokens, blocks, bytes, count, bound_by } in &self.sequences {
             let longest = if Some(*tokens) == self.max_model_len { " (longest)" } else { "" };

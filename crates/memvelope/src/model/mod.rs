@@ -16,6 +16,7 @@ pub mod cache;
 mod dtype;
 mod families;
 mod hf_config;
+mod json;
 mod layout;
 mod length;
 mod partial;
@@ -30,3 +31,8 @@ pub use layout::Layout;
 pub use partial::Partial;
 pub use refusal::{Refusal, RefusalRule};
 pub use weights::Weights;
+
+/// Names of all architectures that this version knows, as `architectures` of a config has them.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    families::architectures()
+}

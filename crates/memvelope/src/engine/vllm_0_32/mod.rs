@@ -133,6 +133,9 @@ impl Vllm {
             let reason = format!("{} attention heads do not divide over {tp} ranks", layout.heads);
             return Err(Refusal::new(RefusalRule::TensorParallel, reason));
         }
+        if params.block_size == Some(0) {
+            return Err(Refusal::new(RefusalRule::Parameter, "a block of 0 tokens"));
+        }
         let plan = layers::plan(layout, params)?;
         let groups = groups::group(plan.specs, plan.pool)?;
         let tokens_max = params.max_model_len.or(layout.max_tokens).map_or(u64::MAX, |t| t.0);
@@ -212,27 +215,49 @@ impl Vllm {
     /// An upper bound of [`Self::blocks_per_request`] in the form that the gate takes, for every
     /// length: exact where every layer keeps every token. A windowed layer counts as if it kept all
     /// of a sequence, which is what it does until the sequence outgrows the window and the tokens
-    /// in flight.
+    /// in flight; or, where a token would then take more than a block over all groups, as if it
+    /// were full from the first token on.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "a block has at least one token")]
     pub fn cost_curve(&self) -> CostCurve {
-        let whole = |group: &&LayerGroup| group.specs.first().is_some_and(|spec| spec.grows());
-        let growing: Vec<u64> =
-            self.groups.iter().filter(whole).map(LayerGroup::smallest_block).collect();
-        let all = self.blocks_per_request(Tokens(1)).0;
-        let count = u64::try_from(growing.len()).unwrap_or(u64::MAX);
+        let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        let (tokens, fixed) = self
+            .curve_where(Spec::grows)
+            .or_else(|| self.curve_where(Spec::is_full))
+            // Nothing that the gate could take; what refuses every sequence is still a bound.
+            .unwrap_or((1, u64::MAX));
+        CostCurve::new(small(tokens).max(1), small(fixed)).expect("at least one token")
+    }
+
+    /// Tokens a block and blocks beside them, where the groups that `grows` names take blocks for
+    /// every token and the others at once what they ever take. `None` if a token takes more than
+    /// a block.
+    fn curve_where(&self, grows: fn(&Spec) -> bool) -> Option<(u64, u64)> {
+        let is_growing = |group: &LayerGroup| group.specs.first().is_some_and(grows);
+        let Resolved { max_in_flight_tokens: in_flight, max_num_batched_tokens, .. } =
+            self.resolved;
+        let fixed = self.groups.iter().map(|group| {
+            let tokens = if is_growing(group) { 1 } else { u64::MAX };
+            group.blocks(tokens, in_flight, max_num_batched_tokens)
+        });
+        let fixed = fixed.fold(0, u64::saturating_add);
+        let growing: Vec<u64> = self
+            .groups
+            .iter()
+            .filter(|group| is_growing(group))
+            .map(LayerGroup::smallest_block)
+            .collect();
         // Every group rounds up by itself, and together they take a block every so many tokens.
-        let (tokens, fixed) = match growing.as_slice() {
-            [] => (u64::from(u32::MAX), all.saturating_sub(1)),
-            [block] => (*block, all.saturating_sub(1)),
+        match growing.as_slice() {
+            [] => Some((u64::from(u32::MAX), fixed.saturating_sub(1))),
+            [block] => Some((*block, fixed.saturating_sub(1))),
             blocks => {
                 let common = blocks.iter().copied().fold(1, spec::lcm);
-                let taken: u64 = blocks.iter().map(|block| common / block.max(&1)).sum();
-                (common / taken.max(1), all.max(count))
+                let taken = blocks.iter().map(|block| common.div_ceil(*block));
+                let taken = taken.fold(0, u64::saturating_add);
+                Some((common / taken.max(1), fixed)).filter(|(tokens, _)| *tokens > 0)
             }
-        };
-        let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        CostCurve::new(small(tokens).max(1), small(fixed)).expect("at least one token")
+        }
     }
 
     /// What fits into `available` bytes, for sequences of up to `max_model_len`.
