@@ -450,6 +450,23 @@ pub(crate) fn built(backend: Backend, request: &Request<'_>) -> Result<(), Refus
     Err(Refusal::new(RefusalRule::Backend, reason))
 }
 
+/// MiniMax M3's sparse layers read nvfp4 with a kernel of data-centre Blackwell alone
+/// (`models/minimax_m3`).
+///
+/// # Errors
+/// [`Refusal`] on another device.
+pub(crate) fn check_indexed(request: &Request<'_>) -> Result<(), Refusal> {
+    if request.kv_dtype != KvDtype::Nvfp4 || request.major() == 10 {
+        return Ok(());
+    }
+    let reason = format!(
+        "KV cache dtype nvfp4 on {}: sparse attention over plain keys and values reads it on \
+         compute capability 10 only; use fp8 or auto",
+        request.device.name
+    );
+    Err(Refusal::new(RefusalRule::Backend, reason))
+}
+
 /// Dense MLA runs prefill in kernels of its own, built for a few shapes (`mla/prefill`): elements
 /// of a query without and with rotation, and of a value. Sparse MLA does without them.
 ///
