@@ -42,6 +42,7 @@ mod multimodal_late;
 mod multimodal_minicpm;
 mod multimodal_molmo;
 mod multimodal_more;
+mod multimodal_nemotron;
 mod multimodal_other;
 mod multimodal_remote;
 mod multimodal_step;
@@ -106,6 +107,7 @@ static FAMILIES: &[&[Family]] = &[
     multimodal_minicpm::FAMILIES,
     multimodal_molmo::FAMILIES,
     multimodal_more::FAMILIES,
+    multimodal_nemotron::FAMILIES,
     multimodal_other::FAMILIES,
     multimodal_remote::FAMILIES,
     multimodal_step::FAMILIES,
