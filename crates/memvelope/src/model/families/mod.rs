@@ -44,6 +44,7 @@ mod multimodal_molmo;
 mod multimodal_more;
 mod multimodal_nemotron;
 mod multimodal_other;
+mod multimodal_phi;
 mod multimodal_remote;
 mod multimodal_step;
 mod parts;
@@ -109,6 +110,7 @@ static FAMILIES: &[&[Family]] = &[
     multimodal_more::FAMILIES,
     multimodal_nemotron::FAMILIES,
     multimodal_other::FAMILIES,
+    multimodal_phi::FAMILIES,
     multimodal_remote::FAMILIES,
     multimodal_step::FAMILIES,
     sliding::FAMILIES,
