@@ -100,8 +100,8 @@ pub enum Error {
     },
     /// A model family that this version does not compute exactly.
     #[error(
-        "model config: field `{field}` is {found:?}, which this version cannot compute; of the \
-         {known} known architectures most alike: {}", .similar.join(", ")
+        "model config: field `{field}` is {found:?}, which this version cannot compute; {}",
+        alike(.similar, *.known)
     )]
     UnknownModel {
         /// The JSON field that decided it.
@@ -112,6 +112,16 @@ pub enum Error {
         similar: Vec<&'static str>,
         /// How many are known.
         known: usize,
+    },
+    /// A local checkpoint is not what its format says.
+    #[error("checkpoint {}: `{field}`: {problem}", .path.display())]
+    ReadCheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// The tensor and its field, or the part of the file in parentheses.
+        field: String,
+        /// What is wrong with it, and what would be right.
+        problem: String,
     },
     /// The capacity equation has no room left for a KV cache.
     #[error(
@@ -169,4 +179,12 @@ fn tried_text(tried: &[(String, String)]) -> String {
     }
     let lines: Vec<_> = tried.iter().map(|(path, why)| format!("{path} ({why})")).collect();
     lines.join(", ")
+}
+
+/// The known names that are most like an unknown one, in words.
+fn alike(similar: &[&'static str], known: usize) -> String {
+    match similar {
+        [] => format!("none of the {known} known architectures is like it"),
+        similar => format!("of the {known} known architectures most alike: {}", similar.join(", ")),
+    }
 }

@@ -289,7 +289,10 @@ impl<'a> Fields<'a> {
 }
 
 pub(crate) fn wrong(field: impl Into<String>, problem: impl Into<String>) -> Error {
-    Error::ReadModel { field: field.into(), problem: problem.into() }
+    // Bounded, whatever names the file holds.
+    let field: String = field.into();
+    let field = if field.len() > 200 { field.chars().take(200).collect() } else { field };
+    Error::ReadModel { field, problem: problem.into() }
 }
 
 /// What a value is, short enough for an error line whatever the file holds.

@@ -6,25 +6,30 @@
 //! * [`cache`] says what a layer keeps, before any engine rounds it.
 //! * `weights` counts parameters, split over ranks and quantised.
 //! * [`Layout`] is the result.
+//! * [`safetensors`] reads what a local checkpoint really holds, to compare.
 //!
 //! What an engine makes of it is in [`crate::engine`]. What this version cannot compute exactly it
 //! refuses.
 
 mod builder;
 pub mod cache;
+mod config_class;
 mod dtype;
 mod families;
 mod hf_config;
 mod json;
 mod layout;
 mod length;
+mod partial;
 mod refusal;
+pub mod safetensors;
 #[cfg(test)]
 mod tests;
 mod weights;
 
 pub use dtype::Dtype;
 pub use layout::Layout;
+pub use partial::Partial;
 pub use refusal::{Refusal, RefusalRule};
 pub use weights::Weights;
 

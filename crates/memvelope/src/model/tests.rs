@@ -208,12 +208,12 @@ fn layers_without_attention_keep_nothing() {
     assert_eq!(layout.weight_bytes, Some(Bytes(2 * (attention + mlp + 2 * 128 * 64 + 64))));
 }
 
-/// The reading fails, and the error names the field and stays short.
+/// The reading fails, and the error names the field and stays short but for the known names.
 fn refuse(changes: Value, field: &str) {
     let error = Layout::from_config(&config(changes.clone())).unwrap_err();
     let text = error.to_string();
     assert!(text.contains(&format!("`{field}`")), "{changes}: {text}");
-    assert!(text.len() < 4000, "{changes}: {text}");
+    assert!(text.len() < 20_000, "{changes}: {text}");
 }
 
 #[test]

@@ -69,19 +69,27 @@ pub struct Spec {
     /// Tokens that share one stored entry.
     pub tokens_per_state: u64,
     /// Whether the elements are scaled 8-bit floats.
+    #[serde(skip)]
     pub(crate) is_fp8: bool,
     /// Whether the elements are the model's own, whatever the KV cache dtype.
+    #[serde(skip)]
     pub(crate) keeps_model_dtype: bool,
     /// Slots a stored entry, where it is not one a KV head.
+    #[serde(skip)]
     pub(crate) head_slots: Option<u64>,
     /// Bytes of a slot, where the kernel packs it.
+    #[serde(skip)]
     pub(crate) content_bytes: Option<u64>,
     /// The page is rounded up to a multiple of this.
+    #[serde(skip)]
     pub(crate) alignment: Option<u64>,
     /// The page is padded to this.
+    #[serde(skip)]
     pub(crate) page_padded: Option<u64>,
+    #[serde(skip)]
     pub(crate) stride: Stride,
     /// What keeps otherwise equal layers in different groups.
+    #[serde(skip)]
     pub(crate) marker: &'static str,
 }
 

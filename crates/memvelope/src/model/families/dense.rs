@@ -86,6 +86,8 @@ pub(super) enum Packed {
     Column,
     /// Whole on every rank, and so is the output matrix.
     Replicated,
+    /// As `Replicated`, but keys and values, which have an input of their own, are divided.
+    KeysColumn,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,10 +244,17 @@ impl Decoder {
                 Linear::row(queries, hidden),
             ),
             Packed::Column => (Linear::column(hidden, width), Linear::row(queries, hidden)),
+            Packed::KeysColumn => {
+                (Linear::replicated(hidden, queries), Linear::replicated(queries, hidden))
+            }
             Packed::Replicated => {
                 (Linear::replicated(hidden, width), Linear::replicated(queries, hidden))
             }
         };
+        if self.packed == Packed::KeysColumn {
+            let keys = Linear::merged(hidden, [keys, keys]).bias(self.qkv_bias);
+            b.linear("merged_proj_6_k_proj_6_v_proj", keys);
+        }
         b.linear(self.names.qkv, qkv.bias(self.qkv_bias));
         b.linear(self.names.out, out.bias(self.out_bias));
         let [q_norm, k_norm] = self.names.qk_norms;

@@ -16,6 +16,7 @@ use crate::model::weights::module::Param;
 
 pub(super) static FAMILIES: &[Family] = &[
     Family { architectures: &["ArceeForCausalLM"], model_types: &["arcee"], rule: arcee },
+    Family { architectures: &["BioGptForCausalLM"], model_types: &["biogpt"], rule: biogpt },
     Family { architectures: &["BitNetForCausalLM"], model_types: &["bitnet"], rule: bitnet },
     Family { architectures: &["CTRLLMHeadModel"], model_types: &["ctrl"], rule: ctrl },
     Family { architectures: &["CwmForCausalLM"], model_types: &["cwm"], rule: cwm },
@@ -57,6 +58,13 @@ pub(super) static FAMILIES: &[Family] = &[
 ];
 
 const ARCEE: Class = Class { tokens: 4096, ..sized(2560, 32, 32, 18432, 32000) };
+const BIOGPT: Class = Class {
+    head_dim: HeadDim::Ratio,
+    kv_heads: KvHeads::Same,
+    tokens: 1024,
+    tied: true,
+    ..sized(1024, 24, 16, 4096, 42384)
+};
 const BITNET: Class =
     Class { kv_heads: KvHeads::Own(5), tokens: 2048, ..sized(2560, 30, 20, 6912, 128_256) };
 const CTRL: Class = Class {
@@ -160,6 +168,26 @@ fn arcee(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     Ok(())
 }
 
+/// Its position table starts at row 2. No plan: only keys and values are found to be alike.
+fn biogpt(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
+    const NAMES: Names = Names {
+        positions: "model.embed_positions",
+        qkv: "q_proj",
+        out: "out_proj",
+        mlp: "",
+        up: "fc1",
+        down: "fc2",
+        norms: &["self_attn_layer_norm", "final_layer_norm"],
+        norm: "model.layer_norm",
+        ..LLAMA_NAMES
+    };
+    let decoder = Decoder::classic(&config.text, &BIOGPT)?.biases(true, true, true);
+    let positions = u64::from(decoder.dims.tokens_max.unwrap_or(0)).saturating_add(2);
+    let (packed, mlp) = (Packed::KeysColumn, Mlp::Replicated);
+    Decoder { names: NAMES, positions, packed, mlp, ..decoder }.build(builder);
+    Ok(())
+}
+
 /// Norms inside attention and MLP, before the last matrix of each.
 fn bitnet(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     let bias = config.text.flag("attention_bias", false)?;
@@ -173,6 +201,7 @@ fn bitnet(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     Ok(())
 }
 
+/// No plan, and matrices that are not found to be attention: nothing is divided.
 fn ctrl(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     const NAMES: Names = Names {
         embedding: "model.w",
@@ -188,7 +217,8 @@ fn ctrl(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
         ..LLAMA_NAMES
     };
     let decoder = Decoder::classic(&config.text, &CTRL)?.biases(true, true, true);
-    Decoder { names: NAMES, mlp: Mlp::Replicated, ..decoder }.build(builder);
+    let packed = Packed::Replicated;
+    Decoder { names: NAMES, packed, mlp: Mlp::Replicated, ..decoder }.build(builder);
     Ok(())
 }
 

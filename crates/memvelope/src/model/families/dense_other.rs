@@ -1,8 +1,9 @@
-//! Dense decoders whose layers differ from each other, or are passed more than once.
+//! Dense decoders whose layers differ from each other, are passed more than once, or have an
+//! attention of another form.
 
 use super::Family;
 use super::dense::{Decoder, LLAMA_NAMES, activation};
-use super::dense_class::{Class, FOREIGN, HeadDim, KvHeads, divides, sized};
+use super::dense_class::{Class, FOREIGN, HeadDim, Inner, KvHeads, divides, sized};
 use super::limits::{HEAD_DIM_MAX, HEADS_MAX, INNER_MAX, LAYERS_MAX, TOKENS_MAX, WIDTH_MAX};
 use super::parts::{attention_cache, gated_mlp};
 use crate::error::Result;
@@ -79,7 +80,6 @@ fn deci_sizes(
     class: &Class,
     blocks: &[Fields<'_>],
 ) -> Result<(Decoder, Vec<Option<u32>>)> {
-    use super::dense_class::Inner;
     let decoder = Decoder::new(fields, &Class { inner: Inner::Fourfold, ..*class })?;
     let layers = decoder.dims.layers;
     if u32::try_from(blocks.len()) != Ok(layers) {

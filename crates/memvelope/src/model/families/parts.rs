@@ -1,4 +1,4 @@
-//! Pieces that many rules share: the usual sizes, attention, MLPs.
+//! Pieces that many rules share: attention, MLPs, windows.
 
 use super::limits::{LAYERS_MAX, TOKENS_MAX};
 use crate::error::Result;

@@ -22,8 +22,11 @@ pub(crate) struct Inventory {
     pub(crate) unknown: Option<String>,
     /// The engine's model class refuses more ranks than this: it has so many experts.
     pub(crate) ranks_max: Option<u64>,
-    /// The engine's model class refuses ranks that do not divide this: its KV heads.
-    pub(crate) ranks_divide: Option<u64>,
+    /// The engine's model class refuses ranks that do not divide this, and what it is.
+    pub(crate) ranks_divide: Option<(&'static str, u64)>,
+    /// Rows of output matrices that are built before another table takes their place: nothing
+    /// remains of them but that they have to divide.
+    pub(crate) tied_heads: Vec<u64>,
 }
 
 /// Parameters on one tensor-parallel rank.
@@ -72,8 +75,8 @@ impl Inventory {
         let reason = match (self.ranks_max, self.ranks_divide) {
             _ if tp == 0 => "no ranks at all".to_owned(),
             (Some(experts), _) if tp > experts => format!("{tp} ranks for {experts} experts"),
-            (_, Some(kv_heads)) if !kv_heads.is_multiple_of(tp) => {
-                format!("{kv_heads} KV heads do not divide over {tp} ranks, and none is replicated")
+            (_, Some((what, count))) if !count.is_multiple_of(tp) => {
+                format!("{count} {what} do not divide over {tp} ranks, and none is replicated")
             }
             _ => return Ok(()),
         };
@@ -89,6 +92,10 @@ impl Inventory {
         hardware: Hardware,
     ) -> Result<Weights, Refusal> {
         self.check_ranks(tp)?;
+        for rows in &self.tied_heads {
+            rank::vocabulary_rows("output matrix", *rows, tp)?;
+        }
+        quantization.check(dtype, hardware)?;
         let mut tally = Tally::default();
         for Module { name, kind } in &self.modules {
             match kind {

@@ -142,7 +142,7 @@ impl Compressed {
     fn pattern(&self, listed: &str, field: &str) -> ReadResult<Pattern> {
         if let Some(expression) = listed.strip_prefix("re:") {
             let regex = Regex::compile(expression).map_err(|problem| {
-                wrong(field, format!("the expression {expression:.60?}: {problem}"))
+                wrong(field, format!("the expression `{expression:.60}`: {problem}"))
             })?;
             return Ok(Pattern::Regex(regex));
         }
@@ -367,7 +367,7 @@ impl Scheme {
                 return Ok(Form::of(Dtype::Int8, None, self.grain()));
             }
         }
-        Err(format!("no scheme of vLLM 0.32 for {} bits in format {:.40?}", w.bits, self.format))
+        Err(format!("no scheme of vLLM 0.32 for {} bits in format `{:.40}`", w.bits, self.format))
     }
 
     fn fp8(&self, target: &Target<'_>) -> Result<Form, String> {
@@ -428,6 +428,9 @@ impl Scheme {
             if group > 0 {
                 divides(target.experts.hidden, group)?;
                 divides(target.inner, group)?;
+            } else if target.hardware.capability == (9, 0) {
+                // Humming's kernel, which vLLM prefers on Hopper, asserts groups.
+                return Err("vLLM 0.32 serves no experts in integers by channel here".into());
             }
             let form = Form::packed(w.bits.into(), group, Axis::Input);
             // Their dimensions, of PyTorch's default type.
@@ -460,7 +463,7 @@ impl Scheme {
             let scale = if self.group()? == 0 { Dtype::Float32 } else { Dtype::Bfloat16 };
             return Ok(Form::of(Dtype::Int8, Some(scale), self.grain()).into());
         }
-        Err(format!("vLLM 0.32 has no experts of {} bits in format {:.40?}", w.bits, self.format))
+        Err(format!("vLLM 0.32 has no experts of {} bits in format `{:.40}`", w.bits, self.format))
     }
 }
 
@@ -481,7 +484,7 @@ impl Arguments {
             Some("attn_head") => Strategy::AttentionHead,
             Some(other) => {
                 let known = "attn_head, block, channel, group, tensor, tensor_group, token";
-                let problem = format!("{other:.40?}; expected one of {known}");
+                let problem = format!("`{other:.40}`; expected one of {known}");
                 return Err(wrong(fields.path("strategy"), problem));
             }
             None if group.is_some() => Strategy::Group,
@@ -492,7 +495,7 @@ impl Arguments {
             Some("float") => true,
             None | Some("int") => false,
             Some(other) => {
-                let problem = format!("{other:.40?}; expected int or float");
+                let problem = format!("`{other:.40}`; expected int or float");
                 return Err(wrong(fields.path("type"), problem));
             }
         };

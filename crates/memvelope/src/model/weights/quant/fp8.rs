@@ -72,7 +72,7 @@ impl Fp8 {
                     _ => ExpertsKind::Mxfp4,
                 },
                 Some(other) => {
-                    let problem = format!("{other:.40?}; expected fp4 or fp8");
+                    let problem = format!("`{other:.40}`; expected fp4 or fp8");
                     return Err(wrong(declared.config.root.path("expert_dtype"), problem));
                 }
             }

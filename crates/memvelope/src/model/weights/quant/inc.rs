@@ -61,7 +61,7 @@ impl Inc {
             },
             kind if kind.contains("mx_fp") => Packing::Mx,
             other => {
-                let problem = format!("{other:.40?}; expected int, fp or mx_fp");
+                let problem = format!("`{other:.40}`; expected int, fp or mx_fp");
                 return Err(wrong(fields.path("data_type"), problem));
             }
         };

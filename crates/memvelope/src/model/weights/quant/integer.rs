@@ -85,7 +85,7 @@ fn bits(fields: &Fields<'_>, names: &[&str], served: &[u32]) -> ReadResult<u64> 
         return Ok(bits.into());
     }
     let problem = format!("{bits}; vLLM 0.32 serves {served:?}");
-    Err(wrong(fields.path(names[names.len() - 1]), problem))
+    Err(wrong(fields.path(names[0]), problem))
 }
 
 #[derive(Debug)]
@@ -100,7 +100,7 @@ pub(super) struct Awq {
 impl Awq {
     pub(super) fn read(declared: &Declared<'_>) -> ReadResult<Self> {
         let fields = &declared.fields;
-        bits(fields, &["w_bit", "bits"], &[4])?;
+        bits(fields, &["bits", "w_bit"], &[4])?;
         Ok(Self {
             group: group(fields, &["q_group_size", "group_size"])?,
             has_zeros: fields.flag("zero_point", true)?,
@@ -127,7 +127,10 @@ impl Method for Awq {
         {
             return Ok(None);
         }
-        whole_groups(target, self.group)?;
+        divides(target.matrix.width, 8)?;
+        if self.group > 0 {
+            divides(target.matrix.input, self.group)?;
+        }
         Ok(Some(awq(4, self.group)))
     }
 
@@ -234,7 +237,7 @@ fn rules(fields: &Fields<'_>) -> ReadResult<Vec<Rule>> {
             None => (false, name.strip_prefix("+:").unwrap_or(name)),
         };
         let regex = Regex::compile(expression)
-            .map_err(|problem| wrong(dynamic.path("(rule)"), format!("{name:.60?}: {problem}")))?;
+            .map_err(|problem| wrong(dynamic.path("(rule)"), format!("`{name:.60}`: {problem}")))?;
         let form = match (is_left, dynamic.value(name)) {
             (true, _) => None,
             (false, Some(Value::Object(_)) | None) => {

@@ -87,7 +87,7 @@ impl ModelOpt {
         } else {
             let unknown = || {
                 let known = "FP8, FP8_PB_WO, FP8_PER_CHANNEL_PER_TOKEN, MXFP8, NVFP4, W4A16_NVFP4";
-                wrong(inner.path("quant_algo"), format!("{algorithm:.40?}; known: {known}"))
+                wrong(inner.path("quant_algo"), format!("`{algorithm:.40}`; known: {known}"))
             };
             let known = Algorithm::read(algorithm).ok_or_else(unknown)?;
             Kind::Uniform(if known == Algorithm::Nvfp4 && has_weights_only(&fields)? {

@@ -84,7 +84,7 @@ impl Quark {
                 None => Excluded::Name(naming.rename(listed)),
                 Some(expression) => {
                     Excluded::Regex(Regex::compile(expression).map_err(|problem| {
-                        wrong(fields.path("exclude"), format!("{listed:.60?}: {problem}"))
+                        wrong(fields.path("exclude"), format!("`{listed:.60}`: {problem}"))
                     })?)
                 }
             });

@@ -116,7 +116,7 @@ fn name(fields: &Fields<'_>, config: &Config<'_>) -> Result<Option<&'static str>
             "NVFP4" => "modelopt_fp4".into(),
             _ => {
                 let field = fields.path("quantization.quant_algo");
-                return Err(wrong(field, format!("{algorithm:.40?}, which vLLM refuses there")));
+                return Err(wrong(field, format!("`{algorithm:.40}`, which vLLM refuses there")));
             }
         };
     }

@@ -53,7 +53,7 @@ impl TorchAo {
                 None => read.named.push((declared.naming.rename(name), of)),
                 Some(expression) => {
                     let regex = Regex::compile(expression).map_err(|problem| {
-                        wrong(modules.path("(name)"), format!("{name:.60?}: {problem}"))
+                        wrong(modules.path("(name)"), format!("`{name:.60}`: {problem}"))
                     })?;
                     read.expressions.push((regex, of));
                     few_expressions(&modules, "(name)", read.expressions.len())?;
