@@ -66,7 +66,11 @@ impl Builder {
     }
 
     fn module(&mut self, name: &str, kind: ModuleKind) {
-        let name = format!("{}{name}", self.prefix);
+        // Thousands of them are half of what reading a config takes: no formatter.
+        let mut full = String::with_capacity(self.prefix.len() + name.len());
+        full.push_str(&self.prefix);
+        full.push_str(name);
+        let name = full;
         self.inventory.modules.push(Module { name, kind });
     }
 
