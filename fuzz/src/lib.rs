@@ -4,11 +4,15 @@
 //!
 //! Whatever the bytes are: no panic, and either an error or numbers that agree with one another.
 
+use memvelope::engine::vllm_0_32::Command;
 use memvelope::engine::{Device, KvDtype, Params, Vllm, generic};
 use memvelope::envelope::{Budget, Plan};
-use memvelope::model::{Layout, RefusalRule};
+use memvelope::model::safetensors::Checkpoint;
+use memvelope::model::{Layout, Partial, RefusalRule};
 use memvelope::units::{Bytes, Tokens};
 use serde_json::{Map, Value, json};
+use std::fs::{self, File};
+use std::io::Write;
 
 /// A small config of each architecture, one a line.
 pub const SKELETONS: &str = include_str!("../../crates/memvelope/tests/skeletons.jsonl");
@@ -39,13 +43,18 @@ pub fn hf_config(data: &[u8]) {
     if let Ok(layout) = Layout::from_config(&text) {
         check(&layout);
     }
+    if let Ok(partial) = Partial::from_config(&text) {
+        assert!(!partial.to_string().is_empty());
+    }
 }
 
 /// A skeleton, with fields overwritten as the bytes say.
 pub fn hf_config_structured(data: &[u8]) {
-    let config = mutated(&mut Choices(data)).to_string();
+    let mut choices = Choices(data);
+    let config = mutated(&mut choices).to_string();
     if let Ok(layout) = Layout::from_config(&config) {
         check(&layout);
+        check_params(&layout, &params(&mut choices));
     }
 }
 
@@ -65,6 +74,46 @@ pub fn quant_config(data: &[u8]) {
     }
 }
 
+/// The words of a command line, one a line.
+pub fn vllm_args(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let words: Vec<String> = text.lines().map(str::to_owned).collect();
+    let Ok(command) = Command::parse(&words) else { return };
+    let mut params = Params::new(Device::named("h100").expect("a known name"));
+    if let Ok(layout) = command.apply(&mut params, Layout::builtin_8b()) {
+        check_params(&layout, &params);
+    }
+}
+
+/// A checkpoint of one file: the bytes as they are, or as the header of a file whose tensors take
+/// as much as the first bytes say; or the index of one that has no other files.
+pub fn safetensors(data: &[u8]) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut choices = Choices(data);
+    let name = match choices.byte() {
+        255 => "model.safetensors.index.json",
+        _ => "model.safetensors",
+    };
+    let mut file = File::create(folder.path().join(name)).expect("a new file");
+    match choices.byte() {
+        0 => file.write_all(choices.0).expect("written"),
+        log => {
+            let (length, extent) = (choices.0.len() as u64, 1_u64 << (log & 31));
+            file.write_all(&length.to_le_bytes()).expect("written");
+            file.write_all(choices.0).expect("written");
+            file.set_len(8 + length + extent).expect("a sparse file");
+        }
+    }
+    if let Ok(checkpoint) = Checkpoint::open(folder.path()) {
+        let all = checkpoint.bytes_by_dtype.values().map(|bytes| bytes.0).sum::<u64>();
+        assert_eq!(all, checkpoint.bytes.0);
+        assert_eq!(all, checkpoint.tensors.iter().map(|tensor| tensor.bytes.0).sum::<u64>());
+        let _ = checkpoint.compare(&Layout::builtin_8b());
+    }
+    let _ = Checkpoint::indexed_bytes(folder.path());
+    fs::remove_dir_all(folder.path()).expect("removed");
+}
+
 /// Everything that is computed of a model agrees with itself.
 pub fn check(layout: &Layout) {
     check_weights(layout);
@@ -78,6 +127,7 @@ pub fn check(layout: &Layout) {
     let lengths = LENGTHS.map(Tokens);
     let kept = lengths.map(|tokens| generic::sequence_bytes(layout, tokens));
     assert!(kept.is_sorted(), "a longer sequence keeps less");
+    let _ = generic::sequence_bytes_on(layout, 3, Tokens(1 << 40));
     let _ = (layout.per_token(), layout.is_plain(), layout.block_bytes(16));
 }
 
@@ -102,8 +152,11 @@ pub fn check_weights(layout: &Layout) {
 /// never below what the engine takes.
 pub fn check_engine(layout: &Layout, device: &str, kv_dtype: KvDtype, ranks: u32) {
     let device = Device::named(device).expect("a known name");
-    let params = Params { kv_dtype, tensor_parallel: ranks, ..Params::new(device) };
-    let Ok(vllm) = Vllm::new(layout, &params) else { return };
+    check_params(layout, &Params { kv_dtype, tensor_parallel: ranks, ..Params::new(device) });
+}
+
+fn check_params(layout: &Layout, params: &Params) {
+    let Ok(vllm) = Vllm::new(layout, params) else { return };
     let curve = vllm.cost_curve();
     let mut before = 0;
     for tokens in LENGTHS.map(Tokens) {
@@ -121,8 +174,11 @@ pub fn check_engine(layout: &Layout, device: &str, kv_dtype: KvDtype, ranks: u32
     }
     let _ = (vllm.groups(), vllm.per_token_bytes(), vllm.capacity(Bytes(1 << 34), Tokens::MAX));
     for budget in [Budget::default(), Budget::Kv(-1), Budget::Kv(1 << 34)] {
-        if let Ok(plan) = Plan::vllm(layout, &params, &budget) {
-            serde_json::to_string(&plan).expect("a plan can be written");
+        for plan in [Plan::vllm, Plan::generic] {
+            if let Ok(plan) = plan(layout, params, &budget) {
+                serde_json::to_string(&plan).expect("a plan can be written");
+                assert!(!plan.to_string().is_empty());
+            }
         }
     }
 }
@@ -148,6 +204,29 @@ impl Choices<'_> {
 
     fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
+    }
+}
+
+/// What an operator may say, sensible or not.
+fn params(choices: &mut Choices<'_>) -> Params {
+    let device = choices.one_of(&["h100", "a100", "b200", "l4", "rtx5090", "cpu"]);
+    let kv_dtype = choices.one_of(&KvDtype::ALL.map(|(dtype, _)| dtype));
+    let params = Params::new(Device::named(device).expect("a known name"));
+    let mut size = || match choices.byte() % 4 {
+        0 => None,
+        1 => Some(u32::from(choices.byte()) * 16),
+        _ => u32::try_from(choices.word() >> (choices.byte() & 63)).ok(),
+    };
+    Params {
+        kv_dtype,
+        tensor_parallel: size().unwrap_or(1),
+        block_size: size(),
+        max_num_batched_tokens: size(),
+        max_num_seqs: size(),
+        max_model_len: size().map(|tokens| Tokens(u64::from(tokens) << 16)),
+        prefix_caching: [None, Some(true), Some(false)][choices.below(3)],
+        async_scheduling: choices.byte() & 1 == 0,
+        ..params
     }
 }
 

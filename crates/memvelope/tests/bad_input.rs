@@ -67,10 +67,12 @@ fn every_architecture_has_a_skeleton_and_agrees_with_itself() {
 #[test]
 fn what_fuzzing_found_stays_found() {
     type Entry = fn(&[u8]);
-    let targets: [(&str, Entry); 3] = [
+    let targets: [(&str, Entry); 5] = [
         ("hf_config", entries::hf_config),
         ("hf_config_structured", entries::hf_config_structured),
         ("quant_config", entries::quant_config),
+        ("safetensors", entries::safetensors),
+        ("vllm_args", entries::vllm_args),
     ];
     for (target, entry) in targets {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
