@@ -1,6 +1,6 @@
 //! Whether the planner refuses where vLLM does, and nowhere else.
 
-use memvelope::engine::{Device, DeviceKind, Params};
+use memvelope::engine::{Device, DeviceKind, DeviceSource, Params};
 use memvelope::envelope::{Budget, Plan};
 use memvelope::model::Layout;
 use memvelope::units::{Bytes, Tokens};
@@ -19,7 +19,6 @@ const NO_VERDICT: &[&str] = &[
     "no tensor arguments",
     "unhashable type",
     "Validation error for field",
-    "unexpected keyword argument",
 ];
 
 /// What vLLM says, by the words of its errors.
@@ -78,6 +77,7 @@ fn device(given: &Value) -> Device {
         name: name.to_owned(),
         total: Bytes(gib as u64 * Bytes::GIB),
         kind: DeviceKind::Cuda(version(0), version(1)),
+        source: DeviceSource::Declared,
     })
 }
 
@@ -100,19 +100,29 @@ pub(crate) fn ours(layout: &Result<Layout, String>, record: &Value) -> Option<St
 /// How often both say the same, by what vLLM says.
 #[derive(Default)]
 pub(crate) struct Table {
-    rows: BTreeMap<&'static str, [usize; 2]>,
+    rows: BTreeMap<&'static str, [usize; 3]>,
     no_verdict: usize,
 }
 
 impl Table {
     /// Counts a record; what differs, if something does.
-    pub(crate) fn add(&mut self, layout: &Result<Layout, String>, record: &Value) -> Option<String> {
+    pub(crate) fn add(
+        &mut self,
+        layout: &Result<Layout, String>,
+        record: &Value,
+    ) -> Option<String> {
         let Some(theirs) = verdict(record) else {
             self.no_verdict += 1;
             return None;
         };
         let ours = ours(layout, record);
         let counts = self.rows.entry(theirs.unwrap_or("starts")).or_default();
+        // That we do not know a model is no word on vLLM.
+        let is_unknown = ours.as_ref().is_some_and(|reason| reason.contains("cannot compute"));
+        if is_unknown {
+            counts[2] += 1;
+            return None;
+        }
         counts[usize::from(ours.is_some())] += 1;
         let short = |text: &str| text.chars().take(400).collect::<String>().replace('\n', " ");
         match (theirs, ours) {
@@ -129,9 +139,10 @@ impl Table {
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut text = String::new();
-        writeln!(text, "{:<28} {:>10} {:>10}", "vLLM", "we plan", "we refuse")?;
-        for (class, [planned, refused]) in &self.rows {
-            writeln!(text, "{class:<28} {planned:>10} {refused:>10}")?;
+        let row = "vLLM: we plan, we refuse, we do not know the model";
+        writeln!(text, "{row}")?;
+        for (class, [planned, refused, unknown]) in &self.rows {
+            writeln!(text, "{class:<28} {planned:>10} {refused:>10} {unknown:>10}")?;
         }
         writeln!(text, "{:<28} {:>10}", "no verdict", self.no_verdict)?;
         f.write_str(&text)

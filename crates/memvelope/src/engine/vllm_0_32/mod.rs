@@ -6,16 +6,19 @@
 //! * `backend`, `kernel`: which attention kernels serve a layer, and what blocks they take.
 //! * `layers`: the cache of each layer, as a [`Spec`].
 //! * `hybrid`: one page size for attention and state layers.
+//! * `cpu`: what is different on a processor.
 //! * `groups`, `packed`: which layers share a block table, and what a block takes.
 
 mod backend;
 mod command;
+mod cpu;
 mod defaults;
 mod groups;
 mod hybrid;
 mod kernel;
 mod layers;
 mod packed;
+mod parameters;
 mod spec;
 
 pub use backend::Backend;
@@ -129,13 +132,7 @@ impl Vllm {
     /// [`Refusal`] where vLLM would not start, with its reason.
     pub fn new(layout: &Layout, params: &Params) -> Result<Self, Refusal> {
         let tp = params.tensor_parallel;
-        if tp == 0 || !layout.heads.is_multiple_of(tp) {
-            let reason = format!("{} attention heads do not divide over {tp} ranks", layout.heads);
-            return Err(Refusal::new(RefusalRule::TensorParallel, reason));
-        }
-        if params.block_size == Some(0) {
-            return Err(Refusal::new(RefusalRule::Parameter, "a block of 0 tokens"));
-        }
+        parameters::check(layout, params)?;
         let plan = layers::plan(layout, params)?;
         let groups = groups::group(plan.specs, plan.pool)?;
         let tokens_max = params.max_model_len.or(layout.max_tokens).map_or(u64::MAX, |t| t.0);
@@ -145,6 +142,8 @@ impl Vllm {
             None
         };
         let (tokens, seqs) = defaults::batch(params, tokens_max, item);
+        let tokens = cpu::whole_prompts(layout, params, tokens_max).unwrap_or(tokens);
+        parameters::check_batch(layout, [tokens, seqs], tokens_max, item)?;
         // The CPU platform switches asynchronous scheduling off.
         let is_async = params.async_scheduling && params.device.kind != DeviceKind::Cpu;
         let batches = if is_async { 2 } else { 1 };

@@ -37,9 +37,13 @@ mod moe_windowed;
 mod multimodal;
 mod multimodal_audio;
 mod multimodal_deepseek;
+mod multimodal_ernie;
 mod multimodal_late;
+mod multimodal_minicpm;
+mod multimodal_molmo;
 mod multimodal_more;
 mod multimodal_other;
+mod multimodal_remote;
 mod multimodal_step;
 mod parts;
 mod sliding;
@@ -97,9 +101,13 @@ static FAMILIES: &[&[Family]] = &[
     multimodal::FAMILIES,
     multimodal_audio::FAMILIES,
     multimodal_deepseek::FAMILIES,
+    multimodal_ernie::FAMILIES,
     multimodal_late::FAMILIES,
+    multimodal_minicpm::FAMILIES,
+    multimodal_molmo::FAMILIES,
     multimodal_more::FAMILIES,
     multimodal_other::FAMILIES,
+    multimodal_remote::FAMILIES,
     multimodal_step::FAMILIES,
     sliding::FAMILIES,
     sliding_moe::FAMILIES,
@@ -152,12 +160,10 @@ const SIMILAR_MAX: usize = 5;
 fn unknown(field: &str, found: &str) -> Error {
     // Bounded, whatever the file holds.
     let found: String = found.chars().take(80).collect();
-    let names = || all().flat_map(|family| family.architectures).copied();
     // Half of the letters in common, or it is another name.
     let least = found.len() / 2;
     let mut similar: Vec<&'static str> =
-        names().filter(|name| common_letters(name, &found) >= least).collect();
-    let mut similar: Vec<&'static str> = architectures().collect();
+        architectures().filter(|name| common_letters(name, &found) >= least).collect();
     similar.sort_by_cached_key(|name| std::cmp::Reverse(common_letters(name, &found)));
     similar.dedup();
     similar.truncate(SIMILAR_MAX);

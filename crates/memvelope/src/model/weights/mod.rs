@@ -89,6 +89,7 @@ impl Inventory {
         hardware: Hardware,
     ) -> Result<Weights, Refusal> {
         self.check_ranks(tp)?;
+        quantization.check(dtype, hardware)?;
         let mut tally = Tally::default();
         for Module { name, kind } in &self.modules {
             match kind {
