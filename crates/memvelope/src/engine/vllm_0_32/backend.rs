@@ -195,8 +195,7 @@ fn objection(backend: Backend, request: &Request<'_>) -> Option<String> {
         TritonAttn => None,
         FlexAttention => (request.kv_dtype.is_quantized() || request.has_sink).then_some(KV),
         CpuAttn => None,
-        CpuMla | AmxMla if request.is_sparse => Some("sparse attention not supported"),
-        CpuMla | AmxMla => None,
+        CpuMla | AmxMla => cpu_mla(request),
         _ => mla(backend, request),
     };
     reason.map(str::to_owned)
@@ -270,6 +269,16 @@ fn flashinfer(request: &Request<'_>) -> Option<&'static str> {
         return Some("cross attention not supported");
     }
     request.is_mm_prefix.then_some(MM_PREFIX)
+}
+
+/// vLLM starts with a cache or with latents that these kernels lack, and dies at the first request.
+fn cpu_mla(request: &Request<'_>) -> Option<&'static str> {
+    match request.head_size {
+        _ if request.is_sparse => Some("sparse attention not supported"),
+        _ if request.kv_dtype.is_quantized() => Some(KV),
+        576 => None,
+        _ => Some(HEAD_SIZE),
+    }
 }
 
 fn mla(backend: Backend, request: &Request<'_>) -> Option<&'static str> {

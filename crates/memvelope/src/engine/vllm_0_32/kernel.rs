@@ -145,7 +145,9 @@ fn pack(kv_dtype: KvDtype, spec: &mut Spec) {
 /// The spec as a backend packs it.
 pub(crate) fn customize(backend: Backend, request: &Request<'_>, mut spec: Spec) -> Spec {
     use Backend::*;
-    if spec.content_bytes.is_none() && !spec.keeps_model_dtype {
+    // The processor's kernel has no room for scales, and takes a byte an element instead.
+    let has_scales = backend != CpuAttn && !spec.keeps_model_dtype;
+    if spec.content_bytes.is_none() && has_scales {
         pack(request.kv_dtype, &mut spec);
     }
     let row = spec.slot_bytes();
