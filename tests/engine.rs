@@ -66,8 +66,8 @@ fn compare(record: &Value) -> usize {
             json!(format!("{layers} x {tokens}, {page} B"))
         };
         let theirs = text(&theirs["num_layers"], &theirs["block_size"], &theirs["page_size_bytes"]);
-        let page = json!(ours.page_size_bytes);
-        let ours = text(&json!(ours.num_layers), &json!(ours.block_size), &page);
+        let page = json!(ours.group.page_size_bytes);
+        let ours = text(&json!(ours.group.num_layers), &json!(ours.group.block_size), &page);
         row(&format!("group {index}: layers x tokens, page"), &theirs, &ours);
     }
     wrong

@@ -22,7 +22,7 @@ mod params;
 mod processor;
 pub mod vllm_0_32;
 
-pub use device::{Device, DeviceKind};
+pub use device::{Device, DeviceKind, DeviceSource};
 pub use params::{KvDtype, Params, Usage};
 pub use processor::Processor;
 pub use vllm_0_32::{Capacity, Group, Vllm};

@@ -112,11 +112,13 @@ fn kv_dtype(layout: &Layout, params: &Params) -> Result<KvDtype, Refusal> {
         given => given,
     };
     let is_v4 = layout.caches.iter().any(|cache| matches!(cache.kind, CacheKind::WindowLatent(_)));
-    let is_fp8 = given.is_fp8_per_tensor();
+    let is_fp8 = given.name().starts_with("fp8");
     match given {
         _ if is_v4 && (is_fp8 || given == KvDtype::Auto) => Ok(KvDtype::Fp8DsMla),
         _ if is_v4 => {
-            let reason = format!("KV cache dtype {given}: this model keeps its latents in fp8");
+            let reason = format!(
+                "KV cache dtype {given}: this model keeps its latents in fp8; use fp8 or auto"
+            );
             Err(Refusal::new(RefusalRule::Dtype, reason))
         }
         KvDtype::Auto
@@ -203,15 +205,20 @@ impl Context<'_> {
                 && !(self.params.device.capability().0 == 9 && self.kv_dtype.is_fp8_per_tensor()),
             has_soft_cap: self.layout.has_soft_cap,
             has_amx: self.params.processor.amx,
+            has_alibi: self.layout.has_alibi,
+            triton_only: self.layout.triton_only,
+            value_size: self.model_head_size,
         };
         match kind {
             CacheKind::Attention(attention) => {
                 request.head_size = attention.key_dim.into();
+                request.value_size = attention.value_dim.into();
                 request.has_sink = attention.sinks;
                 request.is_window = matches!(attention.reach, Reach::Window(_));
             }
             CacheKind::Cross(attention) => {
                 request.head_size = attention.key_dim.into();
+                request.value_size = attention.value_dim.into();
                 request.is_cross = true;
             }
             CacheKind::Latent(latent) => {
@@ -243,6 +250,14 @@ impl Context<'_> {
             CacheKind::WindowLatent(_) => Ok(Backend::DeepseekSparseSwa),
             CacheKind::Compressor(_) => Ok(Backend::CompressorBackend),
             CacheKind::Attention(_) if is_indexed => Ok(Backend::MinimaxM3Sparse),
+            CacheKind::Attention(attention) if attention.key_dim != attention.value_dim => {
+                backend::select_uneven(&self.request(kind))
+            }
+            CacheKind::Latent(latent) if !latent.sparse => {
+                let dims = [latent.nope_dim, latent.rope_dim, latent.value_dim];
+                backend::check_mla_prefill(&self.params.device, dims)?;
+                backend::select(&self.request(kind))
+            }
             CacheKind::Latent(Latent { sinks: true, .. }) => {
                 backend::select_with_sinks(&self.request(kind))
             }
@@ -316,7 +331,10 @@ impl Context<'_> {
             self.model_head_size * element
         } else {
             let kv_heads = (u64::from(self.layout.kv_heads) / self.tp()).max(1);
-            2 * kv_heads * self.model_head_size * element
+            let dims = [self.model_head_size; 2];
+            let spec = Spec::attention(Role::Full, 1, kv_heads, dims, self.element());
+            let (backend, request) = &backends[0];
+            kernel::customize(*backend, request, spec).bare_page_bytes()
         };
         Ok(hybrid::align(&sizes, is_mla, token, state_bytes, block_size))
     }
