@@ -1,6 +1,6 @@
 //! Whether the planner refuses where vLLM does, and nowhere else.
 
-use memvelope::engine::{Device, DeviceKind, Params};
+use memvelope::engine::{Device, DeviceKind, DeviceSource, Params};
 use memvelope::envelope::{Budget, Plan};
 use memvelope::model::Layout;
 use memvelope::units::{Bytes, Tokens};
@@ -85,6 +85,7 @@ fn device(given: &Value) -> Device {
         name: name.to_owned(),
         total: Bytes(gib as u64 * Bytes::GIB),
         kind: DeviceKind::Cuda(version(0), version(1)),
+        source: DeviceSource::Declared,
     })
 }
 

@@ -7,7 +7,7 @@ use super::dtype::Dtype;
 use super::families::Family;
 use super::hf_config::{Config, Document, kind, wrong};
 use super::length;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, RefusalRule};
 use super::weights::quant::{Hardware, Quantization};
 use super::weights::{Inventory, Weights};
 use crate::error::Result;
@@ -80,7 +80,7 @@ pub struct Layout {
 
 /// The largest `config.json` that is read; real ones have some kilobytes, and 16 MiB parse in well
 /// under a second.
-const CONFIG_BYTES_MAX: usize = 16 << 20;
+pub(super) const CONFIG_BYTES_MAX: usize = 16 << 20;
 
 impl Layout {
     /// Reads a Hugging Face `config.json`.
@@ -157,11 +157,33 @@ impl Layout {
         })
     }
 
+    /// The same model served in another dtype, as vLLM's `--dtype` says.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the engine does not serve the model in it.
+    pub fn with_dtype(mut self, dtype: Dtype) -> std::result::Result<Self, Refusal> {
+        let is_float = matches!(dtype, Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32);
+        let is_unstable =
+            dtype == Dtype::Float16 && NOT_IN_HALF.contains(&self.model_type.as_str());
+        if !is_float || is_unstable {
+            let reason = format!(
+                "dtype {dtype}: {}; expected {}bfloat16 or float32",
+                if is_unstable { "unstable for this model" } else { "not one to compute in" },
+                if is_unstable { "" } else { "float16, " },
+            );
+            return Err(Refusal::new(RefusalRule::Dtype, reason));
+        }
+        self.dtype = dtype;
+        self.element_bytes = u32::try_from(dtype.bytes()).unwrap_or(2);
+        self.weight_bytes = self.weights(1).ok().map(|weights| weights.param_bytes);
+        Ok(self)
+    }
+
     /// Parameters on one of `tp` tensor-parallel ranks.
     ///
     /// # Errors
     /// [`Refusal`] when something does not divide over the ranks, or when the config does not say
-    /// what the weights take ([`crate::RefusalRule::UnknownWeights`]).
+    /// what the weights take ([`super::RefusalRule::UnknownWeights`]).
     pub fn weights(&self, tp: u32) -> std::result::Result<Weights, Refusal> {
         self.weights_on(tp, Hardware::default().capability)
     }
@@ -257,13 +279,15 @@ impl Layout {
     }
 }
 
+/// Numerically unstable in half precision, so vLLM serves them in the other one (`config/model.py`,
+/// `_FLOAT16_NOT_SUPPORTED_MODELS`).
+const NOT_IN_HALF: &[&str] = &["gemma2", "gemma3", "gemma3_text", "glm4"];
+
 /// The dtype that the model is served in with vLLM's `--dtype auto` (`config/model.py`).
 ///
 /// The document's own counts, then the language model's, then that of a tower. What no device
 /// computes in (`float32`, or the type of quantised weights) is served in `bfloat16`.
 fn dtype(config: &Config<'_>) -> Result<Dtype> {
-    // Numerically unstable in half precision, so vLLM serves them in the other one.
-    const NOT_IN_HALF: &[&str] = &["gemma2", "gemma3", "gemma3_text", "glm4"];
     let towers = ["vision_config", "encoder_config"];
     let mut places = vec![config.root.clone(), config.text.clone()];
     for name in towers {

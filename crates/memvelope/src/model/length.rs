@@ -26,6 +26,9 @@ const CLASS_DEFAULTS: &[(&str, &str, u32)] = &[
     ("step3p5", "max_seq_len", 4096),
 ];
 
+/// Names that a config class takes for something else: model type, name.
+const OTHER_MEANING: &[(&str, &str)] = &[("isaac", "max_sequence_length")];
+
 /// Where nothing is declared (`config/model.py`).
 const UNDECLARED: u32 = 2048;
 
@@ -47,7 +50,7 @@ pub(super) fn read(config: &Config<'_>, class: Option<u32>) -> Result<Lengths> {
     let fields = &config.text;
     let mut derived = class;
     let model_type = fields.text("model_type")?.unwrap_or_default();
-    for name in NAMES {
+    for name in NAMES.iter().filter(|name| !OTHER_MEANING.contains(&(model_type, **name))) {
         let default = CLASS_DEFAULTS.iter().find(|row| (row.0, row.1) == (model_type, *name));
         let default = default.filter(|_| !fields.is_present(name)).map(|row| row.2);
         if let Some(declared) = length(fields, name)?.or(default) {

@@ -27,6 +27,7 @@ pub enum Backend {
     CutlassMla,
     TritonMla,
     CpuMla,
+    AmxMla,
     FlashAttnMlaSparse,
     FlashmlaSparse,
     FlashinferMlaSparse,
@@ -71,6 +72,8 @@ pub(crate) struct Request<'a> {
     pub(crate) forces_fa4: bool,
     /// Logit soft-capping, which FA4's kernel for 256 elements does not have.
     pub(crate) has_soft_cap: bool,
+    /// The processor has AMX tiles.
+    pub(crate) has_amx: bool,
     /// Attention biased by distance.
     pub(crate) has_alibi: bool,
     /// The layer is built with options that Triton's kernel alone has.
@@ -177,7 +180,11 @@ pub(crate) fn select_uneven(request: &Request<'_>) -> Result<Backend, Refusal> {
 fn candidates(request: &Request<'_>) -> &'static [Backend] {
     use Backend::*;
     let DeviceKind::Cuda(major, _) = request.device.kind else {
-        return if request.is_mla { &[CpuMla] } else { &[CpuAttn] };
+        return match (request.is_mla, request.has_amx) {
+            (true, true) => &[AmxMla],
+            (true, false) => &[CpuMla],
+            (false, _) => &[CpuAttn],
+        };
     };
     if !request.is_mla {
         // Without FA4, heads of several sizes are served by Triton alone (`Gemma4Config`).
@@ -219,7 +226,8 @@ fn objection(backend: Backend, request: &Request<'_>) -> Option<String> {
         return Some(format!("KV cache dtype {} not supported", request.kv_dtype));
     }
     let sizes = super::kernel::sizes(backend, request, None);
-    if let Some(block_size) = request.block_size
+    // The platform gives the reference kernel its block size, whatever was asked for.
+    if let Some(block_size) = request.block_size.filter(|_| backend != CpuMla)
         && !Size::any_divides(&sizes, block_size)
     {
         let sizes = Size::list(&sizes);
@@ -238,6 +246,8 @@ fn objection(backend: Backend, request: &Request<'_>) -> Option<String> {
         FlexAttention if request.is_cross => Some(CROSS),
         FlexAttention => None,
         CpuAttn => (!CPU_HEAD_SIZES.contains(&request.head_size)).then_some(HEAD_SIZE),
+        CpuMla | AmxMla if request.is_sparse => Some("sparse attention not supported"),
+        CpuMla | AmxMla => None,
         _ => mla(backend, request),
     };
     reason.map(str::to_owned)
@@ -296,7 +306,7 @@ fn kv_dtypes(backend: Backend) -> &'static [KvDtype] {
         FlashmlaSparse => &[Auto, Bfloat16, Fp8DsMla, Fp8],
         FlashinferMlaSparseSm90 => &[Auto, Bfloat16, Fp8, Fp8E4m3],
         FlashinferMlaSparseSm120 => &[Auto, Fp8, Fp8E4m3, Fp8DsMla],
-        CpuMla => &[Auto],
+        CpuMla | AmxMla => &[Auto],
         CpuAttn => &[Auto, Fp8, Fp8E4m3, Fp8E5m2],
         // Chosen by the model alone.
         DeepseekV32Indexer
@@ -495,6 +505,7 @@ impl Backend {
             CutlassMla => "CUTLASS_MLA",
             TritonMla => "TRITON_MLA",
             CpuMla => "CPU_MLA",
+            AmxMla => "AMX_MLA",
             FlashAttnMlaSparse => "FLASH_ATTN_MLA_SPARSE",
             FlashmlaSparse => "FLASHMLA_SPARSE",
             FlashinferMlaSparse => "FLASHINFER_MLA_SPARSE",

@@ -51,7 +51,7 @@ pub(crate) fn sizes(backend: Backend, request: &Request<'_>, spec: Option<&Spec>
         Flashmla => vec![Exactly(64)],
         FlashinferMla => vec![Exactly(32), Exactly(64)],
         CutlassMla => vec![Exactly(128)],
-        CpuAttn => vec![MultipleOf(32)],
+        CpuAttn | AmxMla => vec![MultipleOf(32)],
         CpuMla => vec![Exactly(16)],
         FlashAttnMlaSparse | FlashinferMlaSparseSm90 | FlashinferMlaSparseSm120 => {
             vec![MultipleOf(64)]

@@ -3,7 +3,7 @@
 use super::backend::{self, Backend, Request};
 use super::groups::PoolLayout;
 use super::spec::{Role, Spec};
-use super::{defaults, hybrid, kernel};
+use super::{cpu, defaults, hybrid, kernel};
 use crate::engine::DeviceKind;
 use crate::engine::params::{KvDtype, Params};
 use crate::model::cache::{
@@ -64,16 +64,14 @@ pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
             backends.push((*backend, context.request(kind)));
         }
     }
-    let default = match params.device.kind {
-        DeviceKind::Cpu => defaults::CPU_BLOCK_SIZE,
-        DeviceKind::Cuda(..) => defaults::BLOCK_SIZE,
-    };
     let block_size = match params.block_size {
+        _ if params.device.kind == DeviceKind::Cpu => cpu::block_size(layout, params),
         Some(size) => size.into(),
-        None if backends.is_empty() => default,
-        None => kernel::preferred(&backends, default)?,
+        None if backends.is_empty() => defaults::BLOCK_SIZE,
+        None => kernel::preferred(&backends, defaults::BLOCK_SIZE)?,
     };
     let alignment = context.align(&backends, block_size)?;
+    cpu::check_aligned(&backends, alignment.block_size)?;
     let is_state_aligned = context.is_state_aligned();
     let mut kinds: Vec<(&CacheKind, bool, Spec)> = Vec::new();
     for (kind, is_indexed, backend) in &chosen {
@@ -206,6 +204,7 @@ impl Context<'_> {
             forces_fa4: self.has_mixed_heads()
                 && !(self.params.device.capability().0 == 9 && self.kv_dtype.is_fp8_per_tensor()),
             has_soft_cap: self.layout.has_soft_cap,
+            has_amx: self.params.processor.amx,
             has_alibi: self.layout.has_alibi,
             triton_only: self.layout.triton_only,
             value_size: self.model_head_size,
@@ -319,7 +318,8 @@ impl Context<'_> {
         let mut state_bytes = 0;
         for cache in &self.layout.caches {
             if let CacheKind::State(state) = &cache.kind {
-                let bytes = state.bytes(self.params.tensor_parallel, self.layout.dtype)?;
+                let bytes = cpu::state(state, self.params)
+                    .bytes(self.params.tensor_parallel, self.layout.dtype)?;
                 state_bytes = state_bytes.max(bytes.0);
             }
         }
@@ -395,7 +395,9 @@ impl Context<'_> {
                 }
             }
             CacheKind::State(state) => {
-                let bytes = state.bytes(self.params.tensor_parallel, self.layout.dtype)?.0;
+                let bytes = cpu::state(state, self.params)
+                    .bytes(self.params.tensor_parallel, self.layout.dtype)?
+                    .0;
                 let pages = if self.is_state_aligned() { 2 + self.checkpoints(state) } else { 1 };
                 let role = Role::State { bytes, pages };
                 // Without prefix caching a state covers a whole sequence.

@@ -6,7 +6,7 @@ use super::limits::{TOKENS_MAX, WIDTH_MAX};
 use super::mla::{Class, Decoder, Defaults, Form};
 use crate::error::Result;
 use crate::model::builder::Builder;
-use crate::model::hf_config::Config;
+use crate::model::hf_config::{Config, Fields};
 
 pub(super) static FAMILIES: &[Family] = &[
     Family {
@@ -106,11 +106,20 @@ fn defaults(model_type: &str) -> Defaults {
     }
 }
 
+/// Queries of no elements mean plain attention (`DeepseekV2DecoderLayer.use_mha`).
+fn is_plain(fields: &Fields<'_>) -> bool {
+    let is_zero = |name: &str| fields.value(name).and_then(serde_json::Value::as_u64) == Some(0);
+    is_zero("qk_nope_head_dim") && is_zero("qk_rope_head_dim")
+}
+
 /// DeepSeek V2 and V3.
 fn deepseek(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let fields = &config.text;
     let model_type = fields.text("model_type")?.unwrap_or("deepseek_v3");
     let class = Class { fields, defaults: defaults(model_type) };
+    if is_plain(fields) {
+        return super::moe::deepseek(config, b);
+    }
     let mut decoder = Decoder::read(&class)?;
     let greedy = if model_type == "deepseek_v2" { "greedy" } else { "" };
     let method = fields.text("topk_method")?.unwrap_or(greedy);

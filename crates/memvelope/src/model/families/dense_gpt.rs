@@ -162,6 +162,16 @@ fn bloom(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
 }
 
 fn chatglm(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
+    let fields = &config.text;
+    if fields.value("vision_config").is_some() {
+        let problem = "a vision tower, which this architecture does not serve";
+        return Err(wrong(fields.path("vision_config"), problem));
+    }
+    chatglm_text(config, builder)
+}
+
+/// The language model of ChatGLM and GLM-4V.
+pub(super) fn chatglm_text(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     const NAMES: Names = Names {
         embedding: "transformer.embedding",
         layers: "transformer.encoder.layers",
@@ -171,10 +181,6 @@ fn chatglm(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
         ..MEGATRON_NAMES
     };
     let fields = &config.text;
-    if fields.value("vision_config").is_some() {
-        let problem = "a vision tower, which this architecture does not serve";
-        return Err(wrong(fields.path("vision_config"), problem));
-    }
     let mut decoder = Decoder::new(fields, &CHATGLM)?;
     if fields.flag("multi_query_attention", false)? {
         const GROUPS: &str = "multi_query_group_num";

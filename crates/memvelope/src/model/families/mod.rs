@@ -18,6 +18,7 @@ mod gemma4;
 mod hybrid_conv;
 mod hybrid_gdn;
 mod hybrid_kda;
+mod hybrid_linear;
 mod hybrid_mamba;
 mod hybrid_nemotron;
 mod hybrid_parts;
@@ -35,9 +36,17 @@ mod moe_transformers;
 mod moe_windowed;
 mod multimodal;
 mod multimodal_audio;
+mod multimodal_deepseek;
+mod multimodal_ernie;
 mod multimodal_late;
+mod multimodal_minicpm;
+mod multimodal_molmo;
 mod multimodal_more;
+mod multimodal_nemotron;
 mod multimodal_other;
+mod multimodal_phi;
+mod multimodal_remote;
+mod multimodal_step;
 mod parts;
 mod sliding;
 mod sliding_moe;
@@ -79,6 +88,7 @@ static FAMILIES: &[&[Family]] = &[
     hybrid_conv::FAMILIES,
     hybrid_gdn::FAMILIES,
     hybrid_kda::FAMILIES,
+    hybrid_linear::FAMILIES,
     hybrid_mamba::FAMILIES,
     hybrid_nemotron::FAMILIES,
     llama::FAMILIES,
@@ -92,9 +102,17 @@ static FAMILIES: &[&[Family]] = &[
     moe_windowed::FAMILIES,
     multimodal::FAMILIES,
     multimodal_audio::FAMILIES,
+    multimodal_deepseek::FAMILIES,
+    multimodal_ernie::FAMILIES,
     multimodal_late::FAMILIES,
+    multimodal_minicpm::FAMILIES,
+    multimodal_molmo::FAMILIES,
     multimodal_more::FAMILIES,
+    multimodal_nemotron::FAMILIES,
     multimodal_other::FAMILIES,
+    multimodal_phi::FAMILIES,
+    multimodal_remote::FAMILIES,
+    multimodal_step::FAMILIES,
     sliding::FAMILIES,
     sliding_moe::FAMILIES,
     sliding_multimodal::FAMILIES,
@@ -135,10 +153,9 @@ impl Family {
     }
 }
 
-/// The preferred names of all architectures.
-#[cfg(test)]
-pub(super) fn architectures() -> Vec<&'static str> {
-    all().filter_map(|family| family.architectures.first().copied()).collect()
+/// Names of all architectures.
+pub(super) fn architectures() -> impl Iterator<Item = &'static str> {
+    all().flat_map(|family| family.architectures).copied()
 }
 
 /// Most similar names that the error shows; the others it counts.
@@ -147,12 +164,14 @@ const SIMILAR_MAX: usize = 5;
 fn unknown(field: &str, found: &str) -> Error {
     // Bounded, whatever the file holds.
     let found: String = found.chars().take(80).collect();
-    let names = || all().flat_map(|family| family.architectures).copied();
-    let mut similar: Vec<&'static str> = names().collect();
+    // Half of the letters in common, or it is another name.
+    let least = found.len() / 2;
+    let mut similar: Vec<&'static str> =
+        architectures().filter(|name| common_letters(name, &found) >= least).collect();
     similar.sort_by_cached_key(|name| std::cmp::Reverse(common_letters(name, &found)));
     similar.dedup();
     similar.truncate(SIMILAR_MAX);
-    Error::UnknownModel { field: field.into(), found, similar, known: names().count() }
+    Error::UnknownModel { field: field.into(), found, similar, known: architectures().count() }
 }
 
 /// Pairs of neighbouring letters that two names share: enough to find a misspelt one.

@@ -503,7 +503,7 @@ fn glm4_decoder(
 
 /// The first DeepSeek: plain attention. Its config class comes with the model, so sizes have no
 /// defaults here.
-fn deepseek(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+pub(super) fn deepseek(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let fields = &config.text;
     let dims = even_heads(fields, Class::default().read(fields)?)?;
     let attention = Attn { reach: uniform(fields, &dims)?, ..Attn::of(&dims) };

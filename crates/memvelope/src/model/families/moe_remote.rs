@@ -135,7 +135,7 @@ fn param2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     };
     let first = fields.count_or("first_k_dense_replace", 1, LAYERS_MAX)?;
     let dense = Dense::new("mlp", dims.inner);
-    b.inventory.ranks_divide = Some(dims.kv_heads.into());
+    b.inventory.ranks_divide = Some(("KV heads", dims.kv_heads.into()));
     Frame::read(fields)?.build(b, &dims, |layer| {
         let mlp = if layer >= first { Mlp::Moe(moe.clone()) } else { Mlp::Dense(dense) };
         Ok((attention.clone(), mlp))
@@ -196,7 +196,7 @@ fn pangu(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     };
     let sinks = fields.count_or_zero("param_sink_number", TOKENS_MAX)?;
     if sinks > 0 {
-        b.inventory.ranks_divide = Some(dims.kv_heads.into());
+        b.inventory.ranks_divide = Some(("KV heads", dims.kv_heads.into()));
         let rope = fields.required(&["qk_rope_dim"], HEAD_DIM_MAX)?;
         dims.head_dim = rope + fields.required(&["qk_nope_dim"], HEAD_DIM_MAX)?;
         attention.key_dim = dims.head_dim;
