@@ -19,6 +19,8 @@ mod kernel;
 mod layers;
 mod packed;
 mod parameters;
+#[cfg(test)]
+mod refusal_tests;
 mod spec;
 
 pub use backend::Backend;
