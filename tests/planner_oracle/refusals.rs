@@ -107,7 +107,11 @@ pub(crate) struct Table {
 
 impl Table {
     /// Counts a record; what differs, if something does.
-    pub(crate) fn add(&mut self, layout: &Result<Layout, String>, record: &Value) -> Option<String> {
+    pub(crate) fn add(
+        &mut self,
+        layout: &Result<Layout, String>,
+        record: &Value,
+    ) -> Option<String> {
         let Some(theirs) = verdict(record) else {
             self.no_verdict += 1;
             return None;
