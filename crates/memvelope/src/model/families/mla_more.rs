@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::model::builder::Builder;
 use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Config, wrong};
-use crate::model::weights::module::{Experts, Linear, Param};
+use crate::model::weights::module::{Experts, Linear, Param, Routing};
 
 pub(super) static FAMILIES: &[Family] = &[
     Family { architectures: &["AXK1ForCausalLM"], model_types: &["axk1"], rule: axk1 },
@@ -98,6 +98,7 @@ fn axk1(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let method = fields.text("topk_method")?;
     if let Some(moe) = &mut decoder.moe {
         moe.score_bias = method.is_none_or(|method| method == "noaux_tc");
+        moe.routing.is_sigmoid = fields.text("scoring_func")?.is_none_or(|name| name == "sigmoid");
     }
     decoder.norms = &["input_layernorm", "post_attention_layernorm", "post_mlp_layernorm"];
     decoder.index = None;
@@ -175,12 +176,20 @@ fn sarvam_moe(class: &Class<'_>, experts: u32) -> Result<Moe> {
     let shared = class.optional("num_shared_experts", EXPERTS_MAX)?.unwrap_or(1);
     let shared_inner = class.optional("moe_shared_expert_intermediate_size", INNER_MAX)?;
     let shared_inner = u64::from(shared_inner.unwrap_or(inner));
+    let score_bias = class.fields.flag("moe_router_enable_expert_bias", true)?;
+    let scores = class.fields.text("score_function")?;
+    let routing = Routing {
+        is_sigmoid: scores.is_none_or(|scores| scores == "sigmoid"),
+        renormalizes: class.fields.flag("norm_topk_prob", true)?,
+        has_bias: score_bias,
+    };
     Ok(Moe {
         experts: experts.into(),
         inner: inner.into(),
         shared: shared_inner.saturating_mul(shared.into()),
         router: None,
-        score_bias: class.fields.flag("moe_router_enable_expert_bias", true)?,
+        score_bias,
+        routing,
     })
 }
 
@@ -228,7 +237,8 @@ fn longcat_flash(config: &Config<'_>, b: &mut Builder) -> Result<()> {
                 b.linear("router.classifier", router);
                 let bias = Param::whole(all).dtype(Dtype::Float32);
                 b.param("router.e_score_correction_bias", bias);
-                b.experts("experts", Experts::gated(experts, hidden, inner));
+                // Experts that do nothing are a matter of the router.
+                b.experts("experts", Experts::gated(experts, hidden, inner).fusible(false));
             });
         });
     }
