@@ -1,11 +1,14 @@
-//! What fits? From a model's `config.json` and a device size to blocks, tokens and sequences.
-//! Nothing is asked of any GPU: every number is derived or assumed, and says so.
+//! What fits? From a model's `config.json` and a device to blocks, tokens and sequences, as vLLM
+//! computes them at startup. Nothing is asked of any GPU: every number is derived or assumed, and
+//! says so.
 //!
-//! `cargo run -p memvelope --example 01_plan [-- CONFIG.json [GIB]]`
+//! `cargo run -p memvelope --example 01_plan [-- CONFIG.json [DEVICE]]`
 
-use memvelope::envelope::{Declared, Envelope, TermName};
+use memvelope::admission::{Gate, GateConfig};
+use memvelope::engine::{Device, Params, Vllm, generic};
+use memvelope::envelope::{Budget, Plan};
 use memvelope::model::Layout;
-use memvelope::units::{Bytes, Tokens};
+use memvelope::units::{Blocks, Bytes, Tokens};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -13,28 +16,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(path) => Layout::from_config(&std::fs::read_to_string(path)?)?,
         None => Layout::builtin_8b(),
     };
-    let total = Bytes(args.next().map_or(Ok(80), |gib| gib.parse::<u64>())? * Bytes::GIB);
+    let name = args.next().unwrap_or_else(|| "h100".to_owned());
+    let device = Device::named(&name).ok_or("no such device; see Device::names()")?;
 
-    // What one more token costs, with its factors.
-    let Layout { layers, kv_heads, head_dim, element_bytes, .. } = &layout;
-    println!("{}: {} a token", layout.architecture, layout.per_token());
-    println!("  = 2 x {layers} layers x {kv_heads} heads x {head_dim} x {element_bytes} bytes\n");
-
-    // The equation, term by term. Declare what you know better than the defaults.
-    let declared = Declared::default();
-    let envelope = Envelope::plan(total, &layout, &declared)?;
-    println!("{envelope}\n");
-
-    // How many sequences run at the same time, each at its full length?
-    for length in [1024, 4096, 8192, 32_768] {
-        let blocks = envelope.curve.blocks(Tokens(length));
-        println!("  {:>5} sequences of {length}", envelope.kv_capacity_blocks.0 / blocks.0);
+    // A whole plan: the equation, what a token costs, groups of layers, how many sequences fit.
+    let params = Params { max_model_len: Some(Tokens(8192)), ..Params::new(device) };
+    let plan = Plan::vllm(&layout, &params, &Budget::default())?;
+    println!("{plan}");
+    if plan.refused.is_some() {
+        return Ok(()); // the plan says why, and what to change
     }
 
-    // Allocate on demand in slabs like these and the driver never runs out within the budget.
-    let slabs = envelope.kv_slab_plan(Bytes(256 * Bytes::MIB));
-    println!("\n  {} slabs of {} hold {}", slabs.slabs, slabs.slab_bytes, slabs.blocks);
-    let capacity = envelope.term(TermName::KvCapacity).and_then(|term| term.bytes);
-    assert!(capacity.is_some_and(|bytes| slabs.slabs * slabs.slab_bytes.0 <= bytes as u64));
+    // What a sequence keeps without any engine's rounding, beside what vLLM sets aside for it.
+    let bare = generic::sequence_bytes(&layout, Tokens(8192));
+    let engine = Vllm::new(&layout, &params)?;
+    let held = engine.bytes_per_block().saturating_mul(engine.blocks_per_request(Tokens(8192)).0);
+    println!("8192 tokens: {bare} bare, {held} in blocks of vLLM");
+
+    // The same numbers size a gate: it admits what fits, and the server never preempts.
+    let available = Bytes(plan.available_kv_bytes.unwrap_or(0).unsigned_abs());
+    let capacity = engine.capacity(available, Tokens(8192));
+    let usable = capacity.num_gpu_blocks.saturating_sub(Blocks(1)); // the null block is never handed out
+    let gate = Gate::new(GateConfig::new(usable, engine.cost_curve()))?;
+    let lease = gate.try_admit(Tokens(700), Some(Tokens(300)), None)?;
+    println!("one request of 700 + 300 tokens claims {}", gate.usage().claimed_blocks);
+    drop(lease);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What is compared with a record, and how.
 
-use memvelope::engine::{Device, Params, Vllm};
+use crate::refusals::params;
+use memvelope::engine::Vllm;
 use memvelope::model::cache::{Attention, CacheKind, IndexerStorage, Reach};
 use memvelope::model::{Layout, Weights};
 use memvelope::units::Tokens;
@@ -23,6 +24,7 @@ pub(crate) const CHECKS: &[&str] = &[
     "bytes_per_block",
     "groups",
     "capacity",
+    "refusal",
 ];
 
 /// Of what a difference is no failure.
@@ -206,18 +208,6 @@ fn engine(layout: &Layout, record: &Value) -> Vec<(&'static str, Result<(), Stri
         ("groups", groups(&vllm, outputs)),
         ("capacity", capacity(&vllm, outputs)),
     ]
-}
-
-fn params(record: &Value) -> Result<Params, String> {
-    let given = &record["params"];
-    let name = given["device"].as_str().unwrap_or_default();
-    let device = Device::named(name).ok_or_else(|| format!("no such device: {name}"))?;
-    let mut params = Params::new(device);
-    params.tensor_parallel = given["tensor_parallel_size"].as_u64().unwrap_or(1) as u32;
-    let dtype = given["kv_cache_dtype"].as_str().unwrap_or("auto");
-    params.kv_dtype = dtype.parse().map_err(|refusal: memvelope::model::Refusal| refusal.reason)?;
-    params.block_size = given["block_size"].as_str().and_then(|size| size.parse().ok());
-    Ok(params)
 }
 
 fn groups(vllm: &Vllm, outputs: &Value) -> Result<(), String> {

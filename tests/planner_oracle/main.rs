@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at what is amiss")]
 
 mod checks;
+mod refusals;
 
 use checks::{CHECKS, INFORMATIVE, Outcome};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -38,6 +39,7 @@ struct Run {
     shown: BTreeMap<String, usize>,
     families: BTreeMap<String, Family>,
     layouts: HashMap<PathBuf, Result<Layout, String>>,
+    refusals: refusals::Table,
 }
 
 fn main() -> ExitCode {
@@ -53,17 +55,22 @@ fn main() -> ExitCode {
         let trials = vec![Trial::ignorable_test("planner_oracle", ignored)];
         return libtest_mimic::run(&arguments, trials).exit_code();
     };
-    let mut run =
-        Run { options, shown: BTreeMap::new(), families: BTreeMap::new(), layouts: HashMap::new() };
+    let mut run = Run {
+        options,
+        shown: BTreeMap::new(),
+        families: BTreeMap::new(),
+        layouts: HashMap::new(),
+        refusals: refusals::Table::default(),
+    };
     for line in text.lines() {
         let record: Value = serde_json::from_str(line).expect("a record is JSON");
         let architecture = &record["outputs"]["resolved"]["architecture"];
         let name = format!("{} {architecture}", record["model"]);
-        if name.contains(&run.options.only) && record["outputs"].is_object() {
+        if name.contains(&run.options.only) {
             run.record(&record);
         }
     }
-    print!("{}", run.table());
+    print!("{}\n{}", run.table(), run.refusals);
     let trials = run.families.into_iter().map(|(name, family)| {
         Trial::test(format!("planner_oracle::{name}"), move || match family.differences {
             differences if differences.is_empty() => Ok(()),
@@ -108,12 +115,10 @@ impl Run {
         let families = record["families"].as_array();
         let names: Vec<&str> = families.into_iter().flatten().filter_map(Value::as_str).collect();
         let name = if names.is_empty() { "(none)".to_owned() } else { names.join("+") };
-        let outcomes: Vec<Outcome> = match self.layout(record) {
-            Ok(layout) => {
-                std::iter::once(("read", Ok(()))).chain(checks::all(&layout, record)).collect()
-            }
-            Err(error) => vec![("read", Err(error.lines().next().unwrap_or_default().to_owned()))],
-        };
+        let outcomes = self.outcomes(record);
+        if outcomes.is_empty() {
+            return;
+        }
         let family = self.families.entry(name).or_default();
         family.records += 1;
         for (check, outcome) in outcomes {
@@ -138,6 +143,23 @@ impl Run {
                 ));
             }
         }
+    }
+
+    fn outcomes(&mut self, record: &Value) -> Vec<Outcome> {
+        let layout = self.layout(record);
+        let mut outcomes: Vec<Outcome> = match &layout {
+            // With options beside those of the comparison, only whether vLLM starts counts.
+            _ if record["engine_args"].is_object() || !record["outputs"].is_object() => Vec::new(),
+            Ok(layout) => {
+                std::iter::once(("read", Ok(()))).chain(checks::all(layout, record)).collect()
+            }
+            Err(error) => vec![("read", Err(error.lines().next().unwrap_or_default().to_owned()))],
+        };
+        let difference = self.refusals.add(&layout, record);
+        if refusals::verdict(record).is_some() {
+            outcomes.push(("refusal", difference.map_or(Ok(()), Err)));
+        }
+        outcomes
     }
 
     /// Exact of total, by family and check.

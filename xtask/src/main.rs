@@ -4,6 +4,7 @@ mod bindings;
 mod bundle;
 mod corpus;
 mod demo;
+mod engine;
 mod kernels;
 mod lane;
 mod pip;
@@ -18,7 +19,7 @@ cargo xtask TASK
 
   demo [-- ARGS]         build everything, then `memvelope demo ARGS` (the main job)
   test                   build everything, then every test lane that this machine has
-  lane NAME [--install]  one lane: sim, benches, python, corpus, gpu (or why it cannot run)
+  lane NAME [--install]  one lane: sim, benches, python, corpus, gpu, engine (or why not)
   gpu-bundle             pack what a GPU machine without a toolchain needs
   bindings [--check]     regenerate the CUPTI bindings from NVIDIA's header wheels (or compare)
   kernels [--check]      rebuild the PTX of cuda/ with pinned nvcc wheels (or compare)

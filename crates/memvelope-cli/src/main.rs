@@ -1,12 +1,14 @@
 //! The `memvelope` command: one file a subcommand.
 //!
 //! Exit codes: 0 done (for `doctor`: usable), 1 the work failed (for `doctor`: degraded), 2 bad
-//! input or usage, nothing was written (for `doctor`: unusable).
+//! input or usage, nothing was written (for `doctor`: unusable). `plan`: 1 where the engine would
+//! refuse to start.
 
 mod demo;
 mod doctor;
 mod failure;
 mod output;
+mod plan;
 mod sim_exec;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +27,8 @@ struct Cli {
 enum Command {
     /// Say what of this machine memvelope can use, and what to do about the rest.
     Doctor(doctor::Args),
+    /// Say what an engine will do with a model on a device, and what fits, before anything runs.
+    Plan(Box<plan::Args>),
     /// Serve a stream of requests behind the gate, on a GPU or on the simulated driver.
     Demo(demo::Args),
 }
@@ -32,6 +36,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Doctor(args) => doctor::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Demo(args) => demo::run(&args),
     };
     let code = outcome.unwrap_or_else(|failure: Failure| {

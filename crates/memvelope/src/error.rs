@@ -100,8 +100,8 @@ pub enum Error {
     },
     /// A model family that this version does not compute exactly.
     #[error(
-        "model config: field `{field}` is {found:?}, which this version cannot compute; of the \
-         {known} known architectures most alike: {}", .similar.join(", ")
+        "model config: field `{field}` is {found:?}, which this version cannot compute; {}",
+        alike(.similar, *.known)
     )]
     UnknownModel {
         /// The JSON field that decided it.
@@ -179,4 +179,12 @@ fn tried_text(tried: &[(String, String)]) -> String {
     }
     let lines: Vec<_> = tried.iter().map(|(path, why)| format!("{path} ({why})")).collect();
     lines.join(", ")
+}
+
+/// The known names that are most like an unknown one, in words.
+fn alike(similar: &[&'static str], known: usize) -> String {
+    match similar {
+        [] => format!("none of the {known} known architectures is like it"),
+        similar => format!("of the {known} known architectures most alike: {}", similar.join(", ")),
+    }
 }

@@ -126,6 +126,8 @@ impl Bytes {
     pub const MIB: u64 = 1 << 20;
     /// One GiB, 1024 MiB.
     pub const GIB: u64 = 1 << 30;
+    /// One TiB, 1024 GiB.
+    pub const TIB: u64 = 1 << 40;
 
     /// Rounds up to a multiple of `granule` bytes; held at the largest multiple. A granule of zero
     /// leaves the amount as it is.
@@ -147,13 +149,55 @@ impl Bytes {
     }
 }
 
+/// Why a text is no amount of memory.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseBytesError {
+    /// The unit is none of those known.
+    #[error("unknown unit {0:?}; known: KiB, MiB, GiB, TiB, KB, MB, GB, TB")]
+    Unit(String),
+    /// The number is missing, zero, or more than 2^63.
+    #[error("expected bytes, e.g. 40GiB")]
+    Number,
+}
+
+impl std::str::FromStr for Bytes {
+    type Err = ParseBytesError;
+
+    /// Bytes above zero with an optional unit: KiB, MiB, GiB, TiB (1024) or KB, MB, GB, TB (1000).
+    fn from_str(text: &str) -> Result<Self, ParseBytesError> {
+        let text = text.trim();
+        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let factor = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "kib" => Self::KIB,
+            "mib" => Self::MIB,
+            "gib" => Self::GIB,
+            "tib" => Self::TIB,
+            "kb" => 1000,
+            "mb" => 1_000_000,
+            "gb" => 1_000_000_000,
+            "tb" => 1_000_000_000_000,
+            _ => return Err(ParseBytesError::Unit(unit.trim().chars().take(20).collect())),
+        };
+        let bytes = if number.contains('.') {
+            number.parse::<f64>().ok().map(|number| (number * factor as f64) as u64)
+        } else {
+            number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor))
+        };
+        let bytes = bytes.filter(|bytes| (1..1 << 63).contains(bytes));
+        bytes.map(Self).ok_or(ParseBytesError::Number)
+    }
+}
+
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self.0 {
             0..Self::KIB => format!("{} B", self.0),
             Self::KIB..Self::MIB => format!("{:.1} KiB", self.0 as f64 / Self::KIB as f64),
             Self::MIB..Self::GIB => format!("{:.1} MiB", self.0 as f64 / Self::MIB as f64),
-            _ => format!("{:.2} GiB", self.0 as f64 / Self::GIB as f64),
+            Self::GIB..Self::TIB => format!("{:.2} GiB", self.0 as f64 / Self::GIB as f64),
+            _ => format!("{:.2} TiB", self.0 as f64 / Self::TIB as f64),
         };
         f.pad(&text)
     }
@@ -256,9 +300,23 @@ mod tests {
     }
 
     #[test]
+    fn sizes_have_units() {
+        let parse = |text: &str| text.parse::<Bytes>().map(u64::from);
+        assert_eq!(parse("1024"), Ok(1024));
+        assert_eq!(parse("40GiB"), Ok(40 << 30));
+        assert_eq!(parse("1 TB"), Ok(1_000_000_000_000));
+        assert_eq!(parse("1.5 GiB"), Ok(3 << 29));
+        assert_eq!(parse("24GB"), Ok(24_000_000_000));
+        for bad in ["", "0", "-1", "GiB", "1TiX", "1.2.3GiB", "99999999999999999999GiB", "9e9"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn display_is_binary() {
         assert_eq!(Bytes(512).to_string(), "512 B");
         assert_eq!(Bytes(3 << 29).to_string(), "1.50 GiB");
+        assert_eq!(Bytes(3 << 39).to_string(), "1.50 TiB");
         assert_eq!(format!("{:>10}", Bytes(1536)), "   1.5 KiB");
     }
 

@@ -26,7 +26,7 @@ use memvelope::model::Layout;
 use memvelope::runtime::Session;
 use memvelope::snapshot::{DeviceSnapshot, Snapshot};
 use memvelope::source::driver::DeviceInfo;
-use memvelope::units::{Blocks, Bytes};
+use memvelope::units::{Blocks, Bytes, ParseBytesError};
 use report::{Inputs, Report};
 use requests::{Generator, Request};
 use serde::Serialize;
@@ -79,7 +79,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "config.json")]
     model: Option<PathBuf>,
     /// Use only so much of the device, our context included: bytes, or with a unit (40GiB, 24GB).
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
     vram: Option<u64>,
     /// Scenario of the simulated driver (TOML).
     #[arg(long, value_name = "FILE")]
@@ -365,47 +365,6 @@ fn read_requests(args: &Args) -> Outcome<Vec<Request>> {
     Ok(requests)
 }
 
-/// Bytes with an optional unit: KiB, MiB, GiB (1024) or KB, MB, GB (1000).
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kib" => Bytes::KIB,
-        "mib" => Bytes::MIB,
-        "gib" => Bytes::GIB,
-        "tib" => Bytes::GIB << 10,
-        "kb" => 1000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
-        _ => {
-            return Err(format!(
-                "unknown unit {unit:?}; known: KiB, MiB, GiB, TiB, KB, MB, GB, TB"
-            ));
-        }
-    };
-    let bytes = if number.contains('.') {
-        number.parse::<f64>().ok().map(|number| (number * factor as f64) as u64)
-    } else {
-        number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor))
-    };
-    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "expected bytes, e.g. 40GiB".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(parse_bytes("1024"), Ok(1024));
-        assert_eq!(parse_bytes("40GiB"), Ok(40 << 30));
-        assert_eq!(parse_bytes("1 TB"), Ok(1_000_000_000_000));
-        assert_eq!(parse_bytes("1.5 GiB"), Ok(3 << 29));
-        assert_eq!(parse_bytes("24GB"), Ok(24_000_000_000));
-        for bad in ["", "0", "-1", "GiB", "1TiX", "1.2.3GiB", "99999999999999999999GiB"] {
-            assert!(parse_bytes(bad).is_err(), "{bad}");
-        }
-    }
+fn bytes(text: &str) -> Result<u64, ParseBytesError> {
+    text.parse::<Bytes>().map(u64::from)
 }

@@ -209,7 +209,7 @@ fn bad_input_is_named_and_nothing_is_written() {
         (&["--requests", &letters], &["letters.csv:3", "prompt_tokens"]),
         (&["--requests", &short], &["short.csv:2", "output_tokens"]),
         (&["--requests", "/nonexistent.csv"], &["/nonexistent.csv"]),
-        (&["--model", &alien], &["alien.json", "abacus", "llama"]),
+        (&["--model", &alien], &["alien.json", "abacus", "known architectures"]),
         (&["--model", &holey], &["holey.json", "num_hidden_layers"]),
         (&["--model", &broken], &["broken.json"]),
         (&["--model", "/dev/zero"], &["/dev/zero"]),

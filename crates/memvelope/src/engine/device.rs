@@ -12,6 +12,22 @@ pub struct Device {
     pub total: Bytes,
     /// Whether it is a GPU, and of which compute capability.
     pub kind: DeviceKind,
+    /// How the total is known.
+    pub source: DeviceSource,
+}
+
+/// How a device's total is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceSource {
+    /// From the table of [`Device::named`].
+    Table,
+    /// A person said so.
+    Declared,
+    /// The driver (or, of a CPU, the operating system) was asked.
+    Measured,
+    /// The simulated driver was asked: there is no such device.
+    Simulated,
 }
 
 /// Whether it is a GPU.
@@ -58,8 +74,37 @@ impl Device {
         Some(Self {
             name: format!("{} MIG {profile}", whole.name),
             total: Bytes(mib * Bytes::MIB),
-            kind: whole.kind,
+            ..whole
         })
+    }
+
+    /// A GPU of which a person said the size and the compute capability.
+    #[must_use]
+    pub fn declared(total: Bytes, capability: (u32, u32)) -> Self {
+        let (major, minor) = capability;
+        Self {
+            name: format!("a GPU of {total}, compute capability {major}.{minor}"),
+            total,
+            kind: DeviceKind::Cuda(major, minor),
+            source: DeviceSource::Declared,
+        }
+    }
+
+    /// A GPU as its driver describes it.
+    #[must_use]
+    pub fn measured(name: &str, total: Bytes, capability: (u32, u32), is_simulated: bool) -> Self {
+        Self {
+            name: name.to_owned(),
+            total,
+            kind: DeviceKind::Cuda(capability.0, capability.1),
+            source: if is_simulated { DeviceSource::Simulated } else { DeviceSource::Measured },
+        }
+    }
+
+    /// The host's processor, with the memory of the node it runs on.
+    #[must_use]
+    pub fn cpu(total: Bytes, source: DeviceSource) -> Self {
+        Self { name: "cpu".to_owned(), total, kind: DeviceKind::Cpu, source }
     }
 
     /// Short names that [`Self::named`] knows, MIG profiles included.
@@ -92,7 +137,12 @@ const UNLISTED_PROFILE_PERCENT: u64 = 92;
 
 impl Row {
     fn device(&self) -> Device {
-        Device { name: self.product.into(), total: Bytes(self.mib * Bytes::MIB), kind: self.kind }
+        Device {
+            name: self.product.into(),
+            total: Bytes(self.mib * Bytes::MIB),
+            kind: self.kind,
+            source: DeviceSource::Table,
+        }
     }
 }
 

@@ -19,8 +19,10 @@
 mod device;
 pub mod generic;
 mod params;
+mod processor;
 pub mod vllm_0_32;
 
-pub use device::{Device, DeviceKind};
-pub use params::{KvDtype, Params};
+pub use device::{Device, DeviceKind, DeviceSource};
+pub use params::{KvDtype, Params, Usage};
+pub use processor::Processor;
 pub use vllm_0_32::{Capacity, Group, Vllm};

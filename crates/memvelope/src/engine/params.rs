@@ -1,6 +1,7 @@
 //! What the operator says beside the model.
 
-use super::device::Device;
+use super::device::{Device, DeviceKind};
+use super::processor::Processor;
 use crate::model::{Refusal, RefusalRule};
 use crate::units::Tokens;
 use serde::Serialize;
@@ -29,12 +30,28 @@ pub struct Params {
     pub prefix_caching: Option<bool>,
     /// `--async-scheduling`, on by default.
     pub async_scheduling: bool,
+    /// How the engine is started.
+    pub usage: Usage,
+    /// What the processor can do; only asked where it is the device.
+    pub processor: Processor,
+}
+
+/// How the engine is started, which decides how large its batches are by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Usage {
+    /// As the API server: `vllm serve`.
+    #[default]
+    Server,
+    /// As a library: `LLM(...)`.
+    Offline,
 }
 
 impl Params {
-    /// The engine's defaults on a device.
+    /// The engine's defaults on a device. A processor is the one that this runs on.
     #[must_use]
     pub fn new(device: Device) -> Self {
+        let device_is_cpu = device.kind == DeviceKind::Cpu;
         Self {
             device,
             tensor_parallel: 1,
@@ -45,6 +62,11 @@ impl Params {
             max_model_len: None,
             prefix_caching: None,
             async_scheduling: true,
+            usage: Usage::Server,
+            processor: match device_is_cpu {
+                true => Processor::here(),
+                false => Processor::default(),
+            },
         }
     }
 }

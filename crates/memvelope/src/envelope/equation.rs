@@ -119,6 +119,23 @@ impl Envelope {
         Self::plan_terms(total, layout, sum, weights, &flight)
     }
 
+    /// As [`Self::plan_engine`] where nothing is rounded: a block is one token of `per_token` bytes
+    /// in the layers that keep every token (one byte, where there are none).
+    pub(super) fn plan_tokens(
+        total: Bytes,
+        layout: &Layout,
+        per_token: Bytes,
+        ranks: u32,
+        weights: Bytes,
+        declared: &Declared,
+    ) -> Result<Self> {
+        let declared = Declared { block_tokens: 1, ..*declared };
+        let block_bytes = per_token.max(Bytes(1));
+        let sum = Sum { block_bytes, ..Sum::of_tokens(&declared)? };
+        let flight = Flight { ranks: u64::from(ranks).max(1), ..Flight::DEFAULT };
+        Self::plan_terms(total, layout, sum, weights, &flight)
+    }
+
     fn plan_terms(
         total: Bytes,
         layout: &Layout,
@@ -204,6 +221,13 @@ impl Envelope {
         self.terms.iter().find(|term| term.name == name)
     }
 
+    /// Says better where a term comes from.
+    pub(super) fn restate(&mut self, name: TermName, origin: Origin, note: impl Into<String>) {
+        if let Some(term) = self.terms.iter_mut().find(|term| term.name == name) {
+            (term.origin, term.note) = (origin, note.into());
+        }
+    }
+
     /// Says whether the numbers come from a simulated device; the table and the JSON then say so.
     #[must_use]
     pub const fn mark_simulated(mut self, simulated: bool) -> Self {
@@ -272,14 +296,19 @@ impl Flight {
 }
 
 impl<'a> Sum<'a> {
+    /// With blocks of the declared tokens, and of no bytes yet.
+    fn of_tokens(declared: &'a Declared) -> Result<Self> {
+        let curve = CostCurve::new(declared.block_tokens, 0).ok_or_else(|| Error::ReadConfig {
+            key: "block_tokens".into(),
+            value: declared.block_tokens.to_string(),
+            expected: "1 or more".into(),
+        })?;
+        let terms = Vec::with_capacity(TermName::ALL.len());
+        Ok(Self { terms, declared, block_bytes: Bytes::ZERO, curve })
+    }
+
     fn new(layout: &Layout, declared: &'a Declared) -> Result<Self> {
-        let Some(curve) = CostCurve::new(declared.block_tokens, 0) else {
-            return Err(Error::ReadConfig {
-                key: "block_tokens".into(),
-                value: declared.block_tokens.to_string(),
-                expected: "1 or more".into(),
-            });
-        };
+        let sum = Self::of_tokens(declared)?;
         if !layout.is_plain() {
             return Err(Error::ReadModel {
                 field: "(document)".into(),
@@ -291,8 +320,7 @@ impl<'a> Sum<'a> {
                 ),
             });
         }
-        let block_bytes = layout.block_bytes(declared.block_tokens);
-        Ok(Self { terms: Vec::with_capacity(TermName::ALL.len()), declared, block_bytes, curve })
+        Ok(Self { block_bytes: layout.block_bytes(declared.block_tokens), ..sum })
     }
 
     fn push(

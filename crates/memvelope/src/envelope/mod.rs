@@ -12,6 +12,10 @@
 
 mod equation;
 mod plan;
+mod plan_cost;
+mod plan_generic;
+mod plan_stored;
+mod plan_text;
 mod slabs;
 mod table;
 mod term;
@@ -19,6 +23,8 @@ mod term;
 mod tests;
 
 pub use equation::{Declared, Envelope};
-pub use plan::{Bound, Budget, Plan, Sequences, UTILIZATION_DEFAULT};
+pub use plan::{Bound, Budget, GroupPlan, Plan, Sequences, UTILIZATION_DEFAULT, WorstCase};
+pub use plan_cost::{Cost, Kept};
+pub use plan_stored::Stored;
 pub use slabs::KvSlabs;
 pub use term::{Origin, Term, TermName};

@@ -40,7 +40,7 @@ fn write_term(f: &mut fmt::Formatter<'_>, term: &Term, total: i64) -> fmt::Resul
     let (bytes, share, bar) = match term.bytes {
         Some(bytes) => {
             let share = bytes as f64 / (total as f64).max(1.0);
-            (signed_text(bytes), format!("{:.1} %", share * 100.0), bar(share))
+            (signed_text(bytes), format!("{:.1} %", share * 100.0), bar(share, BAR_WIDTH))
         }
         None => ("absent".into(), String::new(), String::new()),
     };
@@ -53,14 +53,14 @@ fn write_term(f: &mut fmt::Formatter<'_>, term: &Term, total: i64) -> fmt::Resul
     )
 }
 
-fn signed_text(bytes: i64) -> String {
+pub(super) fn signed_text(bytes: i64) -> String {
     let size = Bytes(bytes.unsigned_abs());
     if bytes < 0 { format!("-{size}") } else { size.to_string() }
 }
 
 /// A bar for a share of the total; something that is there at all has at least a dot.
-fn bar(share: f64) -> String {
-    let cells = (share.clamp(0.0, 1.0) * BAR_WIDTH as f64).round() as usize;
+pub(super) fn bar(share: f64, width: usize) -> String {
+    let cells = (share.clamp(0.0, 1.0) * width as f64).round() as usize;
     match cells {
         0 if share > 0.0 => ".".into(),
         _ => "#".repeat(cells),

@@ -43,6 +43,10 @@ pub(crate) struct Builder {
     pub(crate) ignores_kv_dtype: bool,
     /// Attention logits are capped by a tanh.
     pub(crate) has_soft_cap: bool,
+    /// Attention is biased by distance (ALiBi).
+    pub(crate) has_alibi: bool,
+    /// The model class hands its layers options that Triton's kernel alone has.
+    pub(crate) triton_only: bool,
 }
 
 impl Builder {

@@ -1,13 +1,16 @@
 //! Reading `config.json` defensively: every field by its type and range, every error by its path.
 
+use super::json;
 use crate::error::{Error, Result};
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::LazyLock;
 
-/// A parsed document. Depth is bounded by the parser (128), size by the caller.
+/// Numbers, objects and names of an array that is not about quantisation: one for each layer, at
+/// the most. Some of them are searched for every layer.
+const ITEMS_MAX: usize = 1 << 12;
+
+/// A parsed document.
 pub(crate) struct Document(Map<String, Value>);
 
 /// A whole description: the document, and the part of it that is the language model.
@@ -45,9 +48,9 @@ impl Document {
             let problem = format!("{} bytes; at most {bytes_max} are read", json.len());
             return Err(wrong("(document)", problem));
         }
-        let Object(map) = serde_json::from_str(&without_constants(json))
-            .map_err(|error| wrong("(document)", format!("not a JSON object: {error}")))?;
-        Ok(Self(map))
+        json::object(&without_constants(json))
+            .map(Self)
+            .map_err(|error| wrong("(document)", format!("not a JSON object: {error}")))
     }
 
     pub(crate) fn root(&self) -> Fields<'_> {
@@ -139,7 +142,17 @@ impl<'a> Fields<'a> {
                 format!("{}; expected an object", kind(other)),
             )),
         };
-        self.items(name)?.iter().enumerate().map(object).collect()
+        self.few_items(name)?.iter().enumerate().map(object).collect()
+    }
+
+    /// Entries of an array that is no longer than any list of layers; absent is empty.
+    fn few_items(&self, name: &str) -> Result<&'a [Value]> {
+        let items = self.items(name)?;
+        if items.len() > ITEMS_MAX {
+            let problem = format!("an array of {}; at most {ITEMS_MAX} are read", items.len());
+            return Err(wrong(self.path(name), problem));
+        }
+        Ok(items)
     }
 
     /// Entries of an array; absent is empty.
@@ -168,7 +181,7 @@ impl<'a> Fields<'a> {
                     wrong(field, format!("{}; {expected}", kind(item)))
                 })
         };
-        self.items(name)?.iter().enumerate().map(count).collect::<Result<_>>().map(Some)
+        self.few_items(name)?.iter().enumerate().map(count).collect::<Result<_>>().map(Some)
     }
 
     /// A number, finite.
@@ -197,6 +210,12 @@ impl<'a> Fields<'a> {
 
     /// Strings of an array; absent is empty.
     pub(crate) fn texts(&self, name: &str) -> Result<Vec<&'a str>> {
+        self.few_items(name)?;
+        self.many_texts(name)
+    }
+
+    /// As [`Self::texts`], of an array whose length the caller looks at.
+    pub(crate) fn many_texts(&self, name: &str) -> Result<Vec<&'a str>> {
         let text = |(index, item): (usize, &'a Value)| match item {
             Value::String(text) => Ok(text.as_str()),
             other => Err(wrong(
@@ -310,39 +329,4 @@ fn without_constants(json: &str) -> Cow<'_, str> {
         rest = &rest[character.len_utf8()..];
     }
     Cow::Owned(text)
-}
-
-/// A JSON object in which no field is named twice: `serde_json` would keep the last one silently.
-struct Object(Map<String, Value>);
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = Map<String, Value>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut access: A,
-            ) -> std::result::Result<Self::Value, A::Error> {
-                let mut map = Map::new();
-                while let Some(name) = access.next_key::<String>()? {
-                    if map.contains_key(&name) {
-                        // Bounded, whatever the file holds.
-                        let name: String = name.chars().take(80).collect();
-                        return Err(A::Error::custom(format_args!(
-                            "field `{name}` is there twice"
-                        )));
-                    }
-                    map.insert(name, access.next_value()?);
-                }
-                Ok(map)
-            }
-        }
-        deserializer.deserialize_map(Fields).map(Object)
-    }
 }

@@ -2,11 +2,12 @@
 
 use super::builder::Builder;
 use super::cache::{Cache, CacheKind, Reach};
+use super::config_class;
 use super::dtype::Dtype;
 use super::families::Family;
 use super::hf_config::{Config, Document, kind, wrong};
 use super::length;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, RefusalRule};
 use super::weights::quant::{Hardware, Quantization};
 use super::weights::{Inventory, Weights};
 use crate::error::Result;
@@ -62,6 +63,15 @@ pub struct Layout {
     pub ignores_kv_dtype: bool,
     /// Attention logits are capped by a tanh.
     pub has_soft_cap: bool,
+    /// Attention is biased by distance (ALiBi).
+    #[serde(skip)]
+    pub(crate) has_alibi: bool,
+    /// The model class hands its layers options that Triton's kernel alone has.
+    #[serde(skip)]
+    pub(crate) triton_only: bool,
+    /// The longest sequence the engine may be told to serve; `None`: any.
+    #[serde(skip)]
+    pub(crate) longest: Option<Tokens>,
     #[serde(skip)]
     inventory: Inventory,
     #[serde(skip)]
@@ -70,7 +80,7 @@ pub struct Layout {
 
 /// The largest `config.json` that is read; real ones have some kilobytes, and 16 MiB parse in well
 /// under a second.
-const CONFIG_BYTES_MAX: usize = 16 << 20;
+pub(super) const CONFIG_BYTES_MAX: usize = 16 << 20;
 
 impl Layout {
     /// Reads a Hugging Face `config.json`.
@@ -95,14 +105,15 @@ impl Layout {
         let separate = quantization.map(|json| Document::parse(json, CONFIG_BYTES_MAX));
         let separate = separate.transpose()?;
         let (family, architecture) = Family::of(&config)?;
+        config_class::check(&config)?;
         let mut builder = Builder::default();
         (family.rule)(&config, &mut builder)?;
-        let tokens_max = length::native(&config, builder.dims.tokens_max)?;
+        let lengths = length::read(&config, builder.dims.tokens_max)?;
         let quantization = Quantization::read(&config, separate.as_ref())?;
         let model_type = config.root.text("model_type")?.unwrap_or(family.model_types[0]);
         let layout =
             Self::assemble(builder, architecture, model_type, dtype(&config)?, quantization)?;
-        Ok(Self { max_tokens: Some(tokens_max), ..layout })
+        Ok(Self { max_tokens: Some(lengths.native), longest: lengths.longest, ..layout })
     }
 
     fn assemble(
@@ -138,16 +149,41 @@ impl Layout {
             is_encoder_decoder: builder.is_encoder_decoder,
             ignores_kv_dtype: builder.ignores_kv_dtype,
             has_soft_cap: builder.has_soft_cap,
+            has_alibi: builder.has_alibi,
+            triton_only: builder.triton_only,
+            longest: None,
             inventory,
             quantization,
         })
+    }
+
+    /// The same model served in another dtype, as vLLM's `--dtype` says.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the engine does not serve the model in it.
+    pub fn with_dtype(mut self, dtype: Dtype) -> std::result::Result<Self, Refusal> {
+        let is_float = matches!(dtype, Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32);
+        let is_unstable =
+            dtype == Dtype::Float16 && NOT_IN_HALF.contains(&self.model_type.as_str());
+        if !is_float || is_unstable {
+            let reason = format!(
+                "dtype {dtype}: {}; expected {}bfloat16 or float32",
+                if is_unstable { "unstable for this model" } else { "not one to compute in" },
+                if is_unstable { "" } else { "float16, " },
+            );
+            return Err(Refusal::new(RefusalRule::Dtype, reason));
+        }
+        self.dtype = dtype;
+        self.element_bytes = u32::try_from(dtype.bytes()).unwrap_or(2);
+        self.weight_bytes = self.weights(1).ok().map(|weights| weights.param_bytes);
+        Ok(self)
     }
 
     /// Parameters on one of `tp` tensor-parallel ranks.
     ///
     /// # Errors
     /// [`Refusal`] when something does not divide over the ranks, or when the config does not say
-    /// what the weights take ([`crate::RefusalRule::UnknownWeights`]).
+    /// what the weights take ([`super::RefusalRule::UnknownWeights`]).
     pub fn weights(&self, tp: u32) -> std::result::Result<Weights, Refusal> {
         self.weights_on(tp, Hardware::default().capability)
     }
@@ -243,13 +279,15 @@ impl Layout {
     }
 }
 
+/// Numerically unstable in half precision, so vLLM serves them in the other one (`config/model.py`,
+/// `_FLOAT16_NOT_SUPPORTED_MODELS`).
+const NOT_IN_HALF: &[&str] = &["gemma2", "gemma3", "gemma3_text", "glm4"];
+
 /// The dtype that the model is served in with vLLM's `--dtype auto` (`config/model.py`).
 ///
 /// The document's own counts, then the language model's, then that of a tower. What no device
 /// computes in (`float32`, or the type of quantised weights) is served in `bfloat16`.
 fn dtype(config: &Config<'_>) -> Result<Dtype> {
-    // Numerically unstable in half precision, so vLLM serves them in the other one.
-    const NOT_IN_HALF: &[&str] = &["gemma2", "gemma3", "gemma3_text", "glm4"];
     let towers = ["vision_config", "encoder_config"];
     let mut places = vec![config.root.clone(), config.text.clone()];
     for name in towers {

@@ -13,11 +13,14 @@
 
 mod builder;
 pub mod cache;
+mod config_class;
 mod dtype;
 mod families;
 mod hf_config;
+mod json;
 mod layout;
 mod length;
+mod partial;
 mod refusal;
 pub mod safetensors;
 #[cfg(test)]
@@ -26,5 +29,11 @@ mod weights;
 
 pub use dtype::Dtype;
 pub use layout::Layout;
+pub use partial::Partial;
 pub use refusal::{Refusal, RefusalRule};
 pub use weights::Weights;
+
+/// Names of all architectures that this version knows, as `architectures` of a config has them.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    families::architectures()
+}

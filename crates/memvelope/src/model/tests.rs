@@ -372,7 +372,7 @@ proptest! {
 
     #[test]
     fn no_value_in_a_known_field_makes_it_panic(
-        architecture in prop::sample::select(super::families::architectures()),
+        architecture in prop::sample::select(super::architectures().collect::<Vec<_>>()),
         fields in prop::collection::hash_map(
             prop::sample::select(vec![
                 "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "dtype",

@@ -2,7 +2,7 @@
 //!
 //! Rules of `vllm/v1/core/kv_cache_utils.py` (`get_kv_cache_groups` and what it calls).
 
-use super::spec::{Role, Spec, lcm};
+use super::spec::{Role, Spec, lcm, rounded_up};
 use crate::model::{Refusal, RefusalRule};
 
 /// Layers that share a block table. Specs are those of its layers, in order.
@@ -90,7 +90,7 @@ pub(crate) fn bytes_per_block(groups: &[LayerGroup], layout: PoolLayout) -> u64 
         PoolLayout::BlockOutermost => {
             let alignments = groups.iter().flat_map(|group| &group.specs);
             let alignment = alignments.map(Spec::stride_alignment).fold(1, lcm);
-            widest(Spec::page_bytes).next_multiple_of(alignment.max(1))
+            rounded_up(widest(Spec::page_bytes), alignment)
         }
     }
 }
@@ -190,7 +190,8 @@ fn promote(layers: Vec<Spec>) -> Option<LayerGroup> {
         .map(|spec| match spec.role {
             Role::Window { .. } => {
                 let block_size = if sizes.len() == 1 { sizes[0] } else { spec.block_size };
-                let bare = spec.bare_page_bytes() / spec.block_size.max(1) * block_size;
+                let bare = spec.bare_page_bytes() / spec.block_size.max(1);
+                let bare = bare.saturating_mul(block_size);
                 let page_padded = spec.page_padded.map(|padded| padded.max(bare));
                 Spec { role: Role::Full, block_size, page_padded, ..spec }
             }

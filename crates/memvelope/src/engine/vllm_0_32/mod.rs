@@ -1,24 +1,31 @@
 //! vLLM 0.32: from a model and its options to blocks, tokens and concurrency, as it computes them
 //! at startup.
 //!
+//! * [`Command`]: the command line of `vllm serve`.
 //! * `defaults`: batch limits and block sizes where the operator says nothing.
 //! * `backend`, `kernel`: which attention kernels serve a layer, and what blocks they take.
 //! * `layers`: the cache of each layer, as a [`Spec`].
 //! * `hybrid`: one page size for attention and state layers.
+//! * `cpu`: what is different on a processor.
 //! * `groups`, `packed`: which layers share a block table, and what a block takes.
 
 mod backend;
+mod command;
+mod cpu;
 mod defaults;
 mod groups;
 mod hybrid;
 mod kernel;
 mod layers;
 mod packed;
+mod parameters;
 mod spec;
 
 pub use backend::Backend;
+pub use command::Command;
 pub use spec::{Role, Spec};
 
+use super::DeviceKind;
 use super::params::{KvDtype, Params};
 use crate::model::{Layout, Refusal, RefusalRule};
 use crate::units::{Blocks, Bytes, CostCurve, Tokens};
@@ -95,7 +102,27 @@ pub struct Group {
     /// Bytes of one block of all its layers (of one layer, where they are equal).
     pub page_size_bytes: Bytes,
     /// The caches of its layers, equal ones once, with their number.
+    #[serde(serialize_with = "serialize_specs")]
     pub specs: Vec<(Spec, u64)>,
+}
+
+/// Each kind of cache as one object: its fields, its page, and how many layers have it.
+fn serialize_specs<S: serde::Serializer>(
+    specs: &[(Spec, u64)],
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Layers<'a> {
+        num_layers: u64,
+        #[serde(flatten)]
+        spec: &'a Spec,
+        page_size_bytes: u64,
+    }
+    serializer.collect_seq(specs.iter().map(|(spec, num_layers)| Layers {
+        num_layers: *num_layers,
+        spec,
+        page_size_bytes: spec.page_bytes(),
+    }))
 }
 
 impl Vllm {
@@ -105,10 +132,7 @@ impl Vllm {
     /// [`Refusal`] where vLLM would not start, with its reason.
     pub fn new(layout: &Layout, params: &Params) -> Result<Self, Refusal> {
         let tp = params.tensor_parallel;
-        if tp == 0 || !layout.heads.is_multiple_of(tp) {
-            let reason = format!("{} attention heads do not divide over {tp} ranks", layout.heads);
-            return Err(Refusal::new(RefusalRule::TensorParallel, reason));
-        }
+        parameters::check(layout, params)?;
         let plan = layers::plan(layout, params)?;
         let groups = groups::group(plan.specs, plan.pool)?;
         let tokens_max = params.max_model_len.or(layout.max_tokens).map_or(u64::MAX, |t| t.0);
@@ -118,7 +142,11 @@ impl Vllm {
             None
         };
         let (tokens, seqs) = defaults::batch(params, tokens_max, item);
-        let batches = if params.async_scheduling { 2 } else { 1 };
+        let tokens = cpu::whole_prompts(layout, params, tokens_max).unwrap_or(tokens);
+        parameters::check_batch(layout, [tokens, seqs], tokens_max, item)?;
+        // The CPU platform switches asynchronous scheduling off.
+        let is_async = params.async_scheduling && params.device.kind != DeviceKind::Cpu;
+        let batches = if is_async { 2 } else { 1 };
         Ok(Self {
             groups,
             pool: plan.pool,
@@ -172,37 +200,63 @@ impl Vllm {
     /// Blocks that one sequence of `tokens` may hold at once, over all groups.
     #[must_use]
     pub fn blocks_per_request(&self, tokens: Tokens) -> Blocks {
+        self.blocks_by_group(tokens).sum()
+    }
+
+    /// The same of each group, in the order of [`Self::groups`].
+    pub fn blocks_by_group(&self, tokens: Tokens) -> impl Iterator<Item = Blocks> {
         let Resolved { max_in_flight_tokens, max_num_batched_tokens, .. } = self.resolved;
-        let of = |group: &LayerGroup| {
-            group.blocks(tokens.0, max_in_flight_tokens, max_num_batched_tokens)
-        };
-        Blocks(self.groups.iter().map(of).fold(0, u64::saturating_add))
+        self.groups.iter().map(move |group| {
+            Blocks(group.blocks(tokens.0, max_in_flight_tokens, max_num_batched_tokens))
+        })
     }
 
     /// An upper bound of [`Self::blocks_per_request`] in the form that the gate takes, for every
     /// length: exact where every layer keeps every token. A windowed layer counts as if it kept all
     /// of a sequence, which is what it does until the sequence outgrows the window and the tokens
-    /// in flight.
+    /// in flight; or, where a token would then take more than a block over all groups, as if it
+    /// were full from the first token on.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "a block has at least one token")]
     pub fn cost_curve(&self) -> CostCurve {
-        let whole = |group: &&LayerGroup| group.specs.first().is_some_and(|spec| spec.grows());
-        let growing: Vec<u64> =
-            self.groups.iter().filter(whole).map(LayerGroup::smallest_block).collect();
-        let all = self.blocks_per_request(Tokens(1)).0;
-        let count = u64::try_from(growing.len()).unwrap_or(u64::MAX);
+        let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        let (tokens, fixed) = self
+            .curve_where(Spec::grows)
+            .or_else(|| self.curve_where(Spec::is_full))
+            // Nothing that the gate could take; what refuses every sequence is still a bound.
+            .unwrap_or((1, u64::MAX));
+        CostCurve::new(small(tokens).max(1), small(fixed)).expect("at least one token")
+    }
+
+    /// Tokens a block and blocks beside them, where the groups that `grows` names take blocks for
+    /// every token and the others at once what they ever take. `None` if a token takes more than
+    /// a block.
+    fn curve_where(&self, grows: fn(&Spec) -> bool) -> Option<(u64, u64)> {
+        let is_growing = |group: &LayerGroup| group.specs.first().is_some_and(grows);
+        let Resolved { max_in_flight_tokens: in_flight, max_num_batched_tokens, .. } =
+            self.resolved;
+        let fixed = self.groups.iter().map(|group| {
+            let tokens = if is_growing(group) { 1 } else { u64::MAX };
+            group.blocks(tokens, in_flight, max_num_batched_tokens)
+        });
+        let fixed = fixed.fold(0, u64::saturating_add);
+        let growing: Vec<u64> = self
+            .groups
+            .iter()
+            .filter(|group| is_growing(group))
+            .map(LayerGroup::smallest_block)
+            .collect();
         // Every group rounds up by itself, and together they take a block every so many tokens.
-        let (tokens, fixed) = match growing.as_slice() {
-            [] => (u64::from(u32::MAX), all.saturating_sub(1)),
-            [block] => (*block, all.saturating_sub(1)),
+        match growing.as_slice() {
+            [] => Some((u64::from(u32::MAX), fixed.saturating_sub(1))),
+            [block] => Some((*block, fixed.saturating_sub(1))),
             blocks => {
                 let common = blocks.iter().copied().fold(1, spec::lcm);
-                let taken: u64 = blocks.iter().map(|block| common / block.max(&1)).sum();
-                (common / taken.max(1), all.max(count))
+                let taken = blocks.iter().map(|block| common.div_ceil(*block));
+                let taken = taken.fold(0, u64::saturating_add);
+                Some((common / taken.max(1), fixed)).filter(|(tokens, _)| *tokens > 0)
             }
-        };
-        let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        CostCurve::new(small(tokens).max(1), small(fixed)).expect("at least one token")
+        }
     }
 
     /// What fits into `available` bytes, for sequences of up to `max_model_len`.
@@ -282,7 +336,7 @@ impl Vllm {
     }
 
     /// The longest sequence up to `most` whose blocks fit into `usable` bytes; zero if none does.
-    fn longest(&self, usable: u64, block: Bytes, most: Tokens) -> Tokens {
+    pub(crate) fn longest(&self, usable: u64, block: Bytes, most: Tokens) -> Tokens {
         let fits = |tokens: u64| {
             block.saturating_mul(self.blocks_per_request(Tokens(tokens)).0).0 <= usable
         };

@@ -69,19 +69,27 @@ pub struct Spec {
     /// Tokens that share one stored entry.
     pub tokens_per_state: u64,
     /// Whether the elements are scaled 8-bit floats.
+    #[serde(skip)]
     pub(crate) is_fp8: bool,
     /// Whether the elements are the model's own, whatever the KV cache dtype.
+    #[serde(skip)]
     pub(crate) keeps_model_dtype: bool,
     /// Slots a stored entry, where it is not one a KV head.
+    #[serde(skip)]
     pub(crate) head_slots: Option<u64>,
     /// Bytes of a slot, where the kernel packs it.
+    #[serde(skip)]
     pub(crate) content_bytes: Option<u64>,
     /// The page is rounded up to a multiple of this.
+    #[serde(skip)]
     pub(crate) alignment: Option<u64>,
     /// The page is padded to this.
+    #[serde(skip)]
     pub(crate) page_padded: Option<u64>,
+    #[serde(skip)]
     pub(crate) stride: Stride,
     /// What keeps otherwise equal layers in different groups.
+    #[serde(skip)]
     pub(crate) marker: &'static str,
 }
 
@@ -137,12 +145,12 @@ impl Spec {
             return padded;
         }
         let bare = self.bare_page_bytes();
-        self.alignment.map_or(bare, |alignment| bare.next_multiple_of(alignment))
+        self.alignment.map_or(bare, |alignment| rounded_up(bare, alignment))
     }
 
     /// Bytes between the blocks of this layer: its page, rounded to what the kernel can address.
     pub(crate) fn stride_bytes(&self) -> u64 {
-        self.page_bytes().next_multiple_of(self.stride_alignment())
+        rounded_up(self.page_bytes(), self.stride_alignment())
     }
 
     pub(crate) fn stride_alignment(&self) -> u64 {
@@ -177,7 +185,7 @@ impl Spec {
             Role::Full | Role::Mla => tokens.div_ceil(self.block_size),
             // One more, because a window need not start where a block does.
             Role::Window { window } | Role::WindowMla { window } => {
-                let held = (window - 1).saturating_add(in_flight).min(tokens);
+                let held = window.saturating_sub(1).saturating_add(in_flight).min(tokens);
                 held.div_ceil(self.block_size) + 1
             }
             Role::Chunk { chunk } => {
@@ -187,6 +195,12 @@ impl Spec {
             Role::Cross => encoder.div_ceil(self.block_size),
         }
     }
+}
+
+/// The next multiple, or the value itself where that is beyond the range: a page so large fits
+/// nowhere anyway.
+pub(crate) fn rounded_up(value: u64, multiple: u64) -> u64 {
+    value.checked_next_multiple_of(multiple.max(1)).unwrap_or(value)
 }
 
 pub(crate) fn gcd(mut a: u64, mut b: u64) -> u64 {

@@ -157,6 +157,7 @@ fn bloom(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
         Names { embedding_norm: "transformer.word_embeddings_layernorm", ..MEGATRON_NAMES };
     let decoder = Decoder::classic(&config.text, &BLOOM)?.biases(true, true, true);
     Decoder { names: NAMES, ..decoder }.build(builder);
+    builder.has_alibi = true;
     Ok(())
 }
 
@@ -237,6 +238,7 @@ fn exaone(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
 fn falcon(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     // Its layers are built without the cache's options (vLLM 0.32 `falcon.py`).
     builder.ignores_kv_dtype = true;
+    builder.has_alibi = config.text.flag("alibi", false)?;
     const LN: &str = "num_ln_in_parallel_attn";
     let fields = &config.text;
     let is_old_type = fields.text("model_type")?.is_some_and(|name| name.starts_with("Refined"));

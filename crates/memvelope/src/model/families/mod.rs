@@ -153,10 +153,9 @@ impl Family {
     }
 }
 
-/// The preferred names of all architectures.
-#[cfg(test)]
-pub(super) fn architectures() -> Vec<&'static str> {
-    all().filter_map(|family| family.architectures.first().copied()).collect()
+/// Names of all architectures.
+pub(super) fn architectures() -> impl Iterator<Item = &'static str> {
+    all().flat_map(|family| family.architectures).copied()
 }
 
 /// Most similar names that the error shows; the others it counts.
@@ -165,12 +164,14 @@ const SIMILAR_MAX: usize = 5;
 fn unknown(field: &str, found: &str) -> Error {
     // Bounded, whatever the file holds.
     let found: String = found.chars().take(80).collect();
-    let names = || all().flat_map(|family| family.architectures).copied();
-    let mut similar: Vec<&'static str> = names().collect();
+    // Half of the letters in common, or it is another name.
+    let least = found.len() / 2;
+    let mut similar: Vec<&'static str> =
+        architectures().filter(|name| common_letters(name, &found) >= least).collect();
     similar.sort_by_cached_key(|name| std::cmp::Reverse(common_letters(name, &found)));
     similar.dedup();
     similar.truncate(SIMILAR_MAX);
-    Error::UnknownModel { field: field.into(), found, similar, known: names().count() }
+    Error::UnknownModel { field: field.into(), found, similar, known: architectures().count() }
 }
 
 /// Pairs of neighbouring letters that two names share: enough to find a misspelt one.

@@ -113,6 +113,36 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// `metadata.total_size` of the index, for a checkpoint whose files are not all here. `None`
+    /// where there is no index, or it does not say.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn indexed_bytes(folder: &Path) -> Result<Option<Bytes>> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            metadata: Option<Metadata>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Metadata {
+            total_size: Option<serde_json::Number>,
+        }
+        let path = folder.join(INDEX);
+        let Some(mut file) = open(&path, true)? else { return Ok(None) };
+        let bytes = file.metadata().map_err(|source| failed(&path, source))?.len();
+        let text = bounded(&path, &mut file, bytes, &mut HEADER_BYTES_MAX.clone())?;
+        let index: Index = serde_json::from_slice(&text)
+            .map_err(|error| wrong(&path, "(document)", error.to_string()))?;
+        let size = index.metadata.and_then(|metadata| metadata.total_size);
+        Ok(size.and_then(|size| size.as_u64()).filter(|&size| size > 0).map(Bytes))
+    }
+
+    /// Whether a folder has files of a checkpoint, or an index of some.
+    #[must_use]
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join(INDEX).exists() || files(folder).is_ok()
+    }
+
     /// Reads one file's header and takes up its tensors.
     fn header(&mut self, path: &Path, budget: &mut u64) -> Result<()> {
         let Some(mut file) = open(path, false)? else {

@@ -10,7 +10,7 @@ use super::refusal::{Refusal, RefusalRule};
 use crate::units::Bytes;
 use module::{Module, ModuleKind};
 
-use quant::{Hardware, Quantization};
+use quant::{Hardware, Quantization, Tally};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -24,6 +24,9 @@ pub(crate) struct Inventory {
     pub(crate) ranks_max: Option<u64>,
     /// The engine's model class refuses ranks that do not divide this, and what it is.
     pub(crate) ranks_divide: Option<(&'static str, u64)>,
+    /// Rows of output matrices that are built before another table takes their place: nothing
+    /// remains of them but that they have to divide.
+    pub(crate) tied_heads: Vec<u64>,
 }
 
 /// Parameters on one tensor-parallel rank.
@@ -70,6 +73,7 @@ impl Inventory {
 
     fn check_ranks(&self, tp: u64) -> Result<(), Refusal> {
         let reason = match (self.ranks_max, self.ranks_divide) {
+            _ if tp == 0 => "no ranks at all".to_owned(),
             (Some(experts), _) if tp > experts => format!("{tp} ranks for {experts} experts"),
             (_, Some((what, count))) if !count.is_multiple_of(tp) => {
                 format!("{count} {what} do not divide over {tp} ranks, and none is replicated")
@@ -88,7 +92,11 @@ impl Inventory {
         hardware: Hardware,
     ) -> Result<Weights, Refusal> {
         self.check_ranks(tp)?;
-        let mut weights = Weights::default();
+        for rows in &self.tied_heads {
+            rank::vocabulary_rows("output matrix", *rows, tp)?;
+        }
+        quantization.check(dtype, hardware)?;
+        let mut tally = Tally::default();
         for Module { name, kind } in &self.modules {
             match kind {
                 ModuleKind::Linear(linear) => {
@@ -97,22 +105,22 @@ impl Inventory {
                     let is_single = linear.single_compute && !hardware.has_single_gemm();
                     let dtype = if is_single { Dtype::Float32 } else { dtype };
                     let dtype = linear.dtype.unwrap_or(dtype);
-                    quantization.linear(name, linear, &shape, dtype, hardware, &mut weights)?;
+                    quantization.linear(name, linear, &shape, dtype, hardware, &mut tally)?;
                 }
                 ModuleKind::Experts(experts) => {
                     let inner = rank::share(name, "expert width", experts.inner, tp)?;
-                    quantization.experts(name, experts, inner, dtype, hardware, &mut weights)?;
+                    quantization.experts(name, experts, inner, dtype, hardware, &mut tally)?;
                 }
                 ModuleKind::WideExperts(experts, least) => {
                     let inner = match tp > 1 && experts.inner / tp < *least {
                         true => *least,
                         false => rank::share(name, "expert width", experts.inner, tp)?,
                     };
-                    quantization.experts(name, experts, inner, dtype, hardware, &mut weights)?;
+                    quantization.experts(name, experts, inner, dtype, hardware, &mut tally)?;
                 }
                 ModuleKind::Embedding(embedding) => {
                     let rows = rank::embedding_rows(name, embedding, tp)?;
-                    quantization.embedding(name, embedding, rows, dtype, hardware, &mut weights)?;
+                    quantization.embedding(name, embedding, rows, dtype, hardware, &mut tally)?;
                 }
                 ModuleKind::Param(param) => {
                     let elements = match param.divided {
@@ -124,11 +132,16 @@ impl Inventory {
                     };
                     let elements = elements.div_ceil(param.multiple.max(1));
                     let elements = elements.saturating_mul(param.multiple.max(1));
-                    weights.add(param.dtype.unwrap_or(dtype), elements);
+                    tally.weights.add(param.dtype.unwrap_or(dtype), elements);
                 }
             }
+            if tally.effort.is_spent() {
+                let reason = "the lists of modules that are quantised differently are too long to \
+                              be searched for every module";
+                return Err(Refusal::new(RefusalRule::UnknownWeights, reason));
+            }
         }
-        quantization.cache_scales(tp, dtype, &mut weights);
-        Ok(weights)
+        quantization.cache_scales(tp, dtype, &mut tally.weights);
+        Ok(tally.weights)
     }
 }

@@ -3,12 +3,13 @@
 //!
 //! vLLM 0.32: `compressed_tensors.py`, its `schemes/` and `compressed_tensors_moe/`.
 
+use super::effort::Effort;
 use super::form::{Axis, Form, Grain, Per};
 use super::fp8::{Block, block, divides, fp8_experts, mxfp4_experts, whole_blocks};
 use super::names::{Naming, projection};
 use super::pattern::Regex;
 use super::read::Declared;
-use super::skip::{SEARCHED_MAX, all_or_none};
+use super::skip::{all_or_none, few_expressions, listed};
 use super::{Bias, CacheScales, Class, ExpertsForm, ExpertsTarget, Method, Target};
 use crate::error::Result as ReadResult;
 use crate::model::dtype::Dtype;
@@ -72,8 +73,9 @@ struct Patterns {
 }
 
 impl Patterns {
-    fn has(&self, name: &str) -> bool {
-        self.names.contains(name) || self.expressions.iter().any(|regex| regex.is_match(name))
+    fn has(&self, name: &str, effort: &Effort) -> bool {
+        let is_it = |regex: &Regex| regex.is_match(name, effort);
+        self.names.contains(name) || self.expressions.iter().any(is_it)
     }
 }
 
@@ -96,13 +98,14 @@ impl Compressed {
             }
             read.cache_by_head = arguments.strategy == Strategy::AttentionHead;
         }
-        let ignored = fields.texts("ignore")?;
+        let ignored = listed(fields, "ignore")?;
         let mut expressions = 0;
         for listed in ignored {
             match read.pattern(listed, &fields.path("ignore"))? {
                 Pattern::Name(name) => drop(read.ignored.names.insert(name)),
                 Pattern::Regex(regex) => {
                     expressions += 1;
+                    few_expressions(fields, "ignore", expressions)?;
                     read.ignored.expressions.push(regex);
                 }
             }
@@ -114,7 +117,7 @@ impl Compressed {
         names.sort_by_key(|name| (name.len(), *name));
         for name in names {
             let Some(group) = groups.object(name)? else { continue };
-            let targets = group.texts("targets")?;
+            let targets = listed(&group, "targets")?;
             if matches!(targets[..], [only] if only.ends_with("Attention")) {
                 continue;
             }
@@ -126,15 +129,12 @@ impl Compressed {
                     }
                     pattern => {
                         expressions += 1;
+                        few_expressions(&group, "targets", expressions)?;
                         read.targets.push((pattern, read.schemes.len()));
                     }
                 }
             }
             read.schemes.push(scheme);
-        }
-        if expressions > SEARCHED_MAX {
-            let problem = format!("{expressions} expressions; at most {SEARCHED_MAX} are read");
-            return Err(wrong(fields.path("config_groups"), problem));
         }
         Ok(read)
     }
@@ -152,23 +152,24 @@ impl Compressed {
         Ok(Pattern::Name(name))
     }
 
-    fn is_ignored(&self, name: &str) -> Result<bool, String> {
-        if self.ignored.has(name) {
+    fn is_ignored(&self, name: &str, effort: &Effort) -> Result<bool, String> {
+        if self.ignored.has(name, effort) {
             return Ok(true);
         }
-        all_or_none(name, &self.naming, |part| self.ignored.has(part))
+        all_or_none(name, &self.naming, |part| self.ignored.has(part, effort))
     }
 
     /// The scheme of a module: by its name, by its parts', by its class.
-    fn scheme(&self, name: &str, class: &str) -> Result<Option<&Scheme>, String> {
-        if self.is_ignored(name)? {
+    fn scheme(&self, name: &str, class: &str, effort: &Effort) -> Result<Option<&Scheme>, String> {
+        if self.is_ignored(name, effort)? {
             return Ok(None);
         }
         let named = |name: &str| {
             self.by_name.get(name).copied().or_else(|| {
+                effort.search(self.targets.len());
                 let is_target = |pattern: &Pattern| match pattern {
                     Pattern::Name(target) => target == name,
-                    Pattern::Regex(regex) => regex.is_match(name),
+                    Pattern::Regex(regex) => regex.is_match(name, effort),
                 };
                 self.targets.iter().find(|(target, _)| is_target(target)).map(|(_, at)| *at)
             })
@@ -184,7 +185,7 @@ impl Compressed {
             let class = class.to_lowercase();
             let is_target = |pattern: &Pattern| match pattern {
                 Pattern::Name(target) => class.contains(&target.to_lowercase()),
-                Pattern::Regex(regex) => regex.is_match(&class),
+                Pattern::Regex(regex) => regex.is_match(&class, effort),
             };
             self.targets.iter().find(|(target, _)| is_target(target)).map(|(_, at)| *at)
         };
@@ -534,7 +535,7 @@ impl Method for Compressed {
             Class::Head => "ParallelLMHead",
             Class::Vocabulary => "VocabParallelEmbedding",
         };
-        let Some(scheme) = self.scheme(target.name, class)? else { return Ok(None) };
+        let Some(scheme) = self.scheme(target.name, class, target.effort)? else { return Ok(None) };
         if target.class == Class::Vocabulary
             && !(scheme.is_grouped_integer() && scheme.input.is_none())
         {
@@ -547,7 +548,7 @@ impl Method for Compressed {
         let mut found = None;
         for name in self.naming.expert_matrices(target.name) {
             // A class of its own, which `Linear` covers too.
-            let scheme = self.scheme(&name, "RoutedExpertsLinear")?;
+            let scheme = self.scheme(&name, "RoutedExpertsLinear", target.effort)?;
             let key = scheme.map(std::ptr::from_ref);
             if found.is_some_and(|(found, _)| found != key) {
                 return Err("matrices of an expert have different schemes".into());

@@ -114,7 +114,7 @@ impl Method for Fp8 {
 
     fn form(&self, target: &Target<'_>) -> Result<Option<Form>, String> {
         let is_linear = matches!(target.class, Class::Linear(_));
-        if !is_linear || self.skip.has(target.name, Some(&self.naming), self.mode)? {
+        if !is_linear || self.skip.has(target.name, Some(&self.naming), self.mode, target.effort)? {
             return Ok(None);
         }
         Ok(Some(match self.block {
@@ -136,13 +136,16 @@ impl Method for Fp8 {
 
     fn experts(&self, target: &ExpertsTarget<'_>) -> Result<Option<ExpertsForm>, String> {
         let mode = if self.is_v4() { Mode::Exact } else { self.mode };
-        if self.skip.has(target.name, Some(&self.naming), mode)? {
+        if self.skip.has(target.name, Some(&self.naming), mode, target.effort)? {
             return Ok(None);
         }
         let is_nvfp4 = self.experts == ExpertsKind::Nvfp4 && {
             // The list names modules as the checkpoint does, without `model.`.
             let name = target.name.strip_prefix("model.").unwrap_or(target.name);
-            !self.not_nvfp4.iter().any(|pattern| super::pattern::fnmatch(name, pattern))
+            !self
+                .not_nvfp4
+                .iter()
+                .any(|pattern| super::pattern::fnmatch(name, pattern, target.effort))
         };
         Ok(Some(match self.experts {
             ExpertsKind::Nvfp4 if is_nvfp4 => {

@@ -3,13 +3,14 @@
 //!
 //! vLLM 0.32: `inc/inc.py`, `inc/config_parser.py`, `inc/schemes/`.
 
+use super::effort::Effort;
 use super::form::{Form, Grain};
 use super::fp8::{fp8_experts, mxfp4_experts};
 use super::integer::{awq, fits_marlin, gptq, in_bytes, whole_groups};
 use super::names::Naming;
 use super::pattern::Regex;
 use super::read::Declared;
-use super::skip::SEARCHED_MAX;
+use super::skip::few_expressions;
 use super::{Bias, Class, ExpertsForm, ExpertsTarget, Method, Target};
 use crate::error::Result as ReadResult;
 use crate::model::hf_config::{Fields, wrong};
@@ -87,13 +88,20 @@ impl Inc {
     }
 
     /// What the config says of a layer by name.
-    fn configured(&self, name: &str) -> Option<Layer> {
-        let by_expression = || self.expressions.iter().find(|(regex, _)| regex.is_found(name));
+    fn configured(&self, name: &str, effort: &Effort) -> Option<Layer> {
+        let by_expression =
+            || self.expressions.iter().find(|(regex, _)| regex.is_found(name, effort));
         self.layers.get(name).copied().or_else(|| by_expression().map(|(_, layer)| *layer))
     }
 
     /// `_resolve_raw`.
-    fn of(&self, name: &str, is_head: bool, is_experts: bool) -> Result<Layer, String> {
+    fn of(
+        &self,
+        name: &str,
+        is_head: bool,
+        is_experts: bool,
+        effort: &Effort,
+    ) -> Result<Layer, String> {
         if let Some(layer) = self.layers.get(name) {
             return Ok(*layer);
         }
@@ -107,7 +115,10 @@ impl Inc {
         }
         let is_quantised = match self.blocks.is_empty() {
             true => !is_head,
-            false => self.blocks.iter().any(|block| name.starts_with(block.as_str())),
+            false => {
+                effort.search(self.blocks.len())
+                    && self.blocks.iter().any(|block| name.starts_with(block.as_str()))
+            }
         };
         let default = match is_quantised {
             true => self.base,
@@ -121,16 +132,19 @@ impl Inc {
             let below = self.layers.range(name.to_owned()..);
             let below: Vec<Layer> =
                 below.take_while(|(key, _)| key.starts_with(name)).map(|(_, l)| *l).collect();
+            effort.search(below.len());
             if !below.is_empty() {
                 return agreed(below);
             }
         }
         if let Some(parts) = self.naming.parts(name)
-            && parts.iter().any(|part| self.configured(part).is_some())
+            && parts.iter().any(|part| self.configured(part, effort).is_some())
         {
-            return agreed(parts.iter().map(|p| self.configured(p).unwrap_or(default)).collect());
+            return agreed(
+                parts.iter().map(|p| self.configured(p, effort).unwrap_or(default)).collect(),
+            );
         }
-        Ok(self.configured(name).unwrap_or(default))
+        Ok(self.configured(name, effort).unwrap_or(default))
     }
 }
 
@@ -163,13 +177,10 @@ fn layers(fields: &Fields<'_>, naming: &Naming, base: Layer) -> ReadResult<Layer
             // vLLM passes over what is no expression, and so does this.
             if let Ok(regex) = Regex::compile(&renamed) {
                 expressions.push((regex, layer));
+                few_expressions(fields, "extra_config", expressions.len())?;
             }
         }
         layers.insert(renamed, layer);
-    }
-    if expressions.len() > SEARCHED_MAX {
-        let problem = format!("more than {SEARCHED_MAX} expressions");
-        return Err(wrong(fields.path("extra_config"), problem));
     }
     Ok((layers, expressions))
 }
@@ -183,7 +194,7 @@ impl Method for Inc {
         if target.class == Class::Vocabulary {
             return Ok(None);
         }
-        let layer = self.of(target.name, target.class == Class::Head, false)?;
+        let layer = self.of(target.name, target.class == Class::Head, false, target.effort)?;
         if layer.bits >= 16 {
             return Ok(None);
         }
@@ -206,7 +217,7 @@ impl Method for Inc {
     }
 
     fn experts(&self, target: &ExpertsTarget<'_>) -> Result<Option<ExpertsForm>, String> {
-        let layer = self.of(target.name, false, true)?;
+        let layer = self.of(target.name, false, true, target.effort)?;
         if layer.bits >= 16 {
             return Ok(None);
         }

@@ -3,12 +3,13 @@
 //! vLLM 0.32: `auto_awq.py`, `auto_gptq.py`, `moe_wna16.py`, `utils/gptq_utils.py`. Where its
 //! Marlin kernel cannot take an expert, `moe_wna16` does, in bytes.
 
+use super::effort::Effort;
 use super::form::{Axis, Form, Grain};
 use super::fp8::divides;
 use super::names::{Naming, projection};
 use super::pattern::Regex;
 use super::read::Declared;
-use super::skip::{Mode, SEARCHED_MAX, Skip, all_or_none};
+use super::skip::{Mode, SEARCHED_MAX, Skip, all_or_none, few_expressions};
 use super::{Bias, Class, ExpertsForm, ExpertsTarget, Method, Target};
 use crate::error::Result as ReadResult;
 use crate::model::dtype::Dtype;
@@ -121,7 +122,9 @@ impl Method for Awq {
             Class::Head => self.covers_head,
             Class::Vocabulary => false,
         };
-        if !is_covered || self.skip.has(target.name, Some(&self.naming), Mode::Substring)? {
+        if !is_covered
+            || self.skip.has(target.name, Some(&self.naming), Mode::Substring, target.effort)?
+        {
             return Ok(None);
         }
         divides(target.matrix.width, 8)?;
@@ -132,7 +135,7 @@ impl Method for Awq {
     }
 
     fn experts(&self, target: &ExpertsTarget<'_>) -> Result<Option<ExpertsForm>, String> {
-        if self.skip.has(target.name, None, Mode::Substring)? {
+        if self.skip.has(target.name, None, Mode::Substring, target.effort)? {
             return Ok(None);
         }
         if !fits_marlin(target, self.group, true) {
@@ -189,8 +192,11 @@ impl Gptq {
     }
 
     /// Whether `modules_in_block_to_quantize` has the module (`is_layer_gptq_quantized`).
-    fn is_covered(&self, name: &str) -> Result<bool, String> {
-        let has = |name: &str| self.covered.iter().any(|listed| name.contains(listed.as_str()));
+    fn is_covered(&self, name: &str, effort: &Effort) -> Result<bool, String> {
+        let has = |name: &str| {
+            effort.search(self.covered.len())
+                && self.covered.iter().any(|listed| name.contains(listed.as_str()))
+        };
         if self.covered.is_empty() {
             return Ok(true);
         }
@@ -201,8 +207,8 @@ impl Gptq {
     }
 
     /// Bits and group of a module, `None` where a rule leaves it as it is.
-    fn of(&self, name: &str) -> Option<(u64, u64)> {
-        match self.rules.iter().find(|rule| rule.regex.is_match(name)) {
+    fn of(&self, name: &str, effort: &Effort) -> Option<(u64, u64)> {
+        match self.rules.iter().find(|rule| rule.regex.is_match(name, effort)) {
             None => Some((self.bits, self.group)),
             Some(rule) => rule
                 .form
@@ -248,10 +254,7 @@ fn rules(fields: &Fields<'_>) -> ReadResult<Vec<Rule>> {
             }
         };
         rules.push(Rule { regex, form });
-        if rules.len() > SEARCHED_MAX {
-            let problem = format!("more than {SEARCHED_MAX} rules");
-            return Err(wrong(fields.path("dynamic"), problem));
-        }
+        few_expressions(fields, "dynamic", rules.len())?;
     }
     Ok(rules)
 }
@@ -267,10 +270,10 @@ impl Method for Gptq {
             Class::Head => self.covers_head,
             Class::Vocabulary => false,
         };
-        if !is_covered || !self.is_covered(target.name)? {
+        if !is_covered || !self.is_covered(target.name, target.effort)? {
             return Ok(None);
         }
-        let Some((bits, group)) = self.of(target.name) else { return Ok(None) };
+        let Some((bits, group)) = self.of(target.name, target.effort) else { return Ok(None) };
         whole_groups(target, group)?;
         Ok(Some(gptq(bits, group)))
     }
@@ -279,7 +282,7 @@ impl Method for Gptq {
         if !fits_marlin(target, self.group, true) {
             return in_bytes(target, self.bits, self.group, false).map(Some);
         }
-        let Some((bits, group)) = self.of(target.name) else { return Ok(None) };
+        let Some((bits, group)) = self.of(target.name, target.effort) else { return Ok(None) };
         // Biases are made whether or not the model has them.
         Ok(Some(ExpertsForm::from(gptq(bits, group)).bias(Bias::Always(true))))
     }

@@ -5,6 +5,8 @@
 //! module by its name which [`Form`] its matrices take.
 
 mod compressed;
+mod device;
+mod effort;
 mod form;
 mod fp8;
 mod inc;
@@ -28,9 +30,17 @@ use crate::model::cache::{Cache, CacheKind};
 use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Config, Document};
 use crate::model::refusal::{Refusal, RefusalRule};
+use effort::Effort;
 use form::{Form, Matrix};
 use std::fmt;
 use std::sync::Arc;
+
+/// Weights as they are added up, and what finding the quantisation of each module may still cost.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) weights: Weights,
+    pub(crate) effort: Effort,
+}
 
 /// What of the device decides how a quantised matrix is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +115,7 @@ struct Target<'a> {
     /// Outputs are divided over the ranks.
     divides_output: bool,
     hardware: Hardware,
+    effort: &'a Effort,
 }
 
 /// vLLM's classes of layers, as far as quantisation configs tell them apart.
@@ -123,6 +134,7 @@ struct ExpertsTarget<'a> {
     /// This rank's width of an expert.
     inner: u64,
     hardware: Hardware,
+    effort: &'a Effort,
 }
 
 impl ExpertsTarget<'_> {
@@ -208,6 +220,12 @@ impl Quantization {
         matches!(self.method_name(), Some("auto_awq" | "auto_gptq" | "inc"))
     }
 
+    /// # Errors
+    /// [`Refusal`] where vLLM does not run the method on such a device or in this type.
+    pub(crate) fn check(&self, dtype: Dtype, hardware: Hardware) -> Result<(), Refusal> {
+        self.method_name().map_or(Ok(()), |method| device::check(method, dtype, hardware))
+    }
+
     /// vLLM's name of the method, `None` for a model that is not quantised.
     pub(crate) fn method_name(&self) -> Option<&'static str> {
         self.method.as_ref().map(|method| method.name())
@@ -227,8 +245,9 @@ impl Quantization {
         shape: &RankShape,
         dtype: Dtype,
         hardware: Hardware,
-        weights: &mut Weights,
+        tally: &mut Tally,
     ) -> Result<(), Refusal> {
+        let Tally { weights, effort } = tally;
         weights.add(dtype, shape.bias);
         let whole = |of: &[u64]| of.first().copied();
         let target = Target {
@@ -253,6 +272,7 @@ impl Quantization {
             divides_input: shape.input != linear.input,
             divides_output: whole(&shape.outs) != whole(&linear.outs),
             hardware,
+            effort,
         };
         let is_covered = linear.quantizable && linear.dtype.is_none();
         match is_covered.then(|| self.form(&target)).transpose()?.flatten() {
@@ -275,9 +295,10 @@ impl Quantization {
         inner: u64,
         dtype: Dtype,
         hardware: Hardware,
-        weights: &mut Weights,
+        tally: &mut Tally,
     ) -> Result<(), Refusal> {
-        let target = ExpertsTarget { name, experts, inner, hardware };
+        let Tally { weights, effort } = tally;
+        let target = ExpertsTarget { name, experts, inner, hardware, effort };
         let form = match &self.method {
             Some(method) => method.experts(&target).map_err(|reason| refusal(name, &reason))?,
             None => None,
@@ -330,8 +351,9 @@ impl Quantization {
         rows: u64,
         dtype: Dtype,
         hardware: Hardware,
-        weights: &mut Weights,
+        tally: &mut Tally,
     ) -> Result<(), Refusal> {
+        let Tally { weights, effort } = tally;
         let target = Target {
             name,
             class: if embedding.is_head { Class::Head } else { Class::Vocabulary },
@@ -346,6 +368,7 @@ impl Quantization {
             divides_input: false,
             divides_output: embedding.rows.div_ceil(2) >= rows,
             hardware,
+            effort,
         };
         let is_covered = embedding.split == EmbeddingSplit::Vocabulary;
         match is_covered.then(|| self.form(&target)).transpose()?.flatten() {

@@ -2,6 +2,7 @@
 //!
 //! vLLM 0.32: `modelopt.py`.
 
+use super::effort::Effort;
 use super::form::{Form, Grain, Per};
 use super::fp8::{Block, divides, fp8_experts};
 use super::names::{Naming, projection};
@@ -110,17 +111,17 @@ impl ModelOpt {
     }
 
     /// `is_layer_excluded`.
-    fn is_excluded(&self, name: &str) -> Result<bool, String> {
-        if self.excluded.has(name, Some(&self.naming), Mode::Exact)? {
+    fn is_excluded(&self, name: &str, effort: &Effort) -> Result<bool, String> {
+        if self.excluded.has(name, Some(&self.naming), Mode::Exact, effort)? {
             return Ok(true);
         }
         let is_part = |listed: &String| listed != name && name.contains(listed.as_str());
-        Ok(self.excluded.names.iter().any(is_part)
-            || self.wildcards.iter().any(|pattern| fnmatch(name, pattern)))
+        Ok(effort.search(self.excluded.names.len()) && self.excluded.names.iter().any(is_part)
+            || self.wildcards.iter().any(|pattern| fnmatch(name, pattern, effort)))
     }
 
-    fn algorithm(&self, name: &str) -> Result<Option<Algorithm>, String> {
-        if self.is_excluded(name)? {
+    fn algorithm(&self, name: &str, effort: &Effort) -> Result<Option<Algorithm>, String> {
+        if self.is_excluded(name, effort)? {
             return Ok(None);
         }
         match &self.kind {
@@ -283,7 +284,7 @@ impl Method for ModelOpt {
         if target.class == Class::Vocabulary {
             return Ok(None);
         }
-        let Some(algorithm) = self.algorithm(target.name)? else { return Ok(None) };
+        let Some(algorithm) = self.algorithm(target.name, target.effort)? else { return Ok(None) };
         let input = target.matrix.input;
         Ok(Some(match algorithm {
             Algorithm::Fp8 => Form::fp8(Grain::Part).input_scale(Per::Part, true),
@@ -309,7 +310,7 @@ impl Method for ModelOpt {
     }
 
     fn experts(&self, target: &ExpertsTarget<'_>) -> Result<Option<ExpertsForm>, String> {
-        let Some(algorithm) = self.algorithm(target.name)? else { return Ok(None) };
+        let Some(algorithm) = self.algorithm(target.name, target.effort)? else { return Ok(None) };
         let form = match (algorithm, &self.kind) {
             (Algorithm::Fp8Block, Kind::Mixed(_, block)) => {
                 return fp8_experts(target, Some(*block), false).map(Some);

@@ -5,11 +5,19 @@
 //! quantisation tools write (classes, groups, repetition, look-ahead, anchors) and a bounded number
 //! of steps. Crates that know look-ahead bound neither.
 
+use super::effort::Effort;
 use std::iter::Peekable;
 use std::str::Chars;
 
 /// `fnmatch` of Python's standard library: `*`, `?`, `[abc]`, `[!a-z]`, over the whole name.
-pub(super) fn fnmatch(name: &str, pattern: &str) -> bool {
+pub(super) fn fnmatch(name: &str, pattern: &str, effort: &Effort) -> bool {
+    // An opening bracket looks for the closing one in all that follows.
+    let brackets = pattern.matches('[').count().saturating_add(1);
+    let once = pattern.len().saturating_mul(brackets).saturating_add(name.len());
+    let spend = || effort.spend(u64::try_from(once).unwrap_or(u64::MAX));
+    if !spend() {
+        return false;
+    }
     let (name, pattern): (Vec<char>, Vec<char>) =
         (name.chars().collect(), pattern.chars().collect());
     let (mut at, mut with) = (0, 0);
@@ -29,6 +37,10 @@ pub(super) fn fnmatch(name: &str, pattern: &str) -> bool {
         match (step, &mut star) {
             (Some(taken), _) => (at, with) = (at + 1, with + taken),
             (None, Some((from, taken))) if *taken < name.len() => {
+                // What follows is held against the name again, at worst all of it.
+                if !spend() {
+                    return false;
+                }
                 *taken += 1;
                 (at, with) = (*taken, *from + 1);
             }
@@ -65,15 +77,18 @@ fn one_of(found: char, pattern: &[char]) -> Option<usize> {
     }
 }
 
-/// Steps one match may take: some hundred times what a real pattern needs on a real name.
-const STEPS_MAX: u32 = 100_000;
 /// Groups within groups.
 const DEPTH_MAX: u32 = 24;
-const PATTERN_BYTES_MAX: usize = 4096;
+/// Real ones that list the layers of a model have some hundreds.
+const PATTERN_BYTES_MAX: usize = 2048;
 
 /// A compiled expression.
 #[derive(Clone, Debug)]
-pub(super) struct Regex(Alternatives);
+pub(super) struct Regex {
+    alternatives: Alternatives,
+    /// What every match contains: most names do not, and looking for it is quick.
+    literal: String,
+}
 
 type Alternatives = Vec<Vec<Node>>;
 
@@ -100,32 +115,51 @@ impl Regex {
         let mut parser = Parser { rest: pattern.chars().peekable(), depth: 0 };
         let alternatives = parser.alternatives()?;
         match parser.rest.next() {
-            None => Ok(Self(alternatives)),
+            None => Ok(Self { literal: literal(&alternatives), alternatives }),
             Some(_) => Err("an unopened `)`".into()),
         }
     }
 
     /// Python's `re.match`: from the start of the name, to wherever the pattern ends.
-    pub(super) fn is_match(&self, name: &str) -> bool {
-        self.ends(name, false).contains(&true)
+    pub(super) fn is_match(&self, name: &str, effort: &Effort) -> bool {
+        self.ends(name, false, effort).contains(&true)
     }
 
     /// Python's `re.fullmatch`.
-    pub(super) fn is_full_match(&self, name: &str) -> bool {
-        self.ends(name, false).last() == Some(&true)
+    pub(super) fn is_full_match(&self, name: &str, effort: &Effort) -> bool {
+        self.ends(name, false, effort).last() == Some(&true)
     }
 
     /// Python's `re.search`: anywhere in the name.
-    pub(super) fn is_found(&self, name: &str) -> bool {
-        self.ends(name, true).contains(&true)
+    pub(super) fn is_found(&self, name: &str, effort: &Effort) -> bool {
+        self.ends(name, true, effort).contains(&true)
     }
 
-    fn ends(&self, name: &str, anywhere: bool) -> Positions {
+    fn ends(&self, name: &str, anywhere: bool, effort: &Effort) -> Positions {
+        if !effort.search(1) || !name.contains(&self.literal) {
+            return Positions::new();
+        }
         let text: Vec<char> = name.chars().collect();
         let mut starts = vec![anywhere; text.len() + 1];
         starts[0] = true;
-        Run { text: &text, steps: STEPS_MAX }.any(&self.0, &starts)
+        Run { text: &text, effort }.any(&self.alternatives, &starts)
     }
+}
+
+/// The longest run of characters that every match contains; empty where none is found quickly.
+fn literal(of: &Alternatives) -> String {
+    let [nodes] = of.as_slice() else { return String::new() };
+    let (mut longest, mut run) = (String::new(), String::new());
+    for node in nodes {
+        match node {
+            Node::Char(literal) => run.push(*literal),
+            _ => run.clear(),
+        }
+        if run.len() > longest.len() {
+            longest.clone_from(&run);
+        }
+    }
+    longest
 }
 
 /// For every position of the name (its end included) whether a match may stand there. Only whether
@@ -134,16 +168,18 @@ type Positions = Vec<bool>;
 
 struct Run<'a> {
     text: &'a [char],
-    /// What is left; a pattern that takes more matches nothing.
-    steps: u32,
+    effort: &'a Effort,
 }
 
 impl Run<'_> {
-    fn any(&mut self, of: &[Vec<Node>], starts: &Positions) -> Positions {
+    fn any(&self, of: &[Vec<Node>], starts: &Positions) -> Positions {
         let mut ends = vec![false; starts.len()];
         for nodes in of {
             let mut at = starts.clone();
             for node in nodes {
+                if !at.contains(&true) {
+                    break;
+                }
                 at = self.step(node, &at);
             }
             join(&mut ends, &at);
@@ -151,13 +187,22 @@ impl Run<'_> {
         ends
     }
 
+    /// Takes the cost of looking at every position once.
+    fn spend(&self, times: usize) -> bool {
+        let positions = self.text.len().saturating_add(8).saturating_mul(times.max(1));
+        self.effort.spend(u64::try_from(positions).unwrap_or(u64::MAX))
+    }
+
     /// Where a match of one node may end that starts at any of `starts`.
-    fn step(&mut self, node: &Node, starts: &Positions) -> Positions {
+    fn step(&self, node: &Node, starts: &Positions) -> Positions {
         let nowhere = vec![false; starts.len()];
-        if self.steps == 0 || !starts.contains(&true) {
+        let times = match node {
+            Node::Class { ranges, .. } => ranges.len(),
+            _ => 1,
+        };
+        if !self.spend(times) || !starts.contains(&true) {
             return nowhere;
         }
-        self.steps -= 1;
         match node {
             Node::Group(of) => self.any(of, starts),
             Node::Repeat { of, min, max } => self.repeated(of, starts, *min, *max),
@@ -184,12 +229,20 @@ impl Run<'_> {
         }
     }
 
-    fn repeated(&mut self, of: &Node, starts: &Positions, min: u32, max: u32) -> Positions {
+    fn repeated(&self, of: &Node, starts: &Positions, min: u32, max: u32) -> Positions {
+        if (min, max) == (0, u32::MAX) && of.is_one() {
+            // One pass, since what ends at a position may begin there again.
+            let mut ends = starts.clone();
+            for (i, &found) in self.text.iter().enumerate() {
+                ends[i + 1] |= ends[i] && is_one(of, found);
+            }
+            return ends;
+        }
         let mut ends = vec![false; starts.len()];
         let mut level = starts.clone();
         let mut count = 0;
         loop {
-            if count >= min && !join(&mut ends, &level) || count >= max || self.steps == 0 {
+            if count >= min && !join(&mut ends, &level) || count >= max || !self.spend(1) {
                 return ends;
             }
             level = self.step(of, &level);
@@ -221,6 +274,13 @@ fn join(all: &mut Positions, more: &Positions) -> bool {
         *all |= more;
     }
     is_new
+}
+
+impl Node {
+    /// Takes exactly one character.
+    fn is_one(&self) -> bool {
+        matches!(self, Self::Char(_) | Self::Any | Self::Class { .. })
+    }
 }
 
 fn is_one(node: &Node, found: char) -> bool {
@@ -276,21 +336,20 @@ impl Parser<'_> {
     }
 
     fn repeated(&mut self, atom: Node) -> Result<Node, String> {
-        let mut node = atom;
-        while let Some(&next) = self.rest.peek() {
-            let (min, max) = match next {
-                '*' => (0, u32::MAX),
-                '+' => (1, u32::MAX),
-                '?' => (0, 1),
-                '{' => self.bounds()?,
-                _ => return Ok(node),
-            };
-            self.rest.next();
-            // Lazy or greedy makes no difference to whether something matches.
-            self.rest.next_if_eq(&'?');
-            node = Node::Repeat { of: Box::new(node), min, max };
+        let (min, max) = match self.rest.peek() {
+            Some('*') => (0, u32::MAX),
+            Some('+') => (1, u32::MAX),
+            Some('?') => (0, 1),
+            Some('{') => self.bounds()?,
+            _ => return Ok(atom),
+        };
+        self.rest.next();
+        // Lazy or greedy makes no difference to whether something matches.
+        self.rest.next_if_eq(&'?');
+        if let Some(again) = self.rest.next_if(|next| matches!(next, '*' | '+' | '?' | '{')) {
+            return Err(format!("a `{again}` after another repetition"));
         }
-        Ok(node)
+        Ok(Node::Repeat { of: Box::new(atom), min, max })
     }
 
     /// `{2}`, `{2,}` or `{2,5}`; the closing brace stays.
@@ -417,7 +476,8 @@ mod tests {
             ("a[c", "a[c", true),
             ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab", "*a*a*a*a*a*a*a*a*c", false),
         ] {
-            assert_eq!(fnmatch(name, pattern), expected, "{name} {pattern}");
+            let found = fnmatch(name, pattern, &Effort::default());
+            assert_eq!(found, expected, "{name} {pattern}");
         }
     }
 
@@ -445,13 +505,14 @@ mod tests {
             (r"lm_head", "model.lm_head", false),
         ] {
             assert_eq!(
-                Regex::compile(pattern).unwrap().is_match(name),
+                Regex::compile(pattern).unwrap().is_match(name, &Effort::default()),
                 expected,
                 "{pattern} {name}"
             );
         }
-        assert!(Regex::compile("lm_head").unwrap().is_found("model.lm_head"));
-        assert!(!Regex::compile("model").unwrap().is_full_match("model.lm_head"));
+        let effort = Effort::default();
+        assert!(Regex::compile("lm_head").unwrap().is_found("model.lm_head", &effort));
+        assert!(!Regex::compile("model").unwrap().is_full_match("model.lm_head", &effort));
     }
 
     #[test]
@@ -459,19 +520,37 @@ mod tests {
         let name = "a".repeat(200);
         for pattern in ["(a*)*b", "(a|a)*b", "(a|aa)+$b", "((a*)*)*b", "(.*)(.*)(.*)(.*)(.*)(.*)b"]
         {
-            assert!(!Regex::compile(pattern).unwrap().is_match(&name), "{pattern}");
+            let effort = Effort::default();
+            assert!(!Regex::compile(pattern).unwrap().is_match(&name, &effort), "{pattern}");
+            assert!(!effort.is_spent(), "{pattern}");
         }
-        for broken in ["(", ")", "[", "*", "a{9999}", "(?<x)", "\\", "\\p", &"(".repeat(100)] {
+        // Looks ahead from each of the positions, at each of the positions: what takes too long
+        // is seen to do so.
+        let nested = "(((.{0,256}){0,256}){0,256}){0,256}[bc]";
+        let effort = Effort::default();
+        for _ in 0..100_000 {
+            Regex::compile(nested).unwrap().is_match(&name, &effort);
+            if effort.is_spent() {
+                break;
+            }
+        }
+        assert!(effort.is_spent());
+        for broken in ["(", ")", "[", "*", "a{9999}", "(?<x)", "\\", "\\p", "a**", "a*?+"] {
             assert!(Regex::compile(broken).is_err(), "{broken}");
         }
+        for deep in ["(", "a*", "[", "(?="] {
+            assert!(Regex::compile(&deep.repeat(5_000)).is_err(), "{deep}");
+        }
+        assert!(Regex::compile(&"(".repeat(100)).is_err());
     }
 
     proptest::proptest! {
         #[test]
         fn no_pattern_panics(pattern in "[a-c(|)*+?.\\[\\]{}0-9,\\\\^$!:=-]{0,24}", name in "[a-c.]{0,24}") {
-            let _ = fnmatch(&name, &pattern);
+            let effort = Effort::default();
+            let _ = fnmatch(&name, &pattern, &effort);
             if let Ok(regex) = Regex::compile(&pattern) {
-                let _ = regex.is_found(&name);
+                let _ = regex.is_found(&name, &effort);
             }
         }
     }

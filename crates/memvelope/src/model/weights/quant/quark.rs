@@ -2,13 +2,14 @@
 //!
 //! vLLM 0.32: `quark/quark.py`, `quark/quark_moe.py`, `quark/schemes/`.
 
+use super::effort::Effort;
 use super::form::{Axis, Form, Grain, Per};
 use super::fp8::{divides, mxfp4_experts, whole_blocks};
 use super::integer::in_bytes;
 use super::names::{Naming, projection};
 use super::pattern::{Regex, fnmatch};
 use super::read::Declared;
-use super::skip::{SEARCHED_MAX, all_or_none};
+use super::skip::{SEARCHED_MAX, all_or_none, few_expressions};
 use super::{Bias, CACHE_SCALES, CacheScales, Class, ExpertsForm, ExpertsTarget, Method, Target};
 use crate::error::Result as ReadResult;
 use crate::model::dtype::Dtype;
@@ -75,8 +76,10 @@ impl Quark {
             return Err(wrong(fields.path("export"), "missing"));
         };
         let is_packed = matches!(export.text("pack_method")?, None | Some("order" | "reorder"));
-        let mut excluded = Vec::new();
+        let (mut excluded, mut expressions) = (Vec::new(), 0);
         for listed in fields.texts("exclude")? {
+            expressions += usize::from(listed.starts_with("re:"));
+            few_expressions(fields, "exclude", expressions)?;
             excluded.push(match listed.strip_prefix("re:") {
                 None => Excluded::Name(naming.rename(listed)),
                 Some(expression) => {
@@ -104,12 +107,13 @@ impl Quark {
         Ok(Self { naming, excluded, default, by_layer })
     }
 
-    fn is_excluded(&self, name: &str, below: bool) -> Result<bool, String> {
+    fn is_excluded(&self, name: &str, below: bool, effort: &Effort) -> Result<bool, String> {
         let has = |name: &str| {
-            self.excluded.iter().any(|excluded| match excluded {
-                Excluded::Name(listed) => listed == name,
-                Excluded::Regex(regex) => regex.is_match(name),
-            })
+            effort.search(self.excluded.len())
+                && self.excluded.iter().any(|excluded| match excluded {
+                    Excluded::Name(listed) => listed == name,
+                    Excluded::Regex(regex) => regex.is_match(name, effort),
+                })
         };
         let start = format!("{name}.");
         let is_below =
@@ -123,10 +127,11 @@ impl Quark {
         }
     }
 
-    fn scheme(&self, name: &str) -> Result<Scheme, String> {
+    fn scheme(&self, name: &str, effort: &Effort) -> Result<Scheme, String> {
         let of = |name: &str| {
+            effort.search(self.by_layer.len());
             let is_it = |pattern: &str| match pattern.contains('*') {
-                true => fnmatch(name, pattern),
+                true => fnmatch(name, pattern, effort),
                 false => pattern.contains(name),
             };
             let found = self.by_layer.iter().find(|(pattern, _)| is_it(pattern));
@@ -239,11 +244,13 @@ impl Method for Quark {
     }
 
     fn form(&self, target: &Target<'_>) -> Result<Option<Form>, String> {
-        if !matches!(target.class, Class::Linear(_)) || self.is_excluded(target.name, false)? {
+        if !matches!(target.class, Class::Linear(_))
+            || self.is_excluded(target.name, false, target.effort)?
+        {
             return Ok(None);
         }
         let input = target.matrix.input;
-        Ok(Some(match self.scheme(target.name)? {
+        Ok(Some(match self.scheme(target.name, target.effort)? {
             Scheme::Plain => return Ok(None),
             Scheme::Fp8 { scale, is_static } => {
                 let form = match scale {
@@ -282,12 +289,12 @@ impl Method for Quark {
     }
 
     fn experts(&self, target: &ExpertsTarget<'_>) -> Result<Option<ExpertsForm>, String> {
-        if self.is_excluded(target.name, true)? {
+        if self.is_excluded(target.name, true, target.effort)? {
             return Ok(None);
         }
         // Biases, where there are any, are of single precision.
         let single = Bias::AsModel(Some(Dtype::Float32));
-        let form = match self.scheme(target.name)? {
+        let form = match self.scheme(target.name, target.effort)? {
             Scheme::Plain | Scheme::Unknown => return Err(UNKNOWN.into()),
             Scheme::Fp8 { scale, is_static } => {
                 let grain = match scale {

@@ -1,5 +1,6 @@
 //! Lists of modules that stay as they are.
 
+use super::effort::Effort;
 use super::names::{Naming, projection};
 use crate::error::Result;
 use crate::model::hf_config::{Fields, wrong};
@@ -9,6 +10,8 @@ use std::collections::HashSet;
 const NAMES_MAX: usize = 1 << 16;
 /// Names that are searched for rather than looked up.
 pub(super) const SEARCHED_MAX: usize = 1 << 12;
+/// Expressions, which take a hundred times their text once they are compiled.
+const EXPRESSIONS_MAX: usize = 1 << 10;
 
 /// Modules by name, as `is_layer_skipped` of vLLM 0.32 (`quant_utils.py`) reads such a list.
 #[derive(Clone, Debug, Default)]
@@ -34,11 +37,7 @@ impl Skip {
 
     /// Reads the list at `field`, absent or null is empty; names become the engine's.
     pub(super) fn read(fields: &Fields<'_>, field: &str, naming: &Naming) -> Result<Self> {
-        let names = fields.texts(field)?;
-        if names.len() > NAMES_MAX {
-            let problem = format!("{} names; at most {NAMES_MAX} are read", names.len());
-            return Err(wrong(fields.path(field), problem));
-        }
+        let names = listed(fields, field)?;
         Ok(Self::new(names.into_iter().map(|name| naming.rename(name)).collect()))
     }
 
@@ -61,9 +60,11 @@ impl Skip {
         name: &str,
         naming: Option<&Naming>,
         mode: Mode,
+        effort: &Effort,
     ) -> std::result::Result<bool, String> {
         let listed = |name: &str| match mode {
             Mode::Exact => self.exact.contains(name),
+            Mode::Substring | Mode::Suffix if !effort.search(self.names.len()) => false,
             Mode::Substring => self.names.iter().any(|listed| name.contains(listed.as_str())),
             Mode::Suffix => self.names.iter().any(|listed| {
                 name.strip_suffix(listed.as_str())
@@ -74,10 +75,31 @@ impl Skip {
             return Ok(listed(name) || all_or_none(name, naming, listed)?);
         }
         if mode == Mode::Exact && name.contains("experts") {
-            return Ok(self.of_experts.iter().any(|listed| listed.contains(name)));
+            return Ok(effort.search(self.of_experts.len())
+                && self.of_experts.iter().any(|listed| listed.contains(name)));
         }
         Ok(listed(name))
     }
+}
+
+/// # Errors
+/// Says so when there are more expressions than are compiled.
+pub(super) fn few_expressions(fields: &Fields<'_>, field: &str, count: usize) -> Result<()> {
+    if count <= EXPRESSIONS_MAX {
+        return Ok(());
+    }
+    let problem = format!("more than {EXPRESSIONS_MAX} expressions");
+    Err(wrong(fields.path(field), problem))
+}
+
+/// Names of a list that is long for good reasons.
+pub(super) fn listed<'a>(fields: &Fields<'a>, field: &str) -> Result<Vec<&'a str>> {
+    let names = fields.many_texts(field)?;
+    if names.len() > NAMES_MAX {
+        let problem = format!("{} names; at most {NAMES_MAX} are read", names.len());
+        return Err(wrong(fields.path(field), problem));
+    }
+    Ok(names)
 }
 
 /// Whether all parts of a fused module are listed; some and not others is an error.

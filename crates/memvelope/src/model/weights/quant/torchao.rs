@@ -5,7 +5,7 @@
 use super::form::{Form, Grain};
 use super::pattern::Regex;
 use super::read::Declared;
-use super::skip::SEARCHED_MAX;
+use super::skip::{SEARCHED_MAX, few_expressions};
 use super::{Class, ExpertsForm, ExpertsTarget, Method, Target};
 use crate::error::Result as ReadResult;
 use crate::model::dtype::Dtype;
@@ -56,10 +56,11 @@ impl TorchAo {
                         wrong(modules.path("(name)"), format!("`{name:.60}`: {problem}"))
                     })?;
                     read.expressions.push((regex, of));
+                    few_expressions(&modules, "(name)", read.expressions.len())?;
                 }
             }
         }
-        if read.named.len().max(read.expressions.len()).max(read.skipped.len()) > SEARCHED_MAX {
+        if read.named.len().max(read.skipped.len()) > SEARCHED_MAX {
             let problem = format!("more than {SEARCHED_MAX} modules");
             return Err(wrong(fields.path("quant_type"), problem));
         }
@@ -106,6 +107,10 @@ impl Method for TorchAo {
 
     fn form(&self, target: &Target<'_>) -> Result<Option<Form>, String> {
         let name = target.name;
+        // Each is put together anew for each module.
+        if !target.effort.search(2 * self.skipped.len() + self.named.len()) {
+            return Ok(None);
+        }
         let is_within = |part: &String| format!(".{name}.").contains(&format!(".{part}."));
         if !matches!(target.class, Class::Linear(_)) || self.skipped.iter().any(is_within) {
             return Ok(None);
@@ -113,7 +118,8 @@ impl Method for TorchAo {
         if let Some((_, form)) = self.named.iter().find(|(named, _)| named == name) {
             return Ok(form.clone());
         }
-        let by_expression = self.expressions.iter().find(|(regex, _)| regex.is_full_match(name));
+        let by_expression =
+            self.expressions.iter().find(|(regex, _)| regex.is_full_match(name, target.effort));
         Ok(by_expression.map_or(&self.default, |(_, form)| form).clone())
     }
 
