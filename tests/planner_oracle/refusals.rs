@@ -18,6 +18,7 @@ const NO_VERDICT: &[&str] = &[
     "has no attribute",
     "no tensor arguments",
     "unhashable type",
+    "requires the timm library",
     "Validation error for field",
 ];
 
@@ -37,6 +38,9 @@ const CLASSES: &[(&str, &str)] = &[
     ("block size", "block size"),
     ("block_size", "block size"),
     ("not supported for now", "architecture"),
+    ("desc_act", "quantisation"),
+    ("does not have `num_attention_heads`", "architecture"),
+    ("only supports", "KV cache dtype"),
 ];
 
 /// What vLLM said of a record: `None` where it says nothing.
@@ -45,10 +49,14 @@ pub(crate) fn verdict(record: &Value) -> Option<Option<&'static str>> {
         return Some(None);
     }
     let error = record["error"].as_str()?;
+    let class = CLASSES.iter().find(|(words, _)| error.contains(words));
+    // Of the defaults of a class, which describe no model, only known refusals count.
+    if record["config_kind"] == "tfdef" && class.is_none() {
+        return None;
+    }
     if NO_VERDICT.iter().any(|words| error.contains(words)) {
         return None;
     }
-    let class = CLASSES.iter().find(|(words, _)| error.contains(words));
     Some(Some(class.map_or("other", |(_, class)| *class)))
 }
 

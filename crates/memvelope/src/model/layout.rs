@@ -2,6 +2,7 @@
 
 use super::builder::Builder;
 use super::cache::{Cache, CacheKind, Reach};
+use super::config_class;
 use super::dtype::Dtype;
 use super::families::Family;
 use super::hf_config::{Config, Document, kind, wrong};
@@ -104,6 +105,7 @@ impl Layout {
         let separate = quantization.map(|json| Document::parse(json, CONFIG_BYTES_MAX));
         let separate = separate.transpose()?;
         let (family, architecture) = Family::of(&config)?;
+        config_class::check(&config)?;
         let mut builder = Builder::default();
         (family.rule)(&config, &mut builder)?;
         let lengths = length::read(&config, builder.dims.tokens_max)?;

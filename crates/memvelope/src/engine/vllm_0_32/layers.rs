@@ -249,7 +249,10 @@ impl Context<'_> {
             CacheKind::Compressed(_) => Ok(Backend::FlashmlaSparseDsv4),
             CacheKind::WindowLatent(_) => Ok(Backend::DeepseekSparseSwa),
             CacheKind::Compressor(_) => Ok(Backend::CompressorBackend),
-            CacheKind::Attention(_) if is_indexed => Ok(Backend::MinimaxM3Sparse),
+            CacheKind::Attention(_) if is_indexed => {
+                backend::check_indexed(&self.request(kind))?;
+                Ok(Backend::MinimaxM3Sparse)
+            }
             CacheKind::Attention(attention) if attention.key_dim != attention.value_dim => {
                 backend::select_uneven(&self.request(kind))
             }

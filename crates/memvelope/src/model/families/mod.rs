@@ -42,7 +42,9 @@ mod multimodal_late;
 mod multimodal_minicpm;
 mod multimodal_molmo;
 mod multimodal_more;
+mod multimodal_nemotron;
 mod multimodal_other;
+mod multimodal_phi;
 mod multimodal_remote;
 mod multimodal_step;
 mod parts;
@@ -106,7 +108,9 @@ static FAMILIES: &[&[Family]] = &[
     multimodal_minicpm::FAMILIES,
     multimodal_molmo::FAMILIES,
     multimodal_more::FAMILIES,
+    multimodal_nemotron::FAMILIES,
     multimodal_other::FAMILIES,
+    multimodal_phi::FAMILIES,
     multimodal_remote::FAMILIES,
     multimodal_step::FAMILIES,
     sliding::FAMILIES,

@@ -44,6 +44,7 @@ fn whisper(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     b.scope("model.decoder", |b| {
         // Tied to the output matrix; a plain table, so neither padded nor divided.
         b.table("embed_tokens", vocab, decoder.width);
+        b.inventory.tied_heads.push(vocab.into());
         b.table("embed_positions", tokens, decoder.width);
         for layer in 0..decoder.layers {
             b.scope(&format!("layers.{layer}"), |b| decoder_layer(b, &decoder));
