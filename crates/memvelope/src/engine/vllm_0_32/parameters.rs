@@ -84,12 +84,12 @@ pub(super) fn check_batch(
         );
         return refuse(RefusalRule::Parameter, reason);
     }
-    // Nor are the images of models whose image tokens see each other
+    // Nor is its recording, or the images of a model whose image tokens see each other
     // (`encoder_cache_manager.py`).
     let Some(item) = item.filter(|item| *item > tokens) else { return Ok(()) };
     let reason = format!(
-        "--max-num-batched-tokens {tokens} is less than the {item} tokens of the largest image, \
-         which this model takes in one batch"
+        "--max-num-batched-tokens {tokens} is less than the {item} tokens of the largest image or \
+         recording, which this model takes in one batch"
     );
     refuse(RefusalRule::Parameter, reason)
 }
