@@ -171,7 +171,8 @@ def test_a_named_device_may_have_another_capability():
 def test_what_is_assumed_is_said():
     assert any("H100" in warning for warning in plan(GQA, kv_bytes=64 * MIB).warnings)
     assert plan(GQA, gpu="h100").warnings == []
-    assert plan(GQA, gpu="h100", max_model_len=4096).warnings, "longer than the config declares"
+    longer = plan(GQA, gpu="h100", max_model_len=4096)
+    assert longer.refused["rule"] == "parameter", "longer than the config declares"
 
 
 def test_a_checkpoints_files_count(tmp_path):
@@ -508,8 +509,8 @@ def test_the_gate_of_a_window_takes_no_less_than_the_engine():
         ),
         ({"gpu": "l4", "engine": "generic"}, "--gpu l4 --engine generic"),
         (
-            {"gpu": "h200", "kv_bytes": 0, "kv_dtype": "fp8"},
-            "--gpu h200 --kv-bytes 0 --kv-dtype fp8",
+            {"gpu": "h200", "kv_bytes": 1024, "kv_dtype": "fp8"},
+            "--gpu h200 --kv-bytes 1KiB --kv-dtype fp8",
         ),
     ],
 )

@@ -2,9 +2,8 @@
 
 use super::Vllm;
 use crate::engine::{Device, KvDtype, Params};
-use crate::envelope::{Budget, Plan};
 use crate::model::{Layout, Refusal, RefusalRule};
-use crate::units::Tokens;
+use crate::units::{Bytes, Tokens};
 
 fn dense(extra: &str) -> Layout {
     let config = format!(
@@ -20,7 +19,15 @@ fn params(device: &str) -> Params {
 }
 
 fn refusal(layout: &Layout, params: &Params) -> Option<Refusal> {
-    Plan::vllm(layout, params, &Budget::Kv(1 << 40)).unwrap().refused
+    let engine = match Vllm::new(layout, params) {
+        Ok(engine) => engine,
+        Err(refusal) => return Some(refusal),
+    };
+    if let Err(refusal) = layout.weights_on(params.tensor_parallel, params.device.capability()) {
+        return Some(refusal);
+    }
+    let longest = params.max_model_len.or(layout.max_tokens)?;
+    engine.capacity(Bytes(1 << 40), longest).refused
 }
 
 fn rule(layout: &Layout, params: &Params) -> Option<RefusalRule> {
