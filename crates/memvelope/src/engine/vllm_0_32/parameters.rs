@@ -2,6 +2,7 @@
 //!
 //! Rules of `vllm/config/model.py`, `cache.py`, `scheduler.py` and `vllm.py`.
 
+use super::spec::Spec;
 use crate::engine::params::{KvDtype, Params};
 use crate::model::cache::CacheKind;
 use crate::model::{Layout, Refusal, RefusalRule};
@@ -52,6 +53,22 @@ fn length(layout: &Layout, params: &Params) -> Result<(), Refusal> {
         asked.0, longest.0
     );
     refuse(RefusalRule::Parameter, reason)
+}
+
+/// A page must hold a state, where several tokens share one (DeepSeek V4).
+///
+/// # Errors
+/// [`Refusal`] where a block has fewer tokens.
+pub(super) fn check_block(spec: &Spec) -> Result<(), Refusal> {
+    let Spec { block_size, tokens_per_state, .. } = spec;
+    if block_size >= tokens_per_state {
+        return Ok(());
+    }
+    let reason = format!(
+        "--block-size {block_size} is less than the {tokens_per_state} tokens that share one \
+         entry in some layers"
+    );
+    refuse(RefusalRule::BlockSize, reason)
 }
 
 /// The limits of a batch, as resolved: `item` is what the largest multimodal item takes.
