@@ -4,10 +4,13 @@ import ast
 import json
 import os
 import pathlib
+import subprocess
+import sys
 import threading
 
 import memvelope
 import pytest
+from conftest import clean_env
 from memvelope import (
     Gate,
     PlanRefused,
@@ -168,7 +171,8 @@ def test_a_named_device_may_have_another_capability():
 def test_what_is_assumed_is_said():
     assert any("H100" in warning for warning in plan(GQA, kv_bytes=64 * MIB).warnings)
     assert plan(GQA, gpu="h100").warnings == []
-    assert plan(GQA, gpu="h100", max_model_len=4096).warnings, "longer than the config declares"
+    longer = plan(GQA, gpu="h100", max_model_len=4096)
+    assert longer.refused["rule"] == "parameter", "longer than the config declares"
 
 
 def test_a_checkpoints_files_count(tmp_path):
@@ -493,6 +497,41 @@ def test_the_gate_of_a_window_takes_no_less_than_the_engine():
     for row in planned.sequences:
         with gate.admit(row["tokens"] - 1, 1) as lease:
             assert lease.claim_blocks >= row["blocks"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ({"gpu": "h100"}, "--gpu h100"),
+        (
+            {"gpu": 24 << 30, "capability": (8, 6), "tp": 2, "max_model_len": 512},
+            "--gpu 24GiB --capability 8.6 --tp 2 --max-model-len 512",
+        ),
+        ({"gpu": "l4", "engine": "generic"}, "--gpu l4 --engine generic"),
+        (
+            {"gpu": "h200", "kv_bytes": 1024, "kv_dtype": "fp8"},
+            "--gpu h200 --kv-bytes 1KiB --kv-dtype fp8",
+        ),
+    ],
+)
+def test_the_command_says_the_same(arguments, options, tmp_path):
+    try:
+        memvelope.sim_path()
+    except FileNotFoundError as error:
+        pytest.skip(f"ignored: {str(error).splitlines()[0]}")
+    (tmp_path / "config.json").write_text(json.dumps(WINDOW))
+    planned = plan(tmp_path, **arguments)
+
+    def said(*more):
+        command = [sys.executable, "-m", "memvelope", "plan", str(tmp_path), *options.split()]
+        done = subprocess.run(
+            [*command, *more], env=clean_env(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == (planned.refused is not None), done.stderr
+        return done.stdout
+
+    assert json.loads(said("--json")) == json.loads(planned.to_json())
+    assert said() == planned.explain()
 
 
 def test_stubs_name_the_fields_of_every_dict():

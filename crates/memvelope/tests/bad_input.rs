@@ -1,6 +1,8 @@
 //! Configs that nobody vouches for: whatever the text says, an error that names the field or
 //! numbers that agree with one another, in bounded time and memory, and never a panic.
 
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first thing that is amiss")]
+
 #[path = "../../../fuzz/src/lib.rs"]
 #[expect(unreachable_pub, reason = "one file, shared by path with the fuzz targets")]
 mod entries;

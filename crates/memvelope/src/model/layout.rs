@@ -110,7 +110,10 @@ impl Layout {
         (family.rule)(&config, &mut builder)?;
         let lengths = length::read(&config, builder.dims.tokens_max)?;
         let quantization = Quantization::read(&config, separate.as_ref())?;
-        let model_type = config.root.text("model_type")?.unwrap_or(family.model_types[0]);
+        let model_type = config
+            .root
+            .text("model_type")?
+            .unwrap_or_else(|| family.model_types.first().copied().unwrap_or_default());
         let layout =
             Self::assemble(builder, architecture, model_type, dtype(&config)?, quantization)?;
         Ok(Self { max_tokens: Some(lengths.native), longest: lengths.longest, ..layout })

@@ -222,7 +222,8 @@ fn objection(backend: Backend, request: &Request<'_>) -> Option<String> {
     if is_gpu && (capability < first || capability > last) {
         return Some(format!("compute capability {}.{} not supported", capability.0, capability.1));
     }
-    if !kv_dtypes(backend).contains(&request.kv_dtype) {
+    // The processor's own kernel takes all unasked.
+    if backend != CpuAttn && !kv_dtypes(backend).contains(&request.kv_dtype) {
         return Some(format!("KV cache dtype {} not supported", request.kv_dtype));
     }
     let sizes = super::kernel::sizes(backend, request, None);
@@ -245,9 +246,8 @@ fn objection(backend: Backend, request: &Request<'_>) -> Option<String> {
         FlexAttention if request.has_sink => Some(SINK),
         FlexAttention if request.is_cross => Some(CROSS),
         FlexAttention => None,
-        CpuAttn => (!CPU_HEAD_SIZES.contains(&request.head_size)).then_some(HEAD_SIZE),
-        CpuMla | AmxMla if request.is_sparse => Some("sparse attention not supported"),
-        CpuMla | AmxMla => None,
+        CpuAttn => None,
+        CpuMla | AmxMla => cpu_mla(request),
         _ => mla(backend, request),
     };
     reason.map(str::to_owned)
@@ -258,9 +258,6 @@ const NOPE: &str = "qk_nope_head_dim not supported";
 const MM_PREFIX: &str = "bidirectional image tokens not supported";
 const SINK: &str = "attention sinks not supported";
 const CROSS: &str = "cross attention not supported";
-
-/// `cpu_attn.py`.
-const CPU_HEAD_SIZES: [u64; 11] = [32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512];
 
 /// Compute capabilities that a backend takes, the first and the last (`supports_compute_capability`
 /// and the devices that its kernels are built for).
@@ -306,10 +303,10 @@ fn kv_dtypes(backend: Backend) -> &'static [KvDtype] {
         FlashmlaSparse => &[Auto, Bfloat16, Fp8DsMla, Fp8],
         FlashinferMlaSparseSm90 => &[Auto, Bfloat16, Fp8, Fp8E4m3],
         FlashinferMlaSparseSm120 => &[Auto, Fp8, Fp8E4m3, Fp8DsMla],
-        CpuMla | AmxMla => &[Auto],
-        CpuAttn => &[Auto, Fp8, Fp8E4m3, Fp8E5m2],
-        // Chosen by the model alone.
-        DeepseekV32Indexer
+        CpuMla | AmxMla => &[Auto, Float16, Bfloat16],
+        // Chosen by the model or the platform alone.
+        CpuAttn
+        | DeepseekV32Indexer
         | MinimaxM3Sparse
         | MinimaxM3SparseIndexer
         | FlashmlaSparseDsv4
@@ -376,6 +373,16 @@ fn flashinfer(request: &Request<'_>) -> Option<&'static str> {
     request.is_mm_prefix.then_some(MM_PREFIX)
 }
 
+/// vLLM starts with latents (or an fp8 cache) that these kernels lack, and dies at the first
+/// request.
+fn cpu_mla(request: &Request<'_>) -> Option<&'static str> {
+    match request.head_size {
+        _ if request.is_sparse => Some("sparse attention not supported"),
+        576 => None,
+        _ => Some(HEAD_SIZE),
+    }
+}
+
 fn mla(backend: Backend, request: &Request<'_>) -> Option<&'static str> {
     use Backend::*;
     let [nope, rope] = request.mla_dims;
@@ -408,7 +415,6 @@ fn mla(backend: Backend, request: &Request<'_>) -> Option<&'static str> {
         FlashinferMlaSparse if rope == 0 => ((nope, head) != (256, 512)).then_some(NOPE),
         FlashinferMlaSparse => (!matches!(nope, 128 | 192)).then_some(NOPE),
         FlashinferMlaSparseSm90 => (!matches!(head - rope, 512)).then_some(HEAD_SIZE),
-        CpuMla => (head != 576).then_some(HEAD_SIZE),
         _ => None,
     }
 }

@@ -151,8 +151,9 @@ fn pack(kv_dtype: KvDtype, spec: &mut Spec) {
 /// The spec as a backend packs it.
 pub(crate) fn customize(backend: Backend, request: &Request<'_>, mut spec: Spec) -> Spec {
     use Backend::*;
-    // MiniMax M3's kernel for sparse layers packs nothing.
-    let packs = backend != MinimaxM3Sparse;
+    // The processor's kernel keeps no scales, and takes a byte an element instead; nor does MiniMax
+    // M3's for sparse layers.
+    let packs = !matches!(backend, CpuAttn | MinimaxM3Sparse);
     if packs && spec.content_bytes.is_none() && !spec.keeps_model_dtype {
         pack(request.kv_dtype, &mut spec);
     }

@@ -2,6 +2,7 @@
 
 use super::backend::{self, Backend, Request};
 use super::groups::PoolLayout;
+use super::parameters;
 use super::spec::{Role, Spec};
 use super::{cpu, defaults, hybrid, kernel};
 use crate::engine::DeviceKind;
@@ -75,7 +76,9 @@ pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
     let is_state_aligned = context.is_state_aligned();
     let mut kinds: Vec<(&CacheKind, bool, Spec)> = Vec::new();
     for (kind, is_indexed, backend) in &chosen {
-        kinds.push((kind, *is_indexed, context.spec(kind, *backend, alignment)?));
+        let spec = context.spec(kind, *backend, alignment)?;
+        parameters::check_block(&spec)?;
+        kinds.push((kind, *is_indexed, spec));
     }
     let spec = |cache: &Cache| {
         let mut same = kinds.iter().filter(|(kind, _, _)| **kind == cache.kind);

@@ -2,6 +2,7 @@
 //!
 //! Rules of `vllm/config/model.py`, `cache.py`, `scheduler.py` and `vllm.py`.
 
+use super::spec::Spec;
 use crate::engine::params::{KvDtype, Params};
 use crate::model::cache::CacheKind;
 use crate::model::{Layout, Refusal, RefusalRule};
@@ -54,6 +55,22 @@ fn length(layout: &Layout, params: &Params) -> Result<(), Refusal> {
     refuse(RefusalRule::Parameter, reason)
 }
 
+/// A page must hold a state, where several tokens share one (DeepSeek V4).
+///
+/// # Errors
+/// [`Refusal`] where a block has fewer tokens.
+pub(super) fn check_block(spec: &Spec) -> Result<(), Refusal> {
+    let Spec { block_size, tokens_per_state, .. } = spec;
+    if block_size >= tokens_per_state {
+        return Ok(());
+    }
+    let reason = format!(
+        "--block-size {block_size} is less than the {tokens_per_state} tokens that share one \
+         entry in some layers"
+    );
+    refuse(RefusalRule::BlockSize, reason)
+}
+
 /// The limits of a batch, as resolved: `item` is what the largest multimodal item takes.
 ///
 /// # Errors
@@ -84,12 +101,12 @@ pub(super) fn check_batch(
         );
         return refuse(RefusalRule::Parameter, reason);
     }
-    // Nor are the images of models whose image tokens see each other
+    // Nor is its recording, or the images of a model whose image tokens see each other
     // (`encoder_cache_manager.py`).
     let Some(item) = item.filter(|item| *item > tokens) else { return Ok(()) };
     let reason = format!(
-        "--max-num-batched-tokens {tokens} is less than the {item} tokens of the largest image, \
-         which this model takes in one batch"
+        "--max-num-batched-tokens {tokens} is less than the {item} tokens of the largest image or \
+         recording, which this model takes in one batch"
     );
     refuse(RefusalRule::Parameter, reason)
 }

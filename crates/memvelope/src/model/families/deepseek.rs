@@ -125,6 +125,10 @@ fn deepseek(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let method = fields.text("topk_method")?.unwrap_or(greedy);
     if let Some(moe) = &mut decoder.moe {
         moe.score_bias = method == "noaux_tc";
+        moe.routing.is_sigmoid = fields.text("scoring_func")? == Some("sigmoid");
+        if model_type == "deepseek_v2" {
+            moe.routing.renormalizes = fields.flag("norm_topk_prob", false)?;
+        }
     }
     if !LATENT_TYPES.contains(&model_type) {
         decoder.form = Form::Expanded;

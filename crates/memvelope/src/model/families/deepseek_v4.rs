@@ -221,7 +221,7 @@ impl V4 {
             });
         }
         let (experts, hidden, inner) = (self.experts, self.hidden, u64::from(self.dims.inner));
-        b.experts("experts", Experts::gated(experts, hidden, inner));
+        b.experts("experts", Experts::gated(experts, hidden, inner).fusible(false));
     }
 
     /// Mixing of the streams before attention and experts.

@@ -237,7 +237,7 @@ impl Common {
             b.param("router.scale", Param::whole(hidden));
             b.param("router.per_expert_scale", Param::whole(experts));
             let experts = Experts::gated(experts, hidden, inner);
-            b.experts("experts", Experts { is_silu: false, ..experts });
+            b.experts("experts", experts.fusible(false));
             b.rms_norm("post_feedforward_layernorm_1", hidden);
             b.rms_norm("post_feedforward_layernorm_2", hidden);
             b.rms_norm("pre_feedforward_layernorm_2", hidden);

@@ -10,7 +10,7 @@ use crate::model::builder::{Builder, Dims};
 use crate::model::cache::{CacheKind, Reach, State, StateDtype, StateShape};
 use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Config, Fields, wrong};
-use crate::model::weights::module::{Experts, Linear, Param};
+use crate::model::weights::module::{Experts, Linear, Param, Routing};
 
 pub(super) static FAMILIES: &[Family] = &[
     Family { architectures: &["Lfm2ForCausalLM"], model_types: &["lfm2"], rule: lfm2 },
@@ -163,6 +163,8 @@ fn lfm2_moe(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     let experts = u64::from(size_or(fields, "num_experts", 32, EXPERTS_MAX)?);
     let expert_inner = u64::from(size_or(fields, "moe_intermediate_size", 1792, INNER_MAX)?);
     let bias = fields.flag("use_expert_bias", true)?;
+    let renormalizes = fields.flag("norm_topk_prob", true)?;
+    let fusible = Routing { is_sigmoid: true, renormalizes, has_bias: bias }.is_fusible();
     let (hidden, inner) = (u64::from(dims.hidden), u64::from(dims.inner));
     decoder(builder, &dims, &kinds, &conv, |b, layer| {
         if layer < dense {
@@ -174,7 +176,7 @@ fn lfm2_moe(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
             b.param("gate.e_score_correction_bias", bias);
         }
         let inner = expert_inner;
-        b.experts("experts", Experts::gated(experts, hidden, inner));
+        b.experts("experts", Experts::gated(experts, hidden, inner).fusible(fusible));
     });
     Ok(())
 }

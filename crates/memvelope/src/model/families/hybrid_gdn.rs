@@ -140,6 +140,8 @@ struct Moe {
     experts: u64,
     inner: u64,
     shared: u64,
+    /// The scores of the chosen experts are normalised.
+    fusible: bool,
 }
 
 impl Moe {
@@ -149,17 +151,18 @@ impl Moe {
             experts: fields.count_or("num_experts", experts, EXPERTS_MAX)?.into(),
             inner: size_or(fields, "moe_intermediate_size", 512, INNER_MAX)?.into(),
             shared: fields.count_or("shared_expert_intermediate_size", 512, INNER_MAX)?.into(),
+            fusible: fields.flag("norm_topk_prob", true)?,
         })
     }
 
     fn build(&self, b: &mut Builder) {
-        let Self { hidden, experts, inner, shared } = *self;
+        let Self { hidden, experts, inner, shared, fusible } = *self;
         b.linear("gate", Linear::replicated(hidden, experts).plain());
         b.linear("shared_expert_gate", Linear::replicated(hidden, 1).plain());
         if shared > 0 {
             b.scope("shared_expert", |b| gated_mlp(b, hidden, shared, false));
         }
-        b.experts("experts", Experts::gated(experts, hidden, inner));
+        b.experts("experts", Experts::gated(experts, hidden, inner).fusible(fusible));
     }
 }
 

@@ -15,7 +15,7 @@ use crate::model::builder::{Builder, Dims};
 use crate::model::cache::{CacheKind, State, StateDtype, StateShape};
 use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Config, Fields, wrong};
-use crate::model::weights::module::{Experts, Linear, Param, Split};
+use crate::model::weights::module::{Experts, Linear, Param, Routing, Split};
 
 pub(super) static FAMILIES: &[Family] = &[
     Family {
@@ -104,6 +104,7 @@ struct Moe {
     latent: Option<u64>,
     latent_norm: bool,
     share_min: u64,
+    fusible: bool,
     /// Dense layers before the first sparse one.
     dense: u32,
     /// One layer in so many is sparse.
@@ -117,6 +118,9 @@ impl Moe {
         let shared = fields.count_or("num_shared_experts", 0, EXPERTS_MAX)?;
         let share_min =
             fields.count_or("min_moe_intermediate_per_partition", EXPERT_SHARE_MIN, INNER_MAX)?;
+        let scoring = fields.text("moe_router_activation_func")?;
+        let is_sigmoid = scoring.is_none_or(|scores| scores == "sigmoid");
+        let renormalizes = fields.flag("moe_renormalize", true)?;
         Ok(Some(Self {
             hidden: hidden.into(),
             experts: experts.into(),
@@ -125,6 +129,8 @@ impl Moe {
             latent: fields.count("routed_expert_hidden_size", WIDTH_MAX)?.map(u64::from),
             latent_norm: fields.flag("latent_moe_use_norm", false)?,
             share_min: share_min.into(),
+            fusible: fields.text("hidden_act")?.is_none_or(|act| act == "silu")
+                && Routing { is_sigmoid, renormalizes, has_bias: true }.is_fusible(),
             dense: fields.count_or("first_k_dense_replace", 0, LAYERS_MAX)?,
             interval: fields.count("moe_layer_freq", LAYERS_MAX)?.unwrap_or(1),
         }))
@@ -149,7 +155,7 @@ impl Moe {
             b.linear("routed_expert_up_proj", Linear::replicated(latent, hidden));
         }
         let hidden = self.latent.unwrap_or(hidden);
-        let experts = Experts::gated(experts, hidden, inner);
+        let experts = Experts::gated(experts, hidden, inner).fusible(self.fusible);
         b.wide_experts("experts", experts, self.share_min);
     }
 }

@@ -9,7 +9,7 @@ use crate::model::builder::Builder;
 use crate::model::cache::{CacheKind, State, StateDtype, StateShape};
 use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Config, Fields, wrong};
-use crate::model::weights::module::{Linear, Param};
+use crate::model::weights::module::{Linear, Param, Routing};
 
 pub(super) static FAMILIES: &[Family] = &[Family {
     architectures: &["BailingMoeV2_5ForCausalLM"],
@@ -138,5 +138,11 @@ fn experts(fields: &Fields<'_>, bias: bool) -> Result<Option<Moe>> {
         Some(_) => Dtype::Bfloat16,
     };
     let score_bias = fields.flag("moe_router_enable_expert_bias", false)?;
-    Ok(Some(Moe { experts: experts.into(), inner, shared, router: Some(router), score_bias }))
+    let routing = Routing {
+        is_sigmoid: fields.text("score_function")? == Some("sigmoid"),
+        renormalizes: fields.flag("norm_topk_prob", true)?,
+        has_bias: score_bias,
+    };
+    let router = Some(router);
+    Ok(Some(Moe { experts: experts.into(), inner, shared, router, score_bias, routing }))
 }

@@ -27,11 +27,11 @@ pub(super) static FAMILIES: &[Family] = &[
 ];
 
 /// Routed experts with a plain router of the given name beside them.
-fn experts(b: &mut Builder, router: &str, dims: &Dims, count: u32) {
+fn experts(b: &mut Builder, router: &str, dims: &Dims, count: u32, fusible: bool) {
     let (hidden, inner) = (u64::from(dims.hidden), u64::from(dims.inner));
     b.linear(router, Linear::replicated(hidden, count.into()).plain());
     let experts = count.into();
-    b.experts("experts", Experts::gated(experts, hidden, inner));
+    b.experts("experts", Experts::gated(experts, hidden, inner).fusible(fusible));
 }
 
 /// A layer `period` and the `offset` in it of layers that are different.
@@ -87,7 +87,7 @@ fn jamba(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
                 b.scope("mixer", |b| mixer.build(b));
             }
             b.scope("feed_forward", |b| match is_sparse(layer) && count > 1 {
-                true => experts(b, "router", &dims, count),
+                true => experts(b, "router", &dims, count, false),
                 false => gated_mlp(b, dims.hidden.into(), dims.inner.into(), false),
             });
             b.rms_norm("input_layernorm", dims.hidden);
@@ -200,7 +200,7 @@ fn granite(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
                 }),
             }
             if count > 0 {
-                b.scope("block_sparse_moe", |b| experts(b, "gate", &dims, count));
+                b.scope("block_sparse_moe", |b| experts(b, "gate", &dims, count, true));
             }
             if shared > 0 {
                 b.scope("shared_mlp", |b| {

@@ -76,6 +76,8 @@ struct Moe {
     /// Width that the routed experts work in, between two projections of their own.
     latent: Option<u64>,
     bias: bool,
+    /// Squared ReLU, and scores that are normalised over the chosen.
+    fusible: bool,
 }
 
 impl Moe {
@@ -93,11 +95,13 @@ impl Moe {
             shared: u64::from(shared).saturating_mul(shared_inner.into()),
             latent: fields.count("moe_latent_size", WIDTH_MAX)?.map(u64::from),
             bias,
+            fusible: fields.flag("norm_topk_prob", true)?
+                && fields.text("mlp_hidden_act")?.is_none_or(|act| act == "relu2"),
         })
     }
 
     fn build(&self, b: &mut Builder) {
-        let Self { hidden, experts, inner, shared, latent, bias } = *self;
+        let Self { hidden, experts, inner, shared, latent, bias, fusible } = *self;
         b.linear("gate", Linear::replicated(hidden, experts).plain().single_compute());
         b.param("gate.e_score_correction_bias", Param::whole(experts).dtype(Dtype::Float32));
         if shared > 0 {
@@ -108,7 +112,8 @@ impl Moe {
             b.linear("fc2_latent_proj", Linear::replicated(latent, hidden).bias(bias));
         }
         let hidden = latent.unwrap_or(hidden);
-        b.experts("experts", Experts { gated: false, ..Experts::gated(experts, hidden, inner) });
+        let experts = Experts::gated(experts, hidden, inner);
+        b.experts("experts", Experts { gated: false, fusible, ..experts });
     }
 }
 

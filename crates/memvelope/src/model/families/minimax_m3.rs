@@ -155,7 +155,8 @@ impl M3Model {
             b.scope("shared_experts", |b| gated_mlp(b, hidden, self.shared, false));
         }
         let (experts, inner) = (self.experts, u64::from(self.dims.inner));
-        b.experts("experts", Experts::gated(experts, hidden, inner));
+        // The activation is the model's own.
+        b.experts("experts", Experts::gated(experts, hidden, inner).fusible(false));
     }
 }
 

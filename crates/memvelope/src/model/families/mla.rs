@@ -12,7 +12,7 @@ use crate::model::builder::{Builder, Dims};
 use crate::model::cache::{Attention, CacheKind, Indexer, IndexerStorage, Latent, Reach};
 use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Fields, wrong};
-use crate::model::weights::module::{Experts, Linear, Param, Split};
+use crate::model::weights::module::{Experts, Linear, Param, Routing, Split};
 
 /// What a config class holds where a field is absent.
 pub(super) type Defaults = &'static [(&'static str, u32)];
@@ -264,6 +264,8 @@ pub(super) struct Moe {
     pub(super) router: Option<Dtype>,
     /// The router has a bias of the scores, in float32.
     pub(super) score_bias: bool,
+    /// How else the router chooses.
+    pub(super) routing: Routing,
 }
 
 impl Moe {
@@ -282,6 +284,11 @@ impl Moe {
             shared: inner.saturating_mul(shared.into()),
             router: None,
             score_bias: false,
+            routing: Routing {
+                is_sigmoid: true,
+                renormalizes: class.fields.flag("norm_topk_prob", true)?,
+                has_bias: false,
+            },
         }))
     }
 
@@ -298,7 +305,9 @@ impl Moe {
             b.scope("shared_experts", |b| gated_mlp(b, hidden, self.shared, false));
         }
         let (experts, inner) = (self.experts, self.inner);
-        b.experts("experts", Experts::gated(experts, hidden, inner));
+        let routing = Routing { has_bias: self.score_bias, ..self.routing };
+        let experts = Experts::gated(experts, hidden, inner).fusible(routing.is_fusible());
+        b.experts("experts", experts);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::model::builder::{Builder, Dims};
 use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Config, Fields, wrong};
-use crate::model::weights::module::{Linear, Param};
+use crate::model::weights::module::{Linear, Param, Routing};
 
 pub(super) static FAMILIES: &[Family] =
     &[Family { architectures: &["HYV4ForCausalLM"], model_types: &["hy_v4"], rule: hy_v4 }];
@@ -63,7 +63,7 @@ fn hy_v4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     );
     let model = HyV4 {
         index: index(&class, &dims)?,
-        moe: Moe::read(&class)?.map(|moe| Moe { router: Some(Dtype::Float32), ..moe }),
+        moe: moe(&class)?,
         gate: gate(fields, &mla)?,
         sinks: fields.flag("learnable_sink", true)?,
         streams: match fields.flag("enable_ihc", true)? {
@@ -79,6 +79,15 @@ fn hy_v4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     }
     b.dims = model.dims;
     Ok(())
+}
+
+/// A router of sigmoids, with a bias.
+fn moe(class: &Class<'_>) -> Result<Option<Moe>> {
+    let Some(moe) = Moe::read(class)? else { return Ok(None) };
+    let renormalizes = class.fields.flag("route_norm", true)?;
+    // The bias lies beside the router, and decides alike.
+    let routing = Routing { is_sigmoid: renormalizes, renormalizes, has_bias: false };
+    Ok(Some(Moe { router: Some(Dtype::Float32), routing, ..moe }))
 }
 
 impl HyV4 {

@@ -1,5 +1,5 @@
 //! Models of latent attention that vLLM 0.32 has classes of their own for: A.X K1, GLM-4.7 Flash,
-//! LongCat Flash, openPangu Ultra, Sarvam.
+//! LongCat Flash, openPangu Ultra, Sarvam; and Youtu, for which it has none.
 
 use super::Family;
 use super::limits::{EXPERTS_MAX, INNER_MAX, LAYERS_MAX, VOCAB_MAX};
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::model::builder::Builder;
 use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Config, wrong};
-use crate::model::weights::module::{Experts, Linear, Param};
+use crate::model::weights::module::{Experts, Linear, Param, Routing};
 
 pub(super) static FAMILIES: &[Family] = &[
     Family { architectures: &["AXK1ForCausalLM"], model_types: &["axk1"], rule: axk1 },
@@ -34,7 +34,37 @@ pub(super) static FAMILIES: &[Family] = &[
         rule: pangu_ultra_moe,
     },
     Family { architectures: &["SarvamMLAForCausalLM"], model_types: &["sarvam_mla"], rule: sarvam },
+    Family { architectures: &["YoutuForCausalLM"], model_types: &["youtu"], rule: youtu },
 ];
+
+/// Transformers 5.19 `YoutuConfig`.
+const YOUTU: Defaults = &[
+    ("vocab_size", 128_256),
+    ("hidden_size", 2048),
+    ("intermediate_size", 6144),
+    ("num_hidden_layers", 32),
+    ("num_attention_heads", 16),
+    ("kv_lora_rank", 512),
+    ("q_lora_rank", 1536),
+    ("qk_rope_head_dim", 64),
+    ("v_head_dim", 128),
+    ("qk_nope_head_dim", 128),
+    ("max_position_embeddings", 131_072),
+];
+
+/// Run in transformers' own code, whose latent attention vLLM 0.32 replaces by its own.
+fn youtu(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+    let fields = &config.text;
+    let mut decoder = Decoder::read(&Class { fields, defaults: YOUTU })?;
+    if fields.flag("attention_bias", false)? {
+        let problem = "true, which this version does not compute for this architecture";
+        return Err(wrong(fields.path("attention_bias"), problem));
+    }
+    decoder.moe = None;
+    decoder.tied = fields.flag("tie_word_embeddings", true)?;
+    decoder.build(b);
+    Ok(())
+}
 
 /// Transformers 5.19 `AXK1Config`.
 const AXK1: Defaults = &[
@@ -98,6 +128,7 @@ fn axk1(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let method = fields.text("topk_method")?;
     if let Some(moe) = &mut decoder.moe {
         moe.score_bias = method.is_none_or(|method| method == "noaux_tc");
+        moe.routing.is_sigmoid = fields.text("scoring_func")?.is_none_or(|name| name == "sigmoid");
     }
     decoder.norms = &["input_layernorm", "post_attention_layernorm", "post_mlp_layernorm"];
     decoder.index = None;
@@ -175,12 +206,20 @@ fn sarvam_moe(class: &Class<'_>, experts: u32) -> Result<Moe> {
     let shared = class.optional("num_shared_experts", EXPERTS_MAX)?.unwrap_or(1);
     let shared_inner = class.optional("moe_shared_expert_intermediate_size", INNER_MAX)?;
     let shared_inner = u64::from(shared_inner.unwrap_or(inner));
+    let score_bias = class.fields.flag("moe_router_enable_expert_bias", true)?;
+    let scores = class.fields.text("score_function")?;
+    let routing = Routing {
+        is_sigmoid: scores.is_none_or(|scores| scores == "sigmoid"),
+        renormalizes: class.fields.flag("norm_topk_prob", true)?,
+        has_bias: score_bias,
+    };
     Ok(Moe {
         experts: experts.into(),
         inner: inner.into(),
         shared: shared_inner.saturating_mul(shared.into()),
         router: None,
-        score_bias: class.fields.flag("moe_router_enable_expert_bias", true)?,
+        score_bias,
+        routing,
     })
 }
 
@@ -228,7 +267,8 @@ fn longcat_flash(config: &Config<'_>, b: &mut Builder) -> Result<()> {
                 b.linear("router.classifier", router);
                 let bias = Param::whole(all).dtype(Dtype::Float32);
                 b.param("router.e_score_correction_bias", bias);
-                b.experts("experts", Experts::gated(experts, hidden, inner));
+                // Experts that do nothing are a matter of the router.
+                b.experts("experts", Experts::gated(experts, hidden, inner).fusible(false));
             });
         });
     }

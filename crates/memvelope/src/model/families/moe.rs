@@ -8,8 +8,8 @@ use super::limits::{
     EXPERTS_MAX, HEAD_DIM_MAX, HEADS_MAX, INNER_MAX, LAYERS_MAX, TOKENS_MAX, VOCAB_MAX, WIDTH_MAX,
 };
 use super::moe_parts::{
-    Attn, Class, Dense, DenseNames, Frame, Mlp, Moe, QkNorm, experts, head_dim, optional,
-    shared_evenly, size, width,
+    Attn, Class, Dense, DenseNames, Frame, Mlp, Moe, QkNorm, experts, head_dim, is_sigmoid,
+    optional, shared_evenly, size, width,
 };
 use super::parts::{Windows, layer_types, window};
 use crate::error::Result;
@@ -106,7 +106,9 @@ fn mixtral(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 /// Biases in attention, norms and output matrix, whatever the config says.
 fn phimoe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let frame = Frame { norm_bias: true, head_bias: true, ..Frame::new(false) };
-    phimoe_decoder(&config.text, b, &frame, true, Moe::new("block_sparse_moe", 0, 0))
+    // It chooses by a function of its own.
+    let moe = Moe { fusible: false, ..Moe::new("block_sparse_moe", 0, 0) };
+    phimoe_decoder(&config.text, b, &frame, true, moe)
 }
 
 /// Biases of attention and output matrix as the config says.
@@ -160,6 +162,8 @@ fn olmoe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let reach = uniform(fields, &dims)?;
     let attention = Attn { norms: QkNorm::Whole, reach, ..Attn::of(&dims) };
     let moe = Moe::new("mlp", experts(fields, "num_experts", 64)?, dims.inner.into());
+    // The scores are never normalised.
+    let moe = Moe { fusible: false, ..moe };
     // The output matrix is never that of the input.
     Frame::new(false).build(b, &dims, |_| Ok((attention.clone(), Mlp::Moe(moe.clone()))))
 }
@@ -208,6 +212,7 @@ fn qwen2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         bounds_ranks: true,
         ..Moe::new("mlp", sparse.experts, inner)
     };
+    let moe = moe.routed(fields, false, ("norm_topk_prob", false))?;
     let dense = Dense::new("mlp", dims.inner);
     Frame::read(fields)?.build(b, &dims, |layer| {
         let mlp = if sparse.has_experts(layer) { Mlp::Moe(moe.clone()) } else { Mlp::Dense(dense) };
@@ -273,6 +278,7 @@ fn qwen3_decoder(
         bounds_ranks: true,
         ..Moe::new("mlp", sparse.experts, inner)
     };
+    let moe = moe.routed(fields, false, ("norm_topk_prob", false))?;
     let dense = Dense::new("mlp", dims.inner);
     Frame::new(tied).build(b, &dims, |layer| {
         let mlp = if sparse.has_experts(layer) { Mlp::Moe(moe.clone()) } else { Mlp::Dense(dense) };
@@ -298,9 +304,11 @@ fn minimax_m2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let qkv_bias = fields.flag("attention_bias", false)?;
     let attention = Attn { qkv_bias, norms: QkNorm::Divided, reach, ..Attn::of(&dims) };
     let count = experts(fields, "num_local_experts", 256)?;
+    let is_biased = fields.flag("use_routing_bias", false)?;
     let moe = Moe {
         router_dtype: Some(Dtype::Float32),
-        scores: fields.flag("use_routing_bias", false)?.then_some("e_score_correction_bias"),
+        scores: is_biased.then_some("e_score_correction_bias"),
+        fusible: is_sigmoid(fields, "scoring_func", true)? || !is_biased,
         bounds_ranks: true,
         ..Moe::new("block_sparse_moe", count, dims.inner.into())
     };
@@ -425,6 +433,8 @@ fn ernie(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         scores: Some("gate.e_score_correction_bias"),
         shared: (shared > 0).then(|| Dense::new("shared_experts", inner * u64::from(shared))),
         bounds_ranks: true,
+        // A softmax with a bias.
+        fusible: false,
         ..Moe::new("mlp", count, inner)
     };
     let interval = size(fields, "moe_layer_interval", 1, LAYERS_MAX)?;
@@ -492,6 +502,7 @@ fn glm4_decoder(
         shared: (shared > 0).then(|| Dense::new("shared_experts", inner * u64::from(shared))),
         ..Moe::new("mlp", count.into(), inner)
     };
+    let moe = moe.routed(fields, true, ("norm_topk_prob", true))?;
     let first = fields.count_or("first_k_dense_replace", 1, LAYERS_MAX)?;
     let dense = Dense::new("mlp", dims.inner);
     Frame::new(false).build(b, &dims, |layer| {
@@ -519,6 +530,8 @@ pub(super) fn deepseek(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         shared: (shared > 0).then(|| Dense::new("shared_experts", inner * u64::from(shared))),
         ..Moe::new("mlp", count.into(), inner)
     };
+    let is_sigmoid = is_sigmoid(fields, "scoring_func", false)?;
+    let moe = moe.routed(fields, is_sigmoid, ("norm_topk_prob", false))?;
     let first = fields.count_or_zero("first_k_dense_replace", LAYERS_MAX)?;
     let every = size(fields, "moe_layer_freq", 1, LAYERS_MAX)?;
     let dense = Dense::new("mlp", dims.inner);

@@ -9,7 +9,7 @@ use crate::model::builder::{Builder, Dims};
 use crate::model::cache::{Attention, CacheKind, Reach};
 use crate::model::dtype::Dtype;
 use crate::model::hf_config::{Fields, wrong};
-use crate::model::weights::module::{Experts, Linear, Param};
+use crate::model::weights::module::{Experts, Linear, Param, Routing};
 
 /// What a config class holds where a field is absent; 0: it has no default.
 #[derive(Clone, Copy, Default)]
@@ -80,6 +80,11 @@ pub(super) fn optional(fields: &Fields<'_>, name: &str, default: u32, max: u32) 
 /// Number of routed experts.
 pub(super) fn experts(fields: &Fields<'_>, name: &str, default: u32) -> Result<u64> {
     size(fields, name, default, EXPERTS_MAX).map(u64::from)
+}
+
+/// Whether a text says that scores are sigmoids.
+pub(super) fn is_sigmoid(fields: &Fields<'_>, name: &str, default: bool) -> Result<bool> {
+    Ok(fields.text(name)?.map_or(default, |scores| scores == "sigmoid"))
 }
 
 /// Width of one expert.
@@ -349,6 +354,8 @@ pub(super) struct Moe {
     pub(super) shared_gate: Option<&'static str>,
     /// The model class refuses more ranks than experts.
     pub(super) bounds_ranks: bool,
+    /// As [`Experts::fusible`].
+    pub(super) fusible: bool,
 }
 
 impl Moe {
@@ -368,7 +375,21 @@ impl Moe {
             shared_beside: false,
             shared_gate: None,
             bounds_ranks: false,
+            fusible: true,
         }
+    }
+
+    /// A router whose scores are sigmoids or a softmax, normalised where a flag (and its default)
+    /// says so. Reads [`Self::scores`].
+    pub(super) fn routed(
+        self,
+        fields: &Fields<'_>,
+        is_sigmoid: bool,
+        normalizes: (&str, bool),
+    ) -> Result<Self> {
+        let renormalizes = fields.flag(normalizes.0, normalizes.1)?;
+        let routing = Routing { is_sigmoid, renormalizes, has_bias: self.scores.is_some() };
+        Ok(Self { fusible: routing.is_fusible(), ..self })
     }
 
     fn build(&self, b: &mut Builder, hidden: u64) {
@@ -384,9 +405,9 @@ impl Moe {
             if let Some(name) = self.scores {
                 b.param(name, Param::whole(self.experts).dtype(Dtype::Float32));
             }
-            let experts =
-                Experts { bias: self.bias, ..Experts::gated(self.experts, hidden, self.inner) };
-            b.experts("experts", experts);
+            let experts = Experts::gated(self.experts, hidden, self.inner);
+            let (bias, fusible) = (self.bias, self.fusible);
+            b.experts("experts", Experts { bias, fusible, ..experts });
             if let Some(name) = self.shared_gate {
                 b.linear(name, Linear::replicated(hidden, 1).plain());
             }

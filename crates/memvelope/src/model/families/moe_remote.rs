@@ -8,7 +8,8 @@ use super::Family;
 use super::limits::{EXPERTS_MAX, HEAD_DIM_MAX, INNER_MAX, LAYERS_MAX, TOKENS_MAX};
 use super::moe::{Sparse, uniform};
 use super::moe_parts::{
-    Attn, Class, Dense, Frame, Mlp, Moe, QkNorm, ValueExperts, at, experts, optional, width,
+    Attn, Class, Dense, Frame, Mlp, Moe, QkNorm, ValueExperts, at, experts, is_sigmoid, optional,
+    width,
 };
 use crate::error::Result;
 use crate::model::builder::Builder;
@@ -99,6 +100,8 @@ fn bailing(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         bounds_ranks: true,
         ..Moe::new("mlp", experts(fields, "num_experts", 0)?, inner)
     };
+    let is_sigmoid = is_sigmoid(fields, "score_function", false)?;
+    let moe = moe.routed(fields, is_sigmoid, ("norm_topk_prob", true))?;
     let first = declared(fields, "first_k_dense_replace", LAYERS_MAX)?;
     let dense = Dense { bias, ..Dense::new("mlp", dims.inner) };
     let frame = Frame { embedding: "word_embeddings", ..Frame::read(fields)? };
@@ -133,6 +136,8 @@ fn param2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         shared: (count > 0).then(|| Dense::new("shared_experts", shared)),
         ..Moe::new("mlp", experts(fields, "num_experts", 0)?, inner)
     };
+    let is_sigmoid = is_sigmoid(fields, "score_function", true)?;
+    let moe = moe.routed(fields, is_sigmoid, ("norm_topk_prob", true))?;
     let first = fields.count_or("first_k_dense_replace", 1, LAYERS_MAX)?;
     let dense = Dense::new("mlp", dims.inner);
     b.inventory.ranks_divide = Some(("KV heads", dims.kv_heads.into()));
@@ -172,6 +177,7 @@ fn hy_v3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         bounds_ranks: true,
         ..Moe::new("mlp", experts(fields, "num_experts", 192)?, inner)
     };
+    let moe = moe.routed(fields, true, ("route_norm", true))?;
     let first = declared(fields, "first_k_dense_replace", LAYERS_MAX)?;
     let dense = Dense::new("mlp", dims.inner);
     Frame::read(fields)?.build(b, &dims, |layer| {
@@ -215,6 +221,7 @@ fn pangu(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         shared: (shared > 0).then(|| Dense::new("shared_experts", inner * u64::from(shared))),
         ..Moe::new("mlp", experts(fields, "n_routed_experts", 0)?, inner)
     };
+    let moe = moe.routed(fields, true, ("norm_topk_prob", true))?;
     let first = declared(fields, "first_k_dense_replace", LAYERS_MAX)?;
     let bias = fields.flag("mlp_bias", false)?;
     let dense = Dense { bias, ..Dense::new("mlp", dims.inner) };
@@ -289,6 +296,8 @@ fn k2_horizon(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         bounds_ranks: true,
         ..Moe::new("mlp", count.into(), inner)
     };
+    let is_sigmoid = is_sigmoid(fields, "router_score_func", false)?;
+    let moe = moe.routed(fields, is_sigmoid, ("norm_topk_prob", true))?;
     let dense = Dense::new("mlp", dims.inner);
     Frame::read(fields)?.build(b, &dims, |layer| {
         let is_moe = sparse.has_experts(layer);

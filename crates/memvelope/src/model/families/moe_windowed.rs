@@ -8,8 +8,8 @@ use super::limits::{
     EXPERTS_MAX, HEAD_DIM_MAX, HEADS_MAX, INNER_MAX, LAYERS_MAX, TOKENS_MAX, WIDTH_MAX,
 };
 use super::moe_parts::{
-    Attn, Class, Dense, DenseNames, Frame, Mlp, Moe, QkNorm, at, experts, optional, per_layer,
-    shared_evenly, size, width,
+    Attn, Class, Dense, DenseNames, Frame, Mlp, Moe, QkNorm, at, experts, is_sigmoid, optional,
+    per_layer, shared_evenly, size, width,
 };
 use super::parts::{SLIDING, Windows};
 use crate::error::Result;
@@ -66,6 +66,8 @@ fn gpt_oss(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         router: "router",
         router_bias: true,
         bias: true,
+        // The activation is the model's own.
+        fusible: false,
         ..Moe::new("mlp", count, dims.inner.into())
     };
     // The model class counts a rank's heads itself, and would get none (`gpt_oss.py`).
@@ -146,6 +148,8 @@ fn afmoe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         shared: shared_experts(inner, shared),
         ..Moe::new("mlp", experts(fields, "num_experts", 64)?, inner)
     };
+    let is_sigmoid = is_sigmoid(fields, "score_func", true)?;
+    let moe = moe.routed(fields, is_sigmoid, ("route_norm", false))?;
     let first = fields.count_or("num_dense_layers", 1, LAYERS_MAX)?;
     let dense = Dense::new("mlp", dims.inner);
     let frame = Frame {
@@ -193,7 +197,7 @@ fn exaone(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         tokens: 2048,
     };
     let dims = class.read(fields)?;
-    let pattern = size(fields, "sliding_window_pattern", 4, LAYERS_MAX)?;
+    let pattern = super::sliding::pattern(fields, 4)?;
     let windows = Windows::read(fields, dims.layers, Some(4096))?.or_every(dims.layers, pattern);
     let own = fields.counts("sliding_windows", TOKENS_MAX)?;
     if let Some(own) = &own {
@@ -209,6 +213,7 @@ fn exaone(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         bounds_ranks: true,
         ..Moe::new("mlp", experts(fields, "num_experts", 64)?, inner)
     };
+    let moe = moe.routed(fields, true, ("norm_topk_prob", true))?;
     let mlp_bias = fields.flag("mlp_bias", false)?;
     let dense = Dense { bias: mlp_bias, ..Dense::new("mlp", dims.inner) };
     let first = fields.count_or("first_k_dense_replace", 1, LAYERS_MAX)?;
@@ -349,6 +354,7 @@ fn step3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
             width(fields, "moe_intermediate_size", 5120)?,
         )
     };
+    let moe = moe.routed(fields, false, ("norm_expert_weight", false))?;
     // The config class's own default: all but the first four and the last.
     let listed = match fields.is_present("moe_layers_enum") {
         true => moe_layers(fields)?,
@@ -390,6 +396,7 @@ fn step3p5(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let has_gate = fields.flag("use_head_wise_attn_gate", false)?;
     let moe = step3p5_moe(fields)?;
     let listed = moe_layers(fields)?;
+    let limits = fields.value("swiglu_limits").and_then(serde_json::Value::as_array);
     let dense = Dense::new("mlp", dims.inner);
     Frame::new(false).build(b, &dims, |layer| {
         let kind = at(&types, layer);
@@ -399,7 +406,12 @@ fn step3p5(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         attention.reach = window.filter(|_| slides).map_or(Reach::Full, Reach::Window);
         attention.gate = has_gate.then_some(("g_proj", attention.heads.into()));
         let is_moe = has_experts(listed.as_ref(), layer);
-        let mlp = if is_moe { Mlp::Moe(moe.clone()) } else { Mlp::Dense(dense) };
+        // A limited activation is another one.
+        let index = usize::try_from(layer).unwrap_or(usize::MAX);
+        let limit = limits.and_then(|limits| limits.get(index)?.as_f64());
+        let fusible = moe.fusible && limit.is_none_or(|limit| limit == 0.0);
+        let moe = Moe { fusible, ..moe.clone() };
+        let mlp = if is_moe { Mlp::Moe(moe) } else { Mlp::Dense(dense) };
         Ok((attention, mlp))
     })
 }
@@ -428,13 +440,15 @@ fn step3p5_moe(fields: &Fields<'_>) -> Result<Moe> {
         Some(declared) => declared.into(),
         None => inner.saturating_mul(chosen),
     };
-    Ok(Moe {
+    let moe = Moe {
         router_dtype: Some(Dtype::Float32),
         scores: Some("router_bias"),
         shared: Some(Dense::new("share_expert", shared)),
         bounds_ranks: true,
         ..Moe::new("moe", experts(fields, "moe_num_experts", 16)?, inner)
-    })
+    };
+    let is_sigmoid = is_sigmoid(fields, "moe_router_activation", true)?;
+    moe.routed(fields, is_sigmoid, ("norm_expert_weight", true))
 }
 
 /// Keys wider than values; windowed layers have heads of their own, and sinks.
@@ -481,6 +495,7 @@ fn mimo_v2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
             width(fields, "moe_intermediate_size", 2048)?,
         )
     };
+    let moe = moe.routed(fields, true, ("norm_topk_prob", true))?;
     let dense = Dense::new("mlp", dims.inner);
     Frame::new(false).build(b, &dims, |layer| {
         let attention = if at(pattern, layer) == 1 { &windowed } else { &full };

@@ -42,7 +42,7 @@ fn vision_config<'a>(config: &Config<'a>) -> Result<Fields<'a>> {
 }
 
 /// Idefics 2's tower (`idefics2_vision_model.py`), in its scope; the numbers are defaults of
-/// layers, width, inner width, heads, image and patch.
+/// layers, width, inner width, heads, image and patch. `dropped` last layers are left out.
 pub(super) fn idefics2(
     b: &mut Builder,
     fields: &Fields<'_>,

@@ -27,6 +27,9 @@ fn cohere2_moe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         fields.count("prefix_dense_intermediate_size", INNER_MAX)?.unwrap_or(dims.inner);
     let experts = fields.count("num_experts", EXPERTS_MAX)?.unwrap_or(8);
     let shared = fields.count_or("num_shared_experts", 0, EXPERTS_MAX)?;
+    // Sigmoids may stay as they are, a softmax is normalised over the chosen.
+    let fusible = fields.text("expert_selection_fn")? == Some("sigmoid")
+        || fields.flag("norm_topk_prob", true)?;
     b.dims = dims.clone();
     let (hidden, inner) = (u64::from(dims.hidden), u64::from(dims.inner));
     b.vocabulary("model.embed_tokens", dims.vocab, hidden);
@@ -43,7 +46,7 @@ fn cohere2_moe(config: &Config<'_>, b: &mut Builder) -> Result<()> {
                     let inner = inner.saturating_mul(shared.into());
                     b.scope("shared_experts", |b| gated_mlp(b, hidden, inner, false));
                 }
-                b.experts("experts", Experts::gated(experts, hidden, inner));
+                b.experts("experts", Experts::gated(experts, hidden, inner).fusible(fusible));
             });
             b.rms_norm("input_layernorm", hidden);
         });

@@ -36,6 +36,7 @@ fn whisper(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     };
     b.is_multimodal = true;
     b.is_encoder_decoder = true;
+    b.mm_item_tokens_max = Some(fields.count("max_source_positions", TOKENS_MAX)?.unwrap_or(1500));
     b.scope("model.encoder", |b| -> Result<()> {
         whisper_encoder(b, fields, &WHISPER, &encoder, [80, 1500])?;
         b.layer_norm("layer_norm", encoder.width);

@@ -93,14 +93,42 @@ pub(crate) struct Experts {
     /// Gate and up beside each other, or up alone.
     pub(crate) gated: bool,
     pub(crate) bias: bool,
-    /// Activated by SiLU (or squared ReLU), which all kernels serve.
-    pub(crate) is_silu: bool,
+    /// Of an activation and a routing that Blackwell's kernel for router and experts at once has.
+    pub(crate) fusible: bool,
 }
 
 impl Experts {
-    /// Gate and up beside each other, activated by SiLU, without biases.
+    /// Gate and up beside each other, activated by SiLU, without biases; the router takes a
+    /// softmax and normalises the chosen scores.
     pub(crate) const fn gated(experts: u64, hidden: u64, inner: u64) -> Self {
-        Self { experts, hidden, inner, gated: true, bias: false, is_silu: true }
+        Self { experts, hidden, inner, gated: true, bias: false, fusible: true }
+    }
+    pub(crate) fn fusible(mut self, fusible: bool) -> Self {
+        self.fusible = fusible;
+        self
+    }
+}
+
+/// How a router chooses experts, as far as kernels that do it themselves tell it apart (vLLM 0.32
+/// `fused_moe/config.py`, `get_routing_method_type`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Routing {
+    /// Scores are sigmoids, else a softmax.
+    pub(crate) is_sigmoid: bool,
+    /// The chosen scores are normalised.
+    pub(crate) renormalizes: bool,
+    /// A bias of the scores decides the choice.
+    pub(crate) has_bias: bool,
+}
+
+impl Routing {
+    /// Whether Blackwell's kernel for router and experts at once has it (vLLM 0.32
+    /// `experts/trtllm_bf16_moe.py`).
+    pub(crate) const fn is_fusible(self) -> bool {
+        match self.is_sigmoid {
+            true => self.renormalizes || !self.has_bias,
+            false => self.renormalizes && !self.has_bias,
+        }
     }
 }
 

@@ -24,6 +24,18 @@ const METHODS: &[(&str, (u32, u32), bool)] = &[
     ("torchao", (7, 5), false),
 ];
 
+/// What a scheme of a method asks beyond the method itself.
+pub(super) fn at_least(least: (u32, u32), scheme: &str, hardware: Hardware) -> Result<(), String> {
+    let (major, minor) = hardware.capability;
+    if major == 0 || hardware.capability >= least {
+        return Ok(());
+    }
+    Err(format!(
+        "{scheme} needs compute capability {}.{}, and this device has {major}.{minor}",
+        least.0, least.1
+    ))
+}
+
 /// # Errors
 /// [`Refusal`] where vLLM does not run the method on such a device or in this type.
 pub(super) fn check(method: &str, dtype: Dtype, hardware: Hardware) -> Result<(), Refusal> {

@@ -190,6 +190,15 @@ trait Method: fmt::Debug + Send + Sync {
     }
 }
 
+/// Experts that the router's kernel of FlashInfer takes.
+const FUSED_EXPERTS_MAX: u64 = 2048;
+
+/// Whether vLLM takes FlashInfer's kernel for router and experts, which takes widths of 128
+/// (`fused_moe/oracle/unquantized.py`): it prefers it on data-centre Blackwell.
+fn is_fused(experts: &Experts, hardware: Hardware) -> bool {
+    hardware.capability.0 == 10 && experts.fusible && experts.experts <= FUSED_EXPERTS_MAX
+}
+
 impl Quantization {
     /// Reads `quantization_config` (or `compression_config`) of the config, or the separate
     /// `hf_quant_config.json`.
@@ -305,11 +314,7 @@ impl Quantization {
         };
         let (round, bias) = match &form {
             Some(form) => (form.round, form.bias),
-            // FlashInfer's kernel, which vLLM prefers on data-centre Blackwell, takes widths of
-            // 128 (`oracle/unquantized.py`).
-            None if hardware.capability.0 == 10 && experts.is_silu => {
-                ((1, 128), Bias::AsModel(None))
-            }
+            None if is_fused(experts, hardware) => ((1, 128), Bias::AsModel(None)),
             None => ((1, 1), Bias::AsModel(None)),
         };
         let hidden = experts.hidden.next_multiple_of(round.0);
