@@ -390,7 +390,8 @@ proptest! {
         let mut changes = json!({ "architectures": [architecture] });
         changes.as_object_mut().unwrap().extend(fields.into_iter().map(|(k, v)| (k.to_owned(), v)));
         if let Ok(layout) = Layout::from_config(&config(changes)) {
-            prop_assert!(layout.weight_bytes.unwrap().0 > 0);
+            // Some towers come as code, and their weights are not known.
+            prop_assert!(layout.weight_bytes.is_none_or(|bytes| bytes.0 > 0));
             let _ = (layout.per_token(), layout.is_plain(), layout.weights(ranks));
         }
     }
