@@ -1,6 +1,6 @@
 //! The planner against numbers that vLLM itself arrived at on a processor, for the models of
 //! `xtask/engine/models.py`. `cargo xtask lane engine` measures anew and names its records in
-//! `MEMVELOPE_ENGINE_RECORDS`; otherwise those are read that are kept beside the models.
+//! `ENGINE_RECORDS`; otherwise those are read that are kept beside the models.
 
 use memvelope::engine::{Device, Params, Processor, Usage, Vllm, vllm_0_32};
 use memvelope::envelope::{Budget, Plan};
@@ -24,7 +24,7 @@ const NUMBERS: [&str; 8] = [
 
 #[test]
 fn plans_are_those_of_the_engine() {
-    let records = match std::env::var_os("MEMVELOPE_ENGINE_RECORDS") {
+    let records = match std::env::var_os("ENGINE_RECORDS") {
         Some(path) => std::fs::read_to_string(path).expect("readable records"),
         None => KEPT.to_owned(),
     };
@@ -66,8 +66,8 @@ fn compare(record: &Value) -> usize {
             json!(format!("{layers} x {tokens}, {page} B"))
         };
         let theirs = text(&theirs["num_layers"], &theirs["block_size"], &theirs["page_size_bytes"]);
-        let page = json!(ours.page_size_bytes);
-        let ours = text(&json!(ours.num_layers), &json!(ours.block_size), &page);
+        let page = json!(ours.group.page_size_bytes);
+        let ours = text(&json!(ours.group.num_layers), &json!(ours.group.block_size), &page);
         row(&format!("group {index}: layers x tokens, page"), &theirs, &ours);
     }
     wrong

@@ -1,7 +1,7 @@
 """Keeps an inference process inside the memory of its GPU.
 
-    envelope = memvelope.Envelope.plan("model/config.json", total_bytes=80 << 30)
-    gate = memvelope.Gate(envelope)
+    plan = memvelope.plan("model/config.json", gpu="h100")
+    gate = memvelope.Gate.from_plan(plan)
     with gate.admit(prompt_tokens=700, max_new_tokens=300) as lease:
         lease.grow(1)
 
@@ -25,6 +25,8 @@ from ._native import (
     NoRoomError,
     NvmlCallError,
     PastMaximum,
+    Plan,
+    PlanRefused,
     ReadConfigError,
     ReadFileError,
     ReadModelError,
@@ -38,6 +40,7 @@ from ._native import (
     WriteFileError,
     __version__,
     doctor,
+    plan,
 )
 from ._profile import Profile, profile, snapshot
 
@@ -57,6 +60,8 @@ __all__ = [
     "NoRoomError",
     "NvmlCallError",
     "PastMaximum",
+    "Plan",
+    "PlanRefused",
     "Profile",
     "ReadConfigError",
     "ReadFileError",
@@ -72,6 +77,7 @@ __all__ = [
     "__version__",
     "doctor",
     "inject_path",
+    "plan",
     "profile",
     "sim_path",
     "snapshot",

@@ -1,10 +1,73 @@
 from os import PathLike
 from types import TracebackType
-from typing import Any, Literal, SupportsIndex, final
+from typing import Any, Literal, SupportsIndex, TypedDict, final
 
 from typing_extensions import Self
 
+__all__ = [
+    "ConfigureGateError",
+    "CuptiCallError",
+    "DriverCallError",
+    "Envelope",
+    "FlushTimeoutError",
+    "Gate",
+    "InternalError",
+    "Lease",
+    "LeaseReleased",
+    "LoadLibraryError",
+    "MemvelopeError",
+    "MissingSymbolError",
+    "NoRoomError",
+    "NvmlCallError",
+    "PastMaximum",
+    "Plan",
+    "PlanRefused",
+    "ReadConfigError",
+    "ReadFileError",
+    "ReadModelError",
+    "Rejected",
+    "Session",
+    "SessionExistsError",
+    "Span",
+    "StartThreadError",
+    "Term",
+    "UnknownModelError",
+    "WriteFileError",
+    "__version__",
+    "_EmptyCall",
+    "doctor",
+    "plan",
+]
+
 __version__: str
+
+_Document = str | PathLike[str] | dict[str, Any]
+"""A path to a JSON file (or to the folder it lies in), its text, or the dict in it."""
+
+_KvDtype = Literal[
+    "auto",
+    "float16",
+    "bfloat16",
+    "fp8",
+    "fp8_e4m3",
+    "fp8_e5m2",
+    "fp8_ds_mla",
+    "int8_per_token_head",
+    "int4_per_token_head",
+    "fp8_per_token_head",
+    "nvfp4",
+]
+
+_Rule = Literal[
+    "tensor_parallel",
+    "backend",
+    "dtype",
+    "block_size",
+    "pages",
+    "memory",
+    "unknown_weights",
+    "parameter",
+]
 
 _Reason = Literal[
     "no_capacity", "too_long", "bad_token_count", "no_maximum", "unknown_pool", "overcommitted"
@@ -17,6 +80,189 @@ def doctor() -> dict[str, Any]:
     `problems` says why; `libraries` has every candidate tried, `keys` every `MEMVELOPE_*` key.
     Blocks while libraries load; other threads run meanwhile.
     """
+
+def plan(
+    config: _Document,
+    *,
+    gpu: str | SupportsIndex | None = None,
+    kv_bytes: SupportsIndex | None = None,
+    tp: SupportsIndex = 1,
+    kv_dtype: _KvDtype = "auto",
+    block_size: SupportsIndex | None = None,
+    max_num_batched_tokens: SupportsIndex | None = None,
+    max_model_len: SupportsIndex | None = None,
+    max_num_seqs: SupportsIndex | None = None,
+    gpu_memory_utilization: float | None = None,
+    quant_config: _Document | None = None,
+    engine: Literal["vllm", "generic"] = "vllm",
+    capability: tuple[SupportsIndex, SupportsIndex] | None = None,
+    prefix_caching: bool | None = None,
+    async_scheduling: bool = True,
+) -> Plan:
+    """Plans the memory of a model on a device, as vLLM 0.32 computes it at startup.
+
+    Nothing runs, and no GPU is needed. A plan with which the engine would not start is returned,
+    too: `Plan.refused` says why, and `Plan.raise_if_refused()` raises it. Files are read without
+    the interpreter lock.
+
+    `config`: a Hugging Face `config.json`, as a path to it (or to its directory), its text, or the
+    dict in it. Of a directory with a checkpoint, the sizes of the weights are read from its files,
+    too. `quant_config`: the `hf_quant_config.json` of some quantised checkpoints, likewise;
+    it is read from beside a `config.json` that is given by path.
+
+    `gpu`: a name ("h100", "a100-40", "h100-3g.40gb"), the total memory of a CUDA GPU (bytes as an
+    int, or "80GiB"), or "cpu". `capability`: its compute capability, (9, 0) unless the name or you
+    say otherwise. `kv_bytes`: bytes of the KV cache on one rank, as `--kv-cache-memory-bytes` gives
+    them; without it, what `gpu_memory_utilization` (above 0, at most 1; vLLM's default is 0.92,
+    that of "generic" 1) leaves beside weights, activations and context. One of `gpu` and `kv_bytes`
+    is needed; without `gpu`, the kernels are those of an H100, and "cpu" needs `kv_bytes`.
+
+    `tp`: tensor-parallel ranks. `kv_dtype`, `block_size` (tokens), `max_num_batched_tokens`,
+    `max_model_len` (tokens), `max_num_seqs`, `prefix_caching` and `async_scheduling` are vLLM's own
+    options. `engine`: "generic" is the arithmetic alone, without any engine's rounding.
+
+    Raises `ReadFileError`, `ReadModelError`, `UnknownModelError`, and `TypeError` or `ValueError`
+    for an argument.
+    """
+
+class _Refusal(TypedDict):
+    rule: _Rule
+    reason: str
+
+class _Sequences(TypedDict):
+    tokens: int
+    """Length of each."""
+    blocks: int | None
+    """Blocks that one may hold; `None` without an engine."""
+    bytes: int
+    """Bytes that one may hold."""
+    count: int
+    """How many fit, never more than the engine runs at once."""
+    bound_by: Literal["kv_cache", "max_num_seqs"]
+
+class _WorstCase(TypedDict):
+    sequences: int
+    tokens: int
+    need_bytes: int
+    tokens_each: int | None
+    """The length up to which so many sequences fit at once."""
+
+class _Weights(TypedDict):
+    param_count: int
+    """Elements as stored; packed types count their containers."""
+    param_bytes: int
+    bytes_by_dtype: dict[str, int]
+
+class _Resolved(TypedDict):
+    kv_cache_dtype: _KvDtype
+    block_size: int
+    tensor_parallel: int
+    attn_backends: list[str]
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    max_in_flight_tokens: int
+    is_state_aligned: bool
+    native_max_model_len: int | None
+
+class _Group(TypedDict):
+    num_layers: int
+    block_size: int
+    """Tokens a block."""
+    page_size_bytes: int
+    specs: list[dict[str, Any]]
+    """The caches of its layers, equal ones once, with their number."""
+    blocks_per_request: int | None
+    """Blocks that one sequence of the longest length may hold."""
+
+@final
+class Plan:
+    """What an engine will do with a model on a device, and what fits, before anything runs.
+
+    Of one tensor-parallel rank. What the engine would not have computed is `None`; where it would
+    not start, `refused` says why.
+    """
+
+    @property
+    def engine(self) -> str:
+        """With its version."""
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def model_dtype(self) -> str:
+        """The dtype that the model is served in."""
+    @property
+    def device(self) -> str: ...
+    @property
+    def device_source(self) -> Literal["table", "declared"]: ...
+    @property
+    def tensor_parallel_size(self) -> int: ...
+    @property
+    def block_size(self) -> int | None:
+        """Tokens a block."""
+    @property
+    def bytes_per_block(self) -> int | None:
+        """Bytes of one block of the shared pool, over all layers."""
+    @property
+    def num_gpu_blocks(self) -> int | None:
+        """Blocks of the pool, one of them the null block, which is never handed out."""
+    @property
+    def kv_cache_size_tokens(self) -> int | None:
+        """What the engine logs as the size of its KV cache: concurrency times longest length."""
+    @property
+    def max_concurrency(self) -> float | None:
+        """Sequences of the longest length that fit at once."""
+    @property
+    def need_bytes_one_request(self) -> int | None:
+        """Bytes that one sequence of the longest length needs."""
+    @property
+    def max_model_len(self) -> int | None:
+        """The longest length, in tokens."""
+    @property
+    def estimated_max_model_len(self) -> int | None:
+        """The longest length that would fit, in tokens, where the one asked for does not."""
+    @property
+    def available_kv_bytes(self) -> int | None:
+        """Bytes for the KV cache; may be negative."""
+    @property
+    def groups(self) -> list[_Group]:
+        """Layers that share a block table."""
+    @property
+    def weights(self) -> _Weights | None:
+        """Parameters on one rank, computed from the config; `None` where it does not say."""
+    @property
+    def weight_bytes(self) -> int | None:
+        """Bytes of weights on one rank that the equation counts."""
+    @property
+    def per_token_bytes(self) -> int | None:
+        """Bytes one more token takes in the layers that keep every token."""
+    @property
+    def costs(self) -> list[dict[str, Any]]:
+        """What layers alike keep: `layers`, `kept` (of which tokens), `bytes`, `factors`."""
+    @property
+    def resolved(self) -> _Resolved | None:
+        """What the engine decided; `None` without one."""
+    @property
+    def sequences(self) -> list[_Sequences]:
+        """How many sequences fit at some lengths."""
+    @property
+    def worst_case(self) -> _WorstCase | None:
+        """As many sequences as the engine runs at once, each as long as can be."""
+    @property
+    def equation(self) -> Envelope | None:
+        """The capacity equation; `None` where `kv_bytes` was given."""
+    @property
+    def warnings(self) -> list[str]:
+        """What somebody should know who relies on these numbers."""
+    @property
+    def refused(self) -> _Refusal | None:
+        """Why the engine would not start; `None` where it would."""
+    def raise_if_refused(self) -> None:
+        """Raises `PlanRefused` where the engine would not start."""
+    def explain(self) -> str:
+        """The whole plan as text for people; `str(plan)` is the same."""
+    def to_json(self) -> str:
+        """Everything above as one JSON object, under the same names."""
+    def __eq__(self, other: object, /) -> bool: ...
 
 @final
 class Term:
@@ -38,7 +284,7 @@ class Envelope:
 
     @staticmethod
     def plan(
-        config: str | PathLike[str] | dict[str, Any],
+        config: _Document,
         total_bytes: SupportsIndex,
         *,
         block_tokens: SupportsIndex = 16,
@@ -87,6 +333,21 @@ class Gate:
         pools: dict[str, int] | None = None,
     ) -> Gate:
         """A gate on a declared number of blocks: needs no model and no driver."""
+    @staticmethod
+    def from_plan(
+        plan: Plan,
+        *,
+        max_new_tokens_default: SupportsIndex | None = None,
+        max_tokens: SupportsIndex | None = None,
+        pools: dict[str, int] | None = None,
+    ) -> Gate:
+        """A gate on the blocks that a plan leaves: all but the null block.
+
+        Blocks count as an upper bound: a layer that keeps a window of a sequence counts as if it
+        kept all of it. `max_tokens` is the plan's `max_model_len` unless told otherwise.
+
+        Raises `PlanRefused`, and `ValueError` for a plan without an engine, which has no blocks.
+        """
     def try_admit(
         self,
         prompt_tokens: SupportsIndex,
@@ -244,6 +505,12 @@ class WriteFileError(MemvelopeError):
 
 class InternalError(MemvelopeError):
     """A bug in memvelope, caught at the edge."""
+
+class PlanRefused(MemvelopeError):
+    """An engine would not start with a plan."""
+
+    rule: _Rule
+    reason: str
 
 class Rejected(MemvelopeError):
     """A request was not admitted."""

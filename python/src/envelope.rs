@@ -1,14 +1,14 @@
 //! `Envelope` and its terms.
 
 use crate::convert::{amount, optional_amount, small_amount};
+use crate::document::config_text;
 use crate::errors::{guarded, internal, raised};
 use memvelope::envelope::{self, Declared, Origin};
 use memvelope::model::Layout;
 use memvelope::units::Bytes;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
-use std::path::PathBuf;
+use pyo3::types::PyList;
 
 /// One line of the capacity equation.
 #[pyclass(frozen, eq, get_all, module = "memvelope")]
@@ -42,6 +42,12 @@ pub(crate) struct Envelope {
 impl Envelope {
     pub(crate) const fn inner(&self) -> &envelope::Envelope {
         &self.inner
+    }
+}
+
+impl From<envelope::Envelope> for Envelope {
+    fn from(inner: envelope::Envelope) -> Self {
+        Self { inner }
     }
 }
 
@@ -169,33 +175,9 @@ const fn origin_name(origin: Origin) -> &'static str {
 }
 
 /// The name under which a plain enum value serializes.
-fn word(value: &impl serde::Serialize) -> PyResult<String> {
+pub(crate) fn word(value: &impl serde::Serialize) -> PyResult<String> {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(name)) => Ok(name),
         other => Err(internal(format!("a name serialized as {other:?}"))),
     }
-}
-
-/// The JSON text that `config` stands for.
-fn config_text(config: &Bound<'_, PyAny>) -> PyResult<String> {
-    let py = config.py();
-    if let Ok(dict) = config.cast::<PyDict>() {
-        return py.import("json")?.call_method1("dumps", (dict,))?.extract();
-    }
-    if let Ok(text) = config.cast::<PyString>()
-        && text.to_str()?.trim_start().starts_with('{')
-    {
-        return Ok(text.to_str()?.to_owned());
-    }
-    let Ok(mut path) = config.extract::<PathBuf>() else {
-        let found = config.get_type().name()?;
-        let text = format!("config: expected a path, JSON text or a dict, not {found}");
-        return Err(PyTypeError::new_err(text));
-    };
-    if path.is_dir() {
-        path.push("config.json");
-    }
-    // A file may lie on a slow network mount: reading it must not stop other threads.
-    py.detach(|| std::fs::read_to_string(&path))
-        .map_err(|source| raised(py, &memvelope::Error::ReadFile { path: path.clone(), source }))
 }

@@ -3,6 +3,7 @@
 use crate::convert::from_json;
 use memvelope::Error;
 use memvelope::admission::{PastMaximum as PastMaximumValue, Reason, Rejection};
+use memvelope::model::Refusal;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::{PyTypeInfo, create_exception};
@@ -35,6 +36,7 @@ kinds! {
     ReadFileError, "Reading a file failed: path, errno.";
     WriteFileError, "Writing a file failed: path, errno.";
     InternalError, "A bug in memvelope, caught at the edge.";
+    PlanRefused, "An engine would not start with a plan: rule, reason.";
     Rejected, "A request was not admitted: reason, short_by_tokens, retry_after_s, retry_after_ns.";
     PastMaximum, "A lease is at its declared maximum: max_tokens, past_by_tokens.";
     LeaseReleased, "A lease was grown after its release.";
@@ -217,4 +219,10 @@ pub(crate) fn past_maximum(py: Python<'_>, past: &PastMaximumValue) -> PyErr {
     let fields =
         [("max_tokens", json!(past.max_tokens)), ("past_by_tokens", json!(past.past_by_tokens))];
     make::<PastMaximum>(py, past.to_string(), &fields)
+}
+
+/// The exception of a plan with which the engine would not start.
+pub(crate) fn refused(py: Python<'_>, refusal: &Refusal) -> PyErr {
+    let fields = [("rule", json!(refusal.rule)), ("reason", json!(refusal.reason))];
+    make::<PlanRefused>(py, refusal.reason.clone(), &fields)
 }

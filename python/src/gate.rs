@@ -2,7 +2,8 @@
 
 use crate::convert::{amount, count, optional_amount, plain, small_amount};
 use crate::envelope::Envelope;
-use crate::errors::{LeaseReleased, guarded, past_maximum, raised, rejected};
+use crate::errors::{LeaseReleased, guarded, past_maximum, raised, refused, rejected};
+use crate::plan::Plan;
 use memvelope::admission::{self, GateConfig, PoolConfig, Reason, Rejection};
 use memvelope::units::{Blocks, CostCurve, Nanos, Tokens};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -75,6 +76,45 @@ impl Gate {
             })?;
             let mut config = GateConfig::new(capacity, curve);
             configure(&mut config, max_new_tokens_default, max_tokens, pools)?;
+            Self::build(py, config)
+        })
+    }
+
+    /// A gate on the blocks that a plan leaves: all but the null block, which the engine never hands
+    /// out.
+    ///
+    /// Blocks count as an upper bound: a layer that keeps a window of a sequence counts as if it
+    /// kept all of it. `max_tokens` is the plan's `max_model_len` unless told otherwise. The rest is
+    /// as in `Gate(envelope)`.
+    ///
+    /// Raises `PlanRefused`, and `ValueError` for a plan without an engine, which has no blocks.
+    #[staticmethod]
+    #[pyo3(signature = (plan, *, max_new_tokens_default=None, max_tokens=None, pools=None))]
+    fn from_plan(
+        py: Python<'_>,
+        plan: &Bound<'_, PyAny>,
+        max_new_tokens_default: Option<&Bound<'_, PyAny>>,
+        max_tokens: Option<&Bound<'_, PyAny>>,
+        pools: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        guarded(|| {
+            let Ok(plan) = plan.cast::<Plan>() else {
+                let found = plan.get_type().name()?;
+                let text = format!("plan: expected a memvelope.Plan, not {found}");
+                return Err(PyTypeError::new_err(text));
+            };
+            let plan = plan.get();
+            if let Some(refusal) = &plan.inner().refused {
+                return Err(refused(py, refusal));
+            }
+            let (Some(blocks), Some(curve)) = (plan.inner().num_gpu_blocks, plan.curve()) else {
+                let text = "plan: has no blocks, since no engine was planned for; a gate counts \
+                            in blocks";
+                return Err(PyValueError::new_err(text));
+            };
+            let mut config = GateConfig::new(blocks.saturating_sub(Blocks(1)), curve);
+            configure(&mut config, max_new_tokens_default, max_tokens, pools)?;
+            config.max_tokens = config.max_tokens.or(plan.inner().max_model_len);
             Self::build(py, config)
         })
     }

@@ -8,10 +8,12 @@ use pyo3::prelude::*;
 
 mod convert;
 mod doctor;
+mod document;
 mod envelope;
 mod errors;
 mod floor;
 mod gate;
+mod plan;
 mod session;
 
 memvelope::export_session_table!();
@@ -26,13 +28,15 @@ mod _native {
     use super::errors::{
         ConfigureGateError, CuptiCallError, DriverCallError, FlushTimeoutError, InternalError,
         LeaseReleased, LoadLibraryError, MemvelopeError, MissingSymbolError, NoRoomError,
-        NvmlCallError, PastMaximum, ReadConfigError, ReadFileError, ReadModelError, Rejected,
-        SessionExistsError, StartThreadError, UnknownModelError, WriteFileError,
+        NvmlCallError, PastMaximum, PlanRefused, ReadConfigError, ReadFileError, ReadModelError,
+        Rejected, SessionExistsError, StartThreadError, UnknownModelError, WriteFileError,
     };
     #[pymodule_export]
     use super::floor::Floor;
     #[pymodule_export]
     use super::gate::{Gate, Lease};
+    #[pymodule_export]
+    use super::plan::{Plan, plan};
     #[pymodule_export]
     use super::session::{Session, Span};
 

@@ -113,6 +113,20 @@ def test_stubs_have_the_right_parameters():
             assert parameters == arguments, f"{node.name}.{item.name}"
             checked += 1
     assert checked > 15
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            parameters = list(inspect.signature(getattr(_native, node.name)).parameters)
+            assert parameters == [a.arg for a in node.args.args + node.args.kwonlyargs], node.name
+
+
+def test_stubs_list_what_a_star_imports():
+    tree = ast.parse((PACKAGE / "_native.pyi").read_text())
+    lists = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
+    ]
+    assert len(lists) == 1 and sorted(lists[0]) == sorted(_native.__all__)
 
 
 def test_everything_public_is_exported():

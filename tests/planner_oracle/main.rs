@@ -155,8 +155,8 @@ impl Run {
             }
             Err(error) => vec![("read", Err(error.lines().next().unwrap_or_default().to_owned()))],
         };
+        let difference = self.refusals.add(&layout, record);
         if refusals::verdict(record).is_some() {
-            let difference = self.refusals.add(&layout, record);
             outcomes.push(("refusal", difference.map_or(Ok(()), Err)));
         }
         outcomes

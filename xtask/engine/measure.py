@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from pathlib import Path
 
 from models import CASES
@@ -38,6 +39,9 @@ os.environ.update(
     # One thread is enough, and OpenMP has no pool yet when the cases are forked.
     OMP_NUM_THREADS="1",
 )
+
+# Of packages against each other; nothing to be done about them here.
+warnings.simplefilter("ignore", FutureWarning)
 
 import torch
 import vllm

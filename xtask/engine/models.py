@@ -25,7 +25,7 @@ LLAMA = {
     "max_position_embeddings": 8192,
 }
 
-# Five windowed layers, then one that sees everything, then one more windowed.
+# Windowed layers, and two that see everything.
 GEMMA3 = {
     **COMMON,
     "architectures": ["Gemma3ForCausalLM"],
@@ -105,11 +105,17 @@ def case(name, config, kv_bytes, usage="offline", **options):
 
 CASES = [
     case("llama", LLAMA, 64 * MIB),
+    # Blocks that the kernel does not take.
+    case("llama-block-16", LLAMA, 64 * MIB, block_size=16),
+    case("llama-int8", LLAMA, 64 * MIB, kv_cache_dtype="int8_per_token_head"),
     case("gemma3", GEMMA3, 64 * MIB),
     case("gemma3-server", GEMMA3, 64 * MIB, usage="server"),
+    case("gemma3-block-32", GEMMA3, 64 * MIB, block_size=32),
     case("gemma3-fp8", GEMMA3, 64 * MIB, kv_cache_dtype="fp8", max_model_len=8192),
+    # Too little memory for one sequence.
     case("gemma3-short", GEMMA3, 2 * MIB),
     case("qwen3-next", QWEN3_NEXT, 64 * MIB),
     case("qwen3-next-no-prefix", QWEN3_NEXT, 64 * MIB, enable_prefix_caching=False),
     case("deepseek-v2", DEEPSEEK_V2, 64 * MIB),
+    case("deepseek-v2-server", DEEPSEEK_V2, 64 * MIB, usage="server", max_model_len=1024),
 ]

@@ -80,7 +80,7 @@ pub(crate) fn run() -> Result<Tally> {
     )?;
     let mut command = step::cargo();
     command.args(["test", "--locked", "-q", "-p", "memvelope-tests", "--test", "engine"]);
-    command.args(["--", "--nocapture"]).env("MEMVELOPE_ENGINE_RECORDS", &records);
+    command.args(["--", "--nocapture"]).env("ENGINE_RECORDS", &records);
     let hint = "rows with * differ; the numbers of vLLM are those of its own objects";
     step::capture("compare with the planner", &mut command, hint, |_| true)?;
     let text = std::fs::read_to_string(&records).context("reading the records failed")?;

@@ -142,7 +142,7 @@ impl Plan {
             names.dedup();
             let blocks = plan.blocks_per_request.map_or("absent".into(), |b| b.0.to_string());
             let pages = match group.specs.as_slice() {
-                [_] => group.page_size_bytes.to_string(),
+                [(spec, _)] => Bytes(spec.page_bytes()).to_string(),
                 specs => format!("{} sizes", specs.len()),
             };
             let row = format!(

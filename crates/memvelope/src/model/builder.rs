@@ -43,6 +43,10 @@ pub(crate) struct Builder {
     pub(crate) ignores_kv_dtype: bool,
     /// Attention logits are capped by a tanh.
     pub(crate) has_soft_cap: bool,
+    /// Attention is biased by distance (ALiBi).
+    pub(crate) has_alibi: bool,
+    /// The model class hands its layers options that Triton's kernel alone has.
+    pub(crate) triton_only: bool,
 }
 
 impl Builder {
@@ -62,7 +66,11 @@ impl Builder {
     }
 
     fn module(&mut self, name: &str, kind: ModuleKind) {
-        let name = format!("{}{name}", self.prefix);
+        // Thousands of them are half of what reading a config takes: no formatter.
+        let mut full = String::with_capacity(self.prefix.len() + name.len());
+        full.push_str(&self.prefix);
+        full.push_str(name);
+        let name = full;
         self.inventory.modules.push(Module { name, kind });
     }
 

@@ -2,6 +2,7 @@
 
 use super::builder::Builder;
 use super::cache::{Cache, CacheKind, Reach};
+use super::config_class;
 use super::dtype::Dtype;
 use super::families::Family;
 use super::hf_config::{Config, Document, kind, wrong};
@@ -62,6 +63,15 @@ pub struct Layout {
     pub ignores_kv_dtype: bool,
     /// Attention logits are capped by a tanh.
     pub has_soft_cap: bool,
+    /// Attention is biased by distance (ALiBi).
+    #[serde(skip)]
+    pub(crate) has_alibi: bool,
+    /// The model class hands its layers options that Triton's kernel alone has.
+    #[serde(skip)]
+    pub(crate) triton_only: bool,
+    /// The longest sequence the engine may be told to serve; `None`: any.
+    #[serde(skip)]
+    pub(crate) longest: Option<Tokens>,
     #[serde(skip)]
     inventory: Inventory,
     #[serde(skip)]
@@ -95,14 +105,18 @@ impl Layout {
         let separate = quantization.map(|json| Document::parse(json, CONFIG_BYTES_MAX));
         let separate = separate.transpose()?;
         let (family, architecture) = Family::of(&config)?;
+        config_class::check(&config)?;
         let mut builder = Builder::default();
         (family.rule)(&config, &mut builder)?;
-        let tokens_max = length::native(&config, builder.dims.tokens_max)?;
+        let lengths = length::read(&config, builder.dims.tokens_max)?;
         let quantization = Quantization::read(&config, separate.as_ref())?;
-        let model_type = config.root.text("model_type")?.unwrap_or(family.model_types[0]);
+        let model_type = config
+            .root
+            .text("model_type")?
+            .unwrap_or_else(|| family.model_types.first().copied().unwrap_or_default());
         let layout =
             Self::assemble(builder, architecture, model_type, dtype(&config)?, quantization)?;
-        Ok(Self { max_tokens: Some(tokens_max), ..layout })
+        Ok(Self { max_tokens: Some(lengths.native), longest: lengths.longest, ..layout })
     }
 
     fn assemble(
@@ -138,6 +152,9 @@ impl Layout {
             is_encoder_decoder: builder.is_encoder_decoder,
             ignores_kv_dtype: builder.ignores_kv_dtype,
             has_soft_cap: builder.has_soft_cap,
+            has_alibi: builder.has_alibi,
+            triton_only: builder.triton_only,
+            longest: None,
             inventory,
             quantization,
         })

@@ -26,6 +26,9 @@ const CLASS_DEFAULTS: &[(&str, &str, u32)] = &[
     ("step3p5", "max_seq_len", 4096),
 ];
 
+/// Names that a config class takes for something else: model type, name.
+const OTHER_MEANING: &[(&str, &str)] = &[("isaac", "max_sequence_length")];
+
 /// Where nothing is declared (`config/model.py`).
 const UNDECLARED: u32 = 2048;
 
@@ -34,12 +37,20 @@ const UNDECLARED: u32 = 2048;
 const SCALED_ALREADY: &[&str] =
     &["su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"];
 
+/// How long sequences may be.
+pub(super) struct Lengths {
+    /// Without `--max-model-len`.
+    pub(super) native: Tokens,
+    /// The longest that `--max-model-len` may say; `None`: any.
+    pub(super) longest: Option<Tokens>,
+}
+
 /// `class`: what the family reads, with the default of its config class.
-pub(super) fn native(config: &Config<'_>, class: Option<u32>) -> Result<Tokens> {
+pub(super) fn read(config: &Config<'_>, class: Option<u32>) -> Result<Lengths> {
     let fields = &config.text;
     let mut derived = class;
     let model_type = fields.text("model_type")?.unwrap_or_default();
-    for name in NAMES {
+    for name in NAMES.iter().filter(|name| !OTHER_MEANING.contains(&(model_type, **name))) {
         let default = CLASS_DEFAULTS.iter().find(|row| (row.0, row.1) == (model_type, *name));
         let default = default.filter(|_| !fields.is_present(name)).map(|row| row.2);
         if let Some(declared) = length(fields, name)?.or(default) {
@@ -49,6 +60,7 @@ pub(super) fn native(config: &Config<'_>, class: Option<u32>) -> Result<Tokens> 
     if let Some(declared) = length(fields, "model_max_length")? {
         derived = Some(declared);
     }
+    let is_declared = derived.is_some();
     let derived = derived.unwrap_or(UNDECLARED);
     let ropes = ropes(fields)?;
     let is_phi = model_type == "phi3";
@@ -60,14 +72,18 @@ pub(super) fn native(config: &Config<'_>, class: Option<u32>) -> Result<Tokens> 
             _ => false,
         })
     };
+    let whole = Tokens(scaled(derived, factor(fields, &ropes)?));
+    let declared = length(fields, "model_max_length")?.unwrap_or(0);
+    let longest = is_declared.then_some(whole.max(Tokens(declared.into())));
     for rope in &ropes {
         if is_long(rope)? {
             let before = fields.count("original_max_position_embeddings", TOKENS_MAX)?;
             let before = before.or(is_phi.then_some(4096));
-            return Ok(Tokens(before.unwrap_or(derived).into()));
+            let native = before.map_or(whole, |tokens| Tokens(tokens.into()));
+            return Ok(Lengths { native, longest });
         }
     }
-    Ok(Tokens(scaled(derived, factor(fields, &ropes)?)))
+    Ok(Lengths { native: whole, longest })
 }
 
 /// Lengths are sometimes stored as floating point, and "unlimited" as a huge number.

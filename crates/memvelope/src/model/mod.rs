@@ -13,6 +13,7 @@
 
 mod builder;
 pub mod cache;
+mod config_class;
 mod dtype;
 mod families;
 mod hf_config;

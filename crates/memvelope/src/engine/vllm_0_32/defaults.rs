@@ -8,7 +8,8 @@ pub(crate) const BLOCK_SIZE: u64 = 16;
 
 /// `max_num_batched_tokens` and `max_num_seqs`
 /// (`vllm/engine/arg_utils.py`, `get_batch_defaults`).
-pub(crate) fn batch(params: &Params, tokens_max: u64, mm_item_tokens: Option<u64>) -> (u64, u64) {
+/// `whole` are tokens that a batch must hold at once.
+pub(crate) fn batch(params: &Params, tokens_max: u64, whole: Option<u64>) -> (u64, u64) {
     let device = &params.device;
     let world = u64::from(params.tensor_parallel);
     let is_a100 = device.name.to_ascii_lowercase().contains("a100");
@@ -25,8 +26,7 @@ pub(crate) fn batch(params: &Params, tokens_max: u64, mm_item_tokens: Option<u64
     let seqs_default = params.max_num_seqs.map_or(seqs, u64::from);
     let tokens = params.max_num_batched_tokens.map_or_else(
         || {
-            // One multimodal item of a model whose image tokens see each other must fit a batch.
-            let tokens = mm_item_tokens.map_or(tokens, |item| item.max(tokens));
+            let tokens = whole.map_or(tokens, |whole| whole.max(tokens));
             tokens.min(seqs_default.saturating_mul(tokens_max))
         },
         u64::from,

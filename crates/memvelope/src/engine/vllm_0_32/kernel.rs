@@ -29,6 +29,12 @@ impl Size {
         sizes.is_empty() || sizes.iter().any(|size| block_size.is_multiple_of(size.base()))
     }
 
+    /// The sizes, for a reader.
+    pub(crate) fn list(sizes: &[Self]) -> String {
+        let sizes: Vec<String> = sizes.iter().map(|size| size.base().to_string()).collect();
+        sizes.join(" or ")
+    }
+
     pub(crate) fn smallest(sizes: &[Self]) -> u64 {
         sizes.iter().map(|size| size.base()).min().unwrap_or(1)
     }
@@ -145,7 +151,10 @@ fn pack(kv_dtype: KvDtype, spec: &mut Spec) {
 /// The spec as a backend packs it.
 pub(crate) fn customize(backend: Backend, request: &Request<'_>, mut spec: Spec) -> Spec {
     use Backend::*;
-    if spec.content_bytes.is_none() && !spec.keeps_model_dtype {
+    // The processor's kernel keeps no scales, and takes a byte an element instead; nor does MiniMax
+    // M3's for sparse layers.
+    let packs = !matches!(backend, CpuAttn | MinimaxM3Sparse);
+    if packs && spec.content_bytes.is_none() && !spec.keeps_model_dtype {
         pack(request.kv_dtype, &mut spec);
     }
     let row = spec.slot_bytes();

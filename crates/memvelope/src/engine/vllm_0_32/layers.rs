@@ -2,6 +2,7 @@
 
 use super::backend::{self, Backend, Request};
 use super::groups::PoolLayout;
+use super::parameters;
 use super::spec::{Role, Spec};
 use super::{cpu, defaults, hybrid, kernel};
 use crate::engine::DeviceKind;
@@ -75,7 +76,9 @@ pub(super) fn plan(layout: &Layout, params: &Params) -> Result<Plan, Refusal> {
     let is_state_aligned = context.is_state_aligned();
     let mut kinds: Vec<(&CacheKind, bool, Spec)> = Vec::new();
     for (kind, is_indexed, backend) in &chosen {
-        kinds.push((kind, *is_indexed, context.spec(kind, *backend, alignment)?));
+        let spec = context.spec(kind, *backend, alignment)?;
+        parameters::check_block(&spec)?;
+        kinds.push((kind, *is_indexed, spec));
     }
     let spec = |cache: &Cache| {
         let mut same = kinds.iter().filter(|(kind, _, _)| **kind == cache.kind);
@@ -112,11 +115,13 @@ fn kv_dtype(layout: &Layout, params: &Params) -> Result<KvDtype, Refusal> {
         given => given,
     };
     let is_v4 = layout.caches.iter().any(|cache| matches!(cache.kind, CacheKind::WindowLatent(_)));
-    let is_fp8 = given.is_fp8_per_tensor();
+    let is_fp8 = given.name().starts_with("fp8");
     match given {
         _ if is_v4 && (is_fp8 || given == KvDtype::Auto) => Ok(KvDtype::Fp8DsMla),
         _ if is_v4 => {
-            let reason = format!("KV cache dtype {given}: this model keeps its latents in fp8");
+            let reason = format!(
+                "KV cache dtype {given}: this model keeps its latents in fp8; use fp8 or auto"
+            );
             Err(Refusal::new(RefusalRule::Dtype, reason))
         }
         KvDtype::Auto
@@ -215,15 +220,20 @@ impl Context<'_> {
                 && !(self.params.device.capability().0 == 9 && self.kv_dtype.is_fp8_per_tensor()),
             has_soft_cap: self.layout.has_soft_cap,
             has_amx: self.params.processor.amx,
+            has_alibi: self.layout.has_alibi,
+            triton_only: self.layout.triton_only,
+            value_size: self.model_head_size,
         };
         match kind {
             CacheKind::Attention(attention) => {
                 request.head_size = attention.key_dim.into();
+                request.value_size = attention.value_dim.into();
                 request.has_sink = attention.sinks;
                 request.is_window = matches!(attention.reach, Reach::Window(_));
             }
             CacheKind::Cross(attention) => {
                 request.head_size = attention.key_dim.into();
+                request.value_size = attention.value_dim.into();
                 request.is_cross = true;
             }
             CacheKind::Latent(latent) => {
@@ -254,7 +264,18 @@ impl Context<'_> {
             CacheKind::Compressed(_) => Ok(Backend::FlashmlaSparseDsv4),
             CacheKind::WindowLatent(_) => Ok(Backend::DeepseekSparseSwa),
             CacheKind::Compressor(_) => Ok(Backend::CompressorBackend),
-            CacheKind::Attention(_) if is_indexed => Ok(Backend::MinimaxM3Sparse),
+            CacheKind::Attention(_) if is_indexed => {
+                backend::check_indexed(&self.request(kind))?;
+                Ok(Backend::MinimaxM3Sparse)
+            }
+            CacheKind::Attention(attention) if attention.key_dim != attention.value_dim => {
+                backend::select_uneven(&self.request(kind))
+            }
+            CacheKind::Latent(latent) if !latent.sparse => {
+                let dims = [latent.nope_dim, latent.rope_dim, latent.value_dim];
+                backend::check_mla_prefill(&self.params.device, dims)?;
+                backend::select(&self.request(kind))
+            }
             CacheKind::Latent(Latent { sinks: true, .. }) => {
                 backend::select_with_sinks(&self.request(kind))
             }
@@ -330,7 +351,10 @@ impl Context<'_> {
             self.model_head_size * element
         } else {
             let kv_heads = (u64::from(self.layout.kv_heads) / self.tp()).max(1);
-            2 * kv_heads * self.model_head_size * element
+            let dims = [self.model_head_size; 2];
+            let spec = Spec::attention(Role::Full, 1, kv_heads, dims, self.element());
+            let (backend, request) = &backends[0];
+            kernel::customize(*backend, request, spec).bare_page_bytes()
         };
         Ok(hybrid::align(&sizes, is_mla, token, state_bytes, block_size))
     }

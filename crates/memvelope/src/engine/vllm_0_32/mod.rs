@@ -18,6 +18,9 @@ mod hybrid;
 mod kernel;
 mod layers;
 mod packed;
+mod parameters;
+#[cfg(test)]
+mod refusal_tests;
 mod spec;
 
 pub use backend::Backend;
@@ -26,6 +29,7 @@ pub use spec::{Role, Spec};
 
 use super::DeviceKind;
 use super::params::{KvDtype, Params};
+use crate::model::cache::{Cache, CacheKind};
 use crate::model::{Layout, Refusal, RefusalRule};
 use crate::units::{Blocks, Bytes, CostCurve, Tokens};
 use groups::{LayerGroup, PoolLayout};
@@ -131,23 +135,23 @@ impl Vllm {
     /// [`Refusal`] where vLLM would not start, with its reason.
     pub fn new(layout: &Layout, params: &Params) -> Result<Self, Refusal> {
         let tp = params.tensor_parallel;
-        if tp == 0 || !layout.heads.is_multiple_of(tp) {
-            let reason = format!("{} attention heads do not divide over {tp} ranks", layout.heads);
-            return Err(Refusal::new(RefusalRule::TensorParallel, reason));
-        }
-        if params.block_size == Some(0) {
-            return Err(Refusal::new(RefusalRule::Parameter, "a block of 0 tokens"));
-        }
+        parameters::check(layout, params)?;
         let plan = layers::plan(layout, params)?;
         let groups = groups::group(plan.specs, plan.pool)?;
         let tokens_max = params.max_model_len.or(layout.max_tokens).map_or(u64::MAX, |t| t.0);
-        let item = if layout.is_multimodal && layout.is_prefix_lm {
-            layout.mm_item_tokens_max.map(u64::from)
-        } else {
-            None
+        // One multimodal item of a model whose image tokens see each other must fit a batch.
+        let item = layout.mm_item_tokens_max.map(u64::from).filter(|_| layout.is_multimodal);
+        let whole_item = item.filter(|_| layout.is_prefix_lm || layout.is_encoder_decoder);
+        let item = item.filter(|_| layout.is_prefix_lm);
+        // Nor are the prompts of an encoder's decoder split over batches.
+        let is_cross = |cache: &Cache| matches!(cache.kind, CacheKind::Cross(_));
+        let item = match layout.caches.iter().any(is_cross) && tokens_max < u64::MAX {
+            true => Some(item.unwrap_or(0).max(tokens_max)),
+            false => item,
         };
         let (tokens, seqs) = defaults::batch(params, tokens_max, item);
         let tokens = cpu::whole_prompts(layout, params, tokens_max).unwrap_or(tokens);
+        parameters::check_batch(layout, [tokens, seqs], tokens_max, whole_item)?;
         // The CPU platform switches asynchronous scheduling off.
         let is_async = params.async_scheduling && params.device.kind != DeviceKind::Cpu;
         let batches = if is_async { 2 } else { 1 };

@@ -157,10 +157,21 @@ fn bloom(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
         Names { embedding_norm: "transformer.word_embeddings_layernorm", ..MEGATRON_NAMES };
     let decoder = Decoder::classic(&config.text, &BLOOM)?.biases(true, true, true);
     Decoder { names: NAMES, ..decoder }.build(builder);
+    builder.has_alibi = true;
     Ok(())
 }
 
 fn chatglm(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
+    let fields = &config.text;
+    if fields.value("vision_config").is_some() {
+        let problem = "a vision tower, which this architecture does not serve";
+        return Err(wrong(fields.path("vision_config"), problem));
+    }
+    chatglm_text(config, builder)
+}
+
+/// The language model of ChatGLM and GLM-4V.
+pub(super) fn chatglm_text(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     const NAMES: Names = Names {
         embedding: "transformer.embedding",
         layers: "transformer.encoder.layers",
@@ -170,10 +181,6 @@ fn chatglm(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
         ..MEGATRON_NAMES
     };
     let fields = &config.text;
-    if fields.value("vision_config").is_some() {
-        let problem = "a vision tower, which this architecture does not serve";
-        return Err(wrong(fields.path("vision_config"), problem));
-    }
     let mut decoder = Decoder::new(fields, &CHATGLM)?;
     if fields.flag("multi_query_attention", false)? {
         const GROUPS: &str = "multi_query_group_num";
@@ -231,6 +238,7 @@ fn exaone(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
 fn falcon(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     // Its layers are built without the cache's options (vLLM 0.32 `falcon.py`).
     builder.ignores_kv_dtype = true;
+    builder.has_alibi = config.text.flag("alibi", false)?;
     const LN: &str = "num_ln_in_parallel_attn";
     let fields = &config.text;
     let is_old_type = fields.text("model_type")?.is_some_and(|name| name.starts_with("Refined"));

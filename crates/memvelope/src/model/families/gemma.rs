@@ -83,6 +83,8 @@ fn rnj1(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     };
     let reaches = windows.types.iter().flatten().map(reach).collect();
     Decoder { reaches, qk_norm: QkNorm::PerHead, ..decoder }.build(b);
+    // Every layer is built with how many chunks it looks back (vLLM 0.32 `rnj1.py`).
+    b.triton_only = true;
     Ok(())
 }
 

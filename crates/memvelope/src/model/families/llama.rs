@@ -279,6 +279,9 @@ fn step1(config: &Config<'_>, builder: &mut Builder) -> Result<()> {
     let bias = fields.flag("attention_bias", false)?;
     let mlp_bias = fields.flag("mlp_bias", false)?;
     Decoder::new(fields, &STEP1)?.biases(bias, bias, mlp_bias).build(builder);
+    builder.has_alibi = true;
+    // By the root of the distance (vLLM 0.32 `step1.py`).
+    builder.triton_only = true;
     Ok(())
 }
 

@@ -1,5 +1,5 @@
 //! Models of latent attention that vLLM 0.32 has classes of their own for: A.X K1, GLM-4.7 Flash,
-//! LongCat Flash, openPangu Ultra, Sarvam.
+//! LongCat Flash, openPangu Ultra, Sarvam; and Youtu, for which it has none.
 
 use super::Family;
 use super::limits::{EXPERTS_MAX, INNER_MAX, LAYERS_MAX, VOCAB_MAX};
@@ -34,7 +34,37 @@ pub(super) static FAMILIES: &[Family] = &[
         rule: pangu_ultra_moe,
     },
     Family { architectures: &["SarvamMLAForCausalLM"], model_types: &["sarvam_mla"], rule: sarvam },
+    Family { architectures: &["YoutuForCausalLM"], model_types: &["youtu"], rule: youtu },
 ];
+
+/// Transformers 5.19 `YoutuConfig`.
+const YOUTU: Defaults = &[
+    ("vocab_size", 128_256),
+    ("hidden_size", 2048),
+    ("intermediate_size", 6144),
+    ("num_hidden_layers", 32),
+    ("num_attention_heads", 16),
+    ("kv_lora_rank", 512),
+    ("q_lora_rank", 1536),
+    ("qk_rope_head_dim", 64),
+    ("v_head_dim", 128),
+    ("qk_nope_head_dim", 128),
+    ("max_position_embeddings", 131_072),
+];
+
+/// Run in transformers' own code, whose latent attention vLLM 0.32 replaces by its own.
+fn youtu(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+    let fields = &config.text;
+    let mut decoder = Decoder::read(&Class { fields, defaults: YOUTU })?;
+    if fields.flag("attention_bias", false)? {
+        let problem = "true, which this version does not compute for this architecture";
+        return Err(wrong(fields.path("attention_bias"), problem));
+    }
+    decoder.moe = None;
+    decoder.tied = fields.flag("tie_word_embeddings", true)?;
+    decoder.build(b);
+    Ok(())
+}
 
 /// Transformers 5.19 `AXK1Config`.
 const AXK1: Defaults = &[

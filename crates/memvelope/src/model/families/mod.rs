@@ -37,9 +37,15 @@ mod moe_windowed;
 mod multimodal;
 mod multimodal_audio;
 mod multimodal_deepseek;
+mod multimodal_ernie;
 mod multimodal_late;
+mod multimodal_minicpm;
+mod multimodal_molmo;
 mod multimodal_more;
+mod multimodal_nemotron;
 mod multimodal_other;
+mod multimodal_phi;
+mod multimodal_remote;
 mod multimodal_step;
 mod parts;
 mod sliding;
@@ -97,9 +103,15 @@ static FAMILIES: &[&[Family]] = &[
     multimodal::FAMILIES,
     multimodal_audio::FAMILIES,
     multimodal_deepseek::FAMILIES,
+    multimodal_ernie::FAMILIES,
     multimodal_late::FAMILIES,
+    multimodal_minicpm::FAMILIES,
+    multimodal_molmo::FAMILIES,
     multimodal_more::FAMILIES,
+    multimodal_nemotron::FAMILIES,
     multimodal_other::FAMILIES,
+    multimodal_phi::FAMILIES,
+    multimodal_remote::FAMILIES,
     multimodal_step::FAMILIES,
     sliding::FAMILIES,
     sliding_moe::FAMILIES,

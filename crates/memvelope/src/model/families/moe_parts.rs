@@ -205,7 +205,7 @@ impl Attn {
         }
     }
 
-    fn build(&self, b: &mut Builder, layer: u32, hidden: u64) {
+    pub(super) fn build(&self, b: &mut Builder, layer: u32, hidden: u64) {
         let heads = u64::from(self.heads);
         b.scope(self.scope, |b| {
             self.projections(b, hidden);
@@ -432,6 +432,8 @@ pub(super) struct Frame {
     pub(super) norm_bias: bool,
     pub(super) tied: bool,
     pub(super) head_bias: bool,
+    /// Rows of the embedding beyond those of the output matrix.
+    pub(super) more_rows: u64,
 }
 
 impl Frame {
@@ -445,6 +447,7 @@ impl Frame {
             norm_bias: false,
             tied,
             head_bias: false,
+            more_rows: 0,
         }
     }
 
@@ -463,7 +466,8 @@ impl Frame {
         b.dims = dims.clone();
         let hidden = u64::from(dims.hidden);
         b.scope(self.root, |b| {
-            b.vocabulary(self.embedding, dims.vocab, hidden);
+            let rows = u64::from(dims.vocab).saturating_add(self.more_rows);
+            b.vocabulary(self.embedding, rows, hidden);
             for index in 0..dims.layers {
                 let (attention, mlp) = layer(index)?;
                 b.scope(&format!("{}.{index}", self.layers), |b| {

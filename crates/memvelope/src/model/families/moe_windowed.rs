@@ -70,6 +70,8 @@ fn gpt_oss(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         fusible: false,
         ..Moe::new("mlp", count, dims.inner.into())
     };
+    // The model class counts a rank's heads itself, and would get none (`gpt_oss.py`).
+    b.inventory.ranks_divide = Some(("KV heads", dims.kv_heads.into()));
     let frame = Frame { embedding: "embedding", ..Frame::new(false) };
     frame.build(b, &dims, |layer| {
         // The model class alternates by itself, whatever `layer_types` says.

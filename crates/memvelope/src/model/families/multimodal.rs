@@ -8,6 +8,7 @@ use super::vision::{self, WHOLE, llava_tower, plain, times, two_linear};
 use super::{vision_more, vision_qwen};
 use crate::error::Result;
 use crate::model::builder::Builder;
+use crate::model::cache::{CacheKind, StateDtype};
 use crate::model::hf_config::{Config, Fields};
 use crate::model::weights::module::{Linear, Param};
 use serde_json::Value;
@@ -31,7 +32,11 @@ pub(super) static FAMILIES: &[Family] = &[
     family(&["Qwen2VLForConditionalGeneration"], &["qwen2_vl"], qwen2_vl),
     family(&["Qwen2_5_VLForConditionalGeneration"], &["qwen2_5_vl"], qwen2_5_vl),
     family(
-        &["Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration"],
+        &[
+            "Qwen3VLForConditionalGeneration",
+            "Qwen3VLMoeForConditionalGeneration",
+            "Cosmos3ForConditionalGeneration",
+        ],
         &["qwen3_vl", "qwen3_vl_moe"],
         qwen3_vl,
     ),
@@ -40,6 +45,7 @@ pub(super) static FAMILIES: &[Family] = &[
         &["qwen3_5", "qwen3_5_moe"],
         qwen3_5,
     ),
+    family(&["InternS2PreviewForConditionalGeneration"], &["interns2_preview"], interns2),
     family(&["Glm4vForConditionalGeneration"], &["glm4v"], glm4v),
     family(&["Glm4vMoeForConditionalGeneration"], &["glm4v_moe"], glm4v),
     family(&["GlmOcrForConditionalGeneration"], &["glm_ocr"], glm_ocr),
@@ -137,6 +143,7 @@ fn alias(model_type: &str) -> &str {
         "gemma4_unified_text" => "gemma4_text",
         "glm4v_text" | "glm_ocr_text" => "glm4",
         "glm4v_moe_text" => "glm4_moe",
+        "granite4_vision_text" => "granite",
         "kimi_k2" => "deepseek_v3",
         "paddleocr_vl_text" => "ernie4_5",
         other => other,
@@ -335,6 +342,18 @@ fn qwen3_vl(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 fn qwen3_5(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     language(config, b, Language { model_type: "qwen3_5_text", ..LANGUAGE })?;
     b.scope("visual", |b| vision_qwen::qwen3(b, &vision_config(config)?, 0))
+}
+
+/// Qwen3.5 again (`interns2_preview.py`), whose `mamba_ssm_dtype` is not looked at: the engine does
+/// that by architecture.
+fn interns2(config: &Config<'_>, b: &mut Builder) -> Result<()> {
+    qwen3_5(config, b)?;
+    for cache in &mut b.caches {
+        if let CacheKind::State(state) = &mut cache.kind {
+            state.state_dtype = StateDtype::Model;
+        }
+    }
+    Ok(())
 }
 
 fn glm4v(config: &Config<'_>, b: &mut Builder) -> Result<()> {

@@ -42,14 +42,16 @@ fn vision_config<'a>(config: &Config<'a>) -> Result<Fields<'a>> {
 }
 
 /// Idefics 2's tower (`idefics2_vision_model.py`), in its scope; the numbers are defaults of
-/// layers, width, inner width, heads, image and patch.
-fn idefics2(
+/// layers, width, inner width, heads, image and patch. `dropped` last layers are left out.
+pub(super) fn idefics2(
     b: &mut Builder,
     fields: &Fields<'_>,
     [layers, width, inner, heads, image, patch]: [u32; 6],
     post_norm: bool,
+    dropped: u32,
 ) -> Result<Size> {
-    let size = Size::read(fields, [layers, width, inner, heads])?;
+    let mut size = Size::read(fields, [layers, width, inner, heads])?;
+    size.layers = size.layers.saturating_sub(dropped);
     let (patch, image) = (side(fields, "patch_size", patch)?, side(fields, "image_size", image)?);
     let channels = number(fields, "num_channels", 3)?;
     b.scope("embeddings", |b| {
@@ -68,7 +70,7 @@ fn aria(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, Language { model_type: "aria_text", ..LANGUAGE })?;
     let fields = vision_config(config)?;
     let defaults = [12, 1152, 3072, 12, 224, 32];
-    let size = b.scope("vision_tower", |b| idefics2(b, &fields, defaults, false))?;
+    let size = b.scope("vision_tower", |b| idefics2(b, &fields, defaults, false, 0))?;
     let queries = match config.root.object("projector_patch_to_query_dict")? {
         None => 256,
         Some(entries) => {
@@ -145,7 +147,7 @@ fn idefics3(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, Language { tied: Tied::Outer(false), ..LANGUAGE })?;
     let fields = vision_config(config)?;
     let defaults = [12, 1152, 3072, 16, 224, 32];
-    let size = b.scope("model.vision_model", |b| idefics2(b, &fields, defaults, true))?;
+    let size = b.scope("model.vision_model", |b| idefics2(b, &fields, defaults, true, 0))?;
     let scale = number(&config.root, "scale_factor", 2)?;
     let input = times(&[size.width, scale, scale]);
     b.linear("model.connector.modality_projection.proj", Linear::replicated(input, width));
@@ -209,7 +211,7 @@ const CHAT: Language =
 
 fn internvl_chat(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, CHAT)?;
-    let merged = intern_vit(config, b, 0)?;
+    let merged = intern_vit(config, b, &INTERN_VIT)?;
     mlp1(b, [merged, width, width], true);
     Ok(())
 }
@@ -218,30 +220,53 @@ fn internvl_chat(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 fn nvlm_d(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, CHAT)?;
     let inner = b.dims.inner.into();
-    let merged = intern_vit(config, b, 7)?;
+    let merged = intern_vit(config, b, &InternVit { dummy_heads: 7, ..INTERN_VIT })?;
     mlp1(b, [merged, inner, width], false);
     Ok(())
 }
 
 fn skywork(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let width = language(config, b, CHAT)?;
-    let merged = intern_vit(config, b, 0)?;
+    let merged = intern_vit(config, b, &INTERN_VIT)?;
     b.layer_norm("mlp1.0", merged);
     two_linear(b, ["mlp1.1", "mlp1.3"], [merged, width, width], [false, true, true]);
     Ok(())
 }
 
-fn mlp1(b: &mut Builder, [input, inner, out]: [u64; 3], bias: bool) {
+pub(super) fn mlp1(b: &mut Builder, [input, inner, out]: [u64; 3], bias: bool) {
     b.layer_norm("mlp1.0", input);
     plain(b, "mlp1.1", input, inner, bias);
     plain(b, "mlp1.3", inner, out, bias);
 }
 
+/// What a config class of InternViT holds where a field is absent.
+pub(super) struct InternVit {
+    /// Layers, width, inner width, heads.
+    pub(super) sizes: [u32; 4],
+    pub(super) image: u32,
+    pub(super) qkv_bias: bool,
+    pub(super) qk_norm: bool,
+    /// Heads that the model class adds.
+    pub(super) dummy_heads: u64,
+}
+
+pub(super) const INTERN_VIT: InternVit = InternVit {
+    sizes: [48, 3200, 12800, 25],
+    image: 224,
+    qkv_bias: false,
+    qk_norm: true,
+    dummy_heads: 0,
+};
+
 /// InternViT (`intern_vit.py`): its attention is whole where the heads do not divide. Returns the
 /// width of its shuffled patches.
-fn intern_vit(config: &Config<'_>, b: &mut Builder, dummy_heads: u64) -> Result<u64> {
+pub(super) fn intern_vit(
+    config: &Config<'_>,
+    b: &mut Builder,
+    defaults: &InternVit,
+) -> Result<u64> {
     let fields = vision_config(config)?;
-    let mut size = Size::read(&fields, [48, 3200, 12800, 25])?;
+    let mut size = Size::read(&fields, defaults.sizes)?;
     let layer = match config.root.value("select_layer") {
         None => -1,
         Some(value) => value.as_i64().unwrap_or(i64::MAX),
@@ -251,7 +276,8 @@ fn intern_vit(config: &Config<'_>, b: &mut Builder, dummy_heads: u64) -> Result<
         u32::try_from(built).ok().filter(|&built| built <= size.layers).ok_or_else(|| {
             wrong("select_layer", format!("{layer}; expected a layer of {}", size.layers))
         })?;
-    let (patch, image) = (side(&fields, "patch_size", 14)?, side(&fields, "image_size", 224)?);
+    let (patch, image) =
+        (side(&fields, "patch_size", 14)?, side(&fields, "image_size", defaults.image)?);
     let positions = (image / patch.max(1)).saturating_pow(2).saturating_add(1);
     let rms = fields.text("norm_type")? == Some("rms_norm");
     let style = Style {
@@ -260,13 +286,13 @@ fn intern_vit(config: &Config<'_>, b: &mut Builder, dummy_heads: u64) -> Result<
         attention: "attn",
         qkv: &["qkv"],
         out: "proj",
-        qkv_bias: fields.flag("qkv_bias", false)?,
+        qkv_bias: fields.flag("qkv_bias", defaults.qkv_bias)?,
         scales: &["ls1", "ls2"],
         whole_if_uneven: true,
         ..VIT
     };
-    let qk_norm = fields.flag("qk_normalization", true)?;
-    size.heads = size.heads.saturating_add(dummy_heads);
+    let qk_norm = fields.flag("qk_normalization", defaults.qk_norm)?;
+    size.heads = size.heads.saturating_add(defaults.dummy_heads);
     size.kv_heads = size.heads;
     let norm_width = size.heads.saturating_mul(size.head_dim);
     b.scope("vision_model", |b| {
@@ -282,12 +308,18 @@ fn intern_vit(config: &Config<'_>, b: &mut Builder, dummy_heads: u64) -> Result<
         }
     });
     let ratio = config.root.number("downsample_ratio")?.unwrap_or(0.5);
+    let factor = shuffle(ratio)?;
+    Ok(times(&[size.width, factor, factor]))
+}
+
+/// Patches on a side that are shuffled into one: the whole part of 1 / `downsample_ratio`.
+pub(super) fn shuffle(ratio: f64) -> Result<u64> {
     let factor = match ratio {
         ratio if ratio > 0.0 && ratio <= 1.0 => (1.0 / ratio).min(64.0),
         _ => return Err(wrong("downsample_ratio", format!("{ratio}; expected one up to 1"))),
     };
     let factor = (1..=64u32).rev().find(|&whole| f64::from(whole) <= factor).unwrap_or(1);
-    Ok(times(&[size.width, factor.into(), factor.into()]))
+    Ok(factor.into())
 }
 
 /// `paddleocr_vl.py`: the text model's fields are the document's own.

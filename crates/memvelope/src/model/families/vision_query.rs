@@ -13,6 +13,12 @@ pub(super) fn qformer(b: &mut Builder, fields: &Fields<'_>) -> Result<Size> {
     let size = Size::read(fields, [12, 768, 3072, 12])?;
     let every = fields.count("cross_attention_frequency", LAYERS_MAX)?.unwrap_or(2);
     let input = fields.count("encoder_hidden_size", WIDTH_MAX)?.unwrap_or(1408).into();
+    qformer_of(b, &size, every, input);
+    Ok(size)
+}
+
+/// The same of given sizes: every so many-th layer looks at features of width `input`.
+pub(super) fn qformer_of(b: &mut Builder, size: &Size, every: u32, input: u64) {
     b.scope("qformer", |b| {
         b.layer_norm("layernorm", size.width);
         for layer in 0..size.layers {
@@ -27,7 +33,6 @@ pub(super) fn qformer(b: &mut Builder, fields: &Fields<'_>) -> Result<Size> {
             });
         }
     });
-    Ok(size)
 }
 
 fn self_or_cross(b: &mut Builder, name: &str, [width, input]: [u64; 2]) {

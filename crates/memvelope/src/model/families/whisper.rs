@@ -36,6 +36,7 @@ fn whisper(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     };
     b.is_multimodal = true;
     b.is_encoder_decoder = true;
+    b.mm_item_tokens_max = Some(fields.count("max_source_positions", TOKENS_MAX)?.unwrap_or(1500));
     b.scope("model.encoder", |b| -> Result<()> {
         whisper_encoder(b, fields, &WHISPER, &encoder, [80, 1500])?;
         b.layer_norm("layer_norm", encoder.width);
@@ -44,6 +45,7 @@ fn whisper(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     b.scope("model.decoder", |b| {
         // Tied to the output matrix; a plain table, so neither padded nor divided.
         b.table("embed_tokens", vocab, decoder.width);
+        b.inventory.tied_heads.push(vocab.into());
         b.table("embed_positions", tokens, decoder.width);
         for layer in 0..decoder.layers {
             b.scope(&format!("layers.{layer}"), |b| decoder_layer(b, &decoder));

@@ -24,6 +24,9 @@ pub(crate) struct Inventory {
     pub(crate) ranks_max: Option<u64>,
     /// The engine's model class refuses ranks that do not divide this, and what it is.
     pub(crate) ranks_divide: Option<(&'static str, u64)>,
+    /// Rows of output matrices that are built before another table takes their place: nothing
+    /// remains of them but that they have to divide.
+    pub(crate) tied_heads: Vec<u64>,
 }
 
 /// Parameters on one tensor-parallel rank.
@@ -89,6 +92,10 @@ impl Inventory {
         hardware: Hardware,
     ) -> Result<Weights, Refusal> {
         self.check_ranks(tp)?;
+        for rows in &self.tied_heads {
+            rank::vocabulary_rows("output matrix", *rows, tp)?;
+        }
+        quantization.check(dtype, hardware)?;
         let mut tally = Tally::default();
         for Module { name, kind } in &self.modules {
             match kind {

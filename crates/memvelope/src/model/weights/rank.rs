@@ -154,8 +154,11 @@ pub(crate) fn kv_heads_on_rank(name: &str, kv_heads: u64, tp: u64) -> Result<u64
 pub(crate) fn embedding_rows(name: &str, embedding: &Embedding, tp: u64) -> Result<u64, Refusal> {
     match embedding.split {
         EmbeddingSplit::Whole => Ok(embedding.rows),
-        EmbeddingSplit::Vocabulary => {
-            share(name, "padded vocabulary", embedding.rows.next_multiple_of(VOCAB_PADDING), tp)
-        }
+        EmbeddingSplit::Vocabulary => vocabulary_rows(name, embedding.rows, tp),
     }
+}
+
+/// Rows of a padded vocabulary on one rank.
+pub(crate) fn vocabulary_rows(name: &str, rows: u64, tp: u64) -> Result<u64, Refusal> {
+    share(name, "padded vocabulary", rows.next_multiple_of(VOCAB_PADDING), tp)
 }

@@ -5,9 +5,10 @@
 
 use std::cell::Cell;
 
-/// Comparisons of a character, for all modules together: under a second. A hundred expressions over
-/// a thousand modules take some percent of it.
-const COMPARISONS_MAX: u64 = 1 << 29;
+/// Comparisons of a character, for all modules together: some tenths of a second. Four million
+/// searches for an expression that is not there take as many; a hundred expressions over ten
+/// thousand modules are a quarter of that.
+const COMPARISONS_MAX: u64 = 1 << 27;
 
 /// What of the comparisons is left.
 #[derive(Debug)]
@@ -20,6 +21,12 @@ impl Default for Effort {
 }
 
 impl Effort {
+    /// As little as a test can wait for.
+    #[cfg(test)]
+    pub(super) fn little() -> Self {
+        Self(Cell::new(1 << 20))
+    }
+
     /// Takes so many; whether they were left.
     pub(super) fn spend(&self, comparisons: u64) -> bool {
         let left = self.0.get();

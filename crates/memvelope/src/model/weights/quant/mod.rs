@@ -5,6 +5,7 @@
 //! module by its name which [`Form`] its matrices take.
 
 mod compressed;
+mod device;
 mod effort;
 mod form;
 mod fp8;
@@ -226,6 +227,12 @@ impl Quantization {
     /// Whether the method is one of those that vLLM runs by Marlin kernels.
     pub(crate) fn is_marlin_only(&self) -> bool {
         matches!(self.method_name(), Some("auto_awq" | "auto_gptq" | "inc"))
+    }
+
+    /// # Errors
+    /// [`Refusal`] where vLLM does not run the method on such a device or in this type.
+    pub(crate) fn check(&self, dtype: Dtype, hardware: Hardware) -> Result<(), Refusal> {
+        self.method_name().map_or(Ok(()), |method| device::check(method, dtype, hardware))
     }
 
     /// vLLM's name of the method, `None` for a model that is not quantised.

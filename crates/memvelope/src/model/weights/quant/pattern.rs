@@ -87,7 +87,7 @@ const PATTERN_BYTES_MAX: usize = 2048;
 pub(super) struct Regex {
     alternatives: Alternatives,
     /// What every match contains: most names do not, and looking for it is quick.
-    literal: String,
+    literals: Vec<String>,
 }
 
 type Alternatives = Vec<Vec<Node>>;
@@ -115,137 +115,154 @@ impl Regex {
         let mut parser = Parser { rest: pattern.chars().peekable(), depth: 0 };
         let alternatives = parser.alternatives()?;
         match parser.rest.next() {
-            None => Ok(Self { literal: literal(&alternatives), alternatives }),
+            None => Ok(Self { literals: literals(&alternatives), alternatives }),
             Some(_) => Err("an unopened `)`".into()),
         }
     }
 
     /// Python's `re.match`: from the start of the name, to wherever the pattern ends.
     pub(super) fn is_match(&self, name: &str, effort: &Effort) -> bool {
-        self.ends(name, false, effort).contains(&true)
+        self.ends(name, false, effort) != 0
     }
 
     /// Python's `re.fullmatch`.
     pub(super) fn is_full_match(&self, name: &str, effort: &Effort) -> bool {
-        self.ends(name, false, effort).last() == Some(&true)
+        self.ends(name, false, effort) >> name.chars().count() == 1
     }
 
     /// Python's `re.search`: anywhere in the name.
     pub(super) fn is_found(&self, name: &str, effort: &Effort) -> bool {
-        self.ends(name, true, effort).contains(&true)
+        self.ends(name, true, effort) != 0
     }
 
     fn ends(&self, name: &str, anywhere: bool, effort: &Effort) -> Positions {
-        if !effort.search(1) || !name.contains(&self.literal) {
-            return Positions::new();
+        let may_match = || self.literals.iter().all(|literal| name.contains(literal));
+        if !effort.search(1 + self.literals.len()) || !may_match() {
+            return 0;
         }
-        let text: Vec<char> = name.chars().collect();
-        let mut starts = vec![anywhere; text.len() + 1];
-        starts[0] = true;
-        Run { text: &text, effort }.any(&self.alternatives, &starts)
+        let (mut text, mut count, mut lines) = (['\0'; LENGTH_MAX], 0, 0);
+        for found in name.chars() {
+            if count + 1 == LENGTH_MAX {
+                // None of the engine's names is as long: what cannot be told is not told.
+                effort.spend(u64::MAX);
+                return 0;
+            }
+            text[count] = found;
+            lines |= if found == '\n' { 0 } else { 1 << count };
+            count += 1;
+        }
+        let run = Run { text: &text[..count], lines, effort };
+        run.any(&self.alternatives, if anywhere { run.all() } else { 1 })
     }
 }
 
-/// The longest run of characters that every match contains; empty where none is found quickly.
-fn literal(of: &Alternatives) -> String {
-    let [nodes] = of.as_slice() else { return String::new() };
-    let (mut longest, mut run) = (String::new(), String::new());
-    for node in nodes {
-        match node {
-            Node::Char(literal) => run.push(*literal),
-            _ => run.clear(),
-        }
-        if run.len() > longest.len() {
-            longest.clone_from(&run);
-        }
-    }
-    longest
+/// Runs of characters that every match contains; none where there are alternatives.
+fn literals(of: &Alternatives) -> Vec<String> {
+    let [nodes] = of.as_slice() else { return Vec::new() };
+    let is_char = |node: &Node| matches!(node, Node::Char(_));
+    let runs = nodes.chunk_by(|a, b| is_char(a) && is_char(b));
+    let text = |run: &[Node]| {
+        let chars = run.iter().filter_map(|node| match node {
+            Node::Char(literal) => Some(*literal),
+            _ => None,
+        });
+        chars.collect::<String>()
+    };
+    // A single character is in most names.
+    runs.map(text).filter(|run| run.len() > 1).collect()
 }
 
-/// For every position of the name (its end included) whether a match may stand there. Only whether
-/// something matches is asked, never what, so all ways are walked at once and none is walked back.
-type Positions = Vec<bool>;
+/// For every position of the name (its end included) whether a match may stand there, one bit each.
+/// Only whether something matches is asked, never what, so all ways are walked at once and none is
+/// walked back.
+type Positions = u128;
+/// Characters of a name, so that all positions fit.
+const LENGTH_MAX: usize = 127;
 
 struct Run<'a> {
     text: &'a [char],
+    /// Where a character is that is no line break.
+    lines: Positions,
     effort: &'a Effort,
 }
 
 impl Run<'_> {
-    fn any(&self, of: &[Vec<Node>], starts: &Positions) -> Positions {
-        let mut ends = vec![false; starts.len()];
-        for nodes in of {
-            let mut at = starts.clone();
-            for node in nodes {
-                if !at.contains(&true) {
-                    break;
-                }
-                at = self.step(node, &at);
-            }
-            join(&mut ends, &at);
-        }
-        ends
+    fn all(&self) -> Positions {
+        (1 << (self.text.len() + 1)) - 1
     }
 
-    /// Takes the cost of looking at every position once.
-    fn spend(&self, times: usize) -> bool {
-        let positions = self.text.len().saturating_add(8).saturating_mul(times.max(1));
-        self.effort.spend(u64::try_from(positions).unwrap_or(u64::MAX))
+    fn any(&self, of: &[Vec<Node>], starts: Positions) -> Positions {
+        let from = |nodes: &Vec<Node>| {
+            nodes.iter().fold(starts, |at, node| if at == 0 { 0 } else { self.step(node, at) })
+        };
+        of.iter().map(from).fold(0, |ends, at| ends | at)
     }
 
     /// Where a match of one node may end that starts at any of `starts`.
-    fn step(&self, node: &Node, starts: &Positions) -> Positions {
-        let nowhere = vec![false; starts.len()];
+    fn step(&self, node: &Node, starts: Positions) -> Positions {
         let times = match node {
-            Node::Class { ranges, .. } => ranges.len(),
+            Node::Class { ranges, .. } => ranges.len().max(1),
             _ => 1,
         };
-        if !self.spend(times) || !starts.contains(&true) {
-            return nowhere;
+        let cost = self.text.len().saturating_mul(times);
+        if !self.effort.spend(u64::try_from(cost).unwrap_or(u64::MAX)) || starts == 0 {
+            return 0;
         }
         match node {
             Node::Group(of) => self.any(of, starts),
             Node::Repeat { of, min, max } => self.repeated(of, starts, *min, *max),
             Node::Look { negated, of } => {
-                let mut at = starts.clone();
-                for (i, is_here) in at.iter_mut().enumerate().filter(|(_, is_here)| **is_here) {
-                    let mut start = nowhere.clone();
-                    start[i] = true;
-                    *is_here = self.any(of, &start).contains(&true) != *negated;
-                }
-                at
+                self.filter(starts, |at| (self.any(of, 1 << at) != 0) != *negated)
             }
             Node::Start | Node::End | Node::Boundary { .. } => {
-                let holds = |(i, is_here): (usize, &bool)| *is_here && self.is_at(node, i);
-                starts.iter().enumerate().map(holds).collect()
+                self.filter(starts, |at| self.is_at(node, at))
             }
-            Node::Char(_) | Node::Any | Node::Class { .. } => {
-                let mut ends = nowhere;
-                for (i, &found) in self.text.iter().enumerate() {
-                    ends[i + 1] = starts[i] && is_one(node, found);
-                }
-                ends
-            }
+            Node::Char(_) | Node::Any | Node::Class { .. } => self.taken(node, starts) << 1,
         }
     }
 
-    fn repeated(&self, of: &Node, starts: &Positions, min: u32, max: u32) -> Positions {
+    /// Those of the positions at which something holds.
+    fn filter(&self, of: Positions, holds: impl Fn(usize) -> bool) -> Positions {
+        let (mut rest, mut held) = (of, 0);
+        while rest != 0 {
+            let first = rest & rest.wrapping_neg();
+            rest ^= first;
+            let at = usize::try_from(first.trailing_zeros()).unwrap_or(LENGTH_MAX);
+            held |= if holds(at) { first } else { 0 };
+        }
+        held
+    }
+
+    /// Those of the positions whose character the node takes.
+    fn taken(&self, node: &Node, of: Positions) -> Positions {
+        if matches!(node, Node::Any) {
+            return of & self.lines;
+        }
+        self.filter(of, |at| self.text.get(at).is_some_and(|&found| is_one(node, found)))
+    }
+
+    fn repeated(&self, of: &Node, starts: Positions, min: u32, max: u32) -> Positions {
         if (min, max) == (0, u32::MAX) && of.is_one() {
             // One pass, since what ends at a position may begin there again.
-            let mut ends = starts.clone();
-            for (i, &found) in self.text.iter().enumerate() {
-                ends[i + 1] |= ends[i] && is_one(of, found);
+            let taken = self.taken(of, self.all());
+            if taken == self.all() >> 1 {
+                return self.all() & !((starts & starts.wrapping_neg()) - 1);
             }
-            return ends;
+            let further = |ends: Positions, at| ends | (ends & taken & (1_u128 << at)) << 1;
+            return (0..self.text.len()).fold(starts, further);
         }
-        let mut ends = vec![false; starts.len()];
-        let mut level = starts.clone();
-        let mut count = 0;
+        let (mut ends, mut level, mut count) = (0, starts, 0);
         loop {
-            if count >= min && !join(&mut ends, &level) || count >= max || !self.spend(1) {
+            if count >= min {
+                if level & !ends == 0 {
+                    return ends;
+                }
+                ends |= level;
+            }
+            if count >= max || level == 0 {
                 return ends;
             }
-            level = self.step(of, &level);
+            level = self.step(of, level);
             count += 1;
         }
     }
@@ -264,16 +281,6 @@ impl Run<'_> {
             _ => false,
         }
     }
-}
-
-/// Adds `more`; whether any of it is new.
-fn join(all: &mut Positions, more: &Positions) -> bool {
-    let mut is_new = false;
-    for (all, &more) in all.iter_mut().zip(more) {
-        is_new |= more && !*all;
-        *all |= more;
-    }
-    is_new
 }
 
 impl Node {
@@ -517,18 +524,21 @@ mod tests {
 
     #[test]
     fn hostile_expressions_end() {
-        let name = "a".repeat(200);
+        let name = "a".repeat(126);
         for pattern in ["(a*)*b", "(a|a)*b", "(a|aa)+$b", "((a*)*)*b", "(.*)(.*)(.*)(.*)(.*)(.*)b"]
         {
             let effort = Effort::default();
             assert!(!Regex::compile(pattern).unwrap().is_match(&name, &effort), "{pattern}");
             assert!(!effort.is_spent(), "{pattern}");
         }
+        let effort = Effort::default();
+        assert!(!Regex::compile("a").unwrap().is_match(&"a".repeat(127), &effort));
+        assert!(effort.is_spent());
         // Looks ahead from each of the positions, at each of the positions: what takes too long
         // is seen to do so.
         let nested = "(((.{0,256}){0,256}){0,256}){0,256}[bc]";
-        let effort = Effort::default();
-        for _ in 0..100_000 {
+        let effort = Effort::little();
+        for _ in 0..10_000 {
             Regex::compile(nested).unwrap().is_match(&name, &effort);
             if effort.is_spent() {
                 break;

@@ -2,6 +2,7 @@
 //!
 //! vLLM 0.32: `quark/quark.py`, `quark/quark_moe.py`, `quark/schemes/`.
 
+use super::device::at_least;
 use super::effort::Effort;
 use super::form::{Axis, Form, Grain, Per};
 use super::fp8::{divides, mxfp4_experts, whole_blocks};
@@ -253,6 +254,8 @@ impl Method for Quark {
         Ok(Some(match self.scheme(target.name, target.effort)? {
             Scheme::Plain => return Ok(None),
             Scheme::Fp8 { scale, is_static } => {
+                // Unlike other methods, it has no weight-only form for older devices.
+                at_least((8, 9), "Quark's fp8", target.hardware)?;
                 let form = match scale {
                     Scaled::Tensor => Form::fp8(Grain::Part),
                     Scaled::Channel => Form::fp8(Grain::Output),
