@@ -68,6 +68,8 @@ pub(crate) struct Request<'a> {
     pub(crate) model_head_size: u64,
     /// The model's heads differ in size, and vLLM then prefers one kernel for all of them.
     pub(crate) has_mixed_heads: bool,
+    /// Blackwell prefers FlashAttention then.
+    pub(crate) is_non_causal: bool,
     /// The engine asks for FA4 in every layer.
     pub(crate) forces_fa4: bool,
     /// Logit soft-capping, which FA4's kernel for 256 elements does not have.
@@ -192,6 +194,7 @@ fn candidates(request: &Request<'_>) -> &'static [Backend] {
             return &[TritonAttn];
         }
         return match (major, request.is_mm_prefix) {
+            (10, _) if request.is_non_causal => &[FlashAttn, Flashinfer, TritonAttn, FlexAttention],
             (10, true) => &[TritonFlashinfer, Flashinfer, FlashAttn, TritonAttn, FlexAttention],
             (10, false) => &[Flashinfer, FlashAttn, TritonAttn, FlexAttention],
             (9, true) => &[TritonFlashAttn, FlashAttn, Flashinfer, TritonAttn, FlexAttention],

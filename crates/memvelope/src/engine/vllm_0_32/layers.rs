@@ -169,6 +169,17 @@ fn model_head_size(layout: &Layout) -> u64 {
     if largest == 0 { layout.head_dim.into() } else { largest }
 }
 
+/// Architectures with a hook for heads of several sizes (`models/config.py`, `Gemma4Config`).
+const MIXED_HEADS: &[&str] = &[
+    "Gemma4ForCausalLM",
+    "Gemma4ForConditionalGeneration",
+    "Gemma4UnifiedForConditionalGeneration",
+    NON_CAUSAL,
+];
+
+/// Tokens of a block see each other in both directions (`DiffusionGemmaModelForBlockDiffusionConfig`).
+const NON_CAUSAL: &str = "DiffusionGemmaForBlockDiffusion";
+
 impl Context<'_> {
     fn tp(&self) -> u64 {
         self.params.tensor_parallel.into()
@@ -203,6 +214,7 @@ impl Context<'_> {
             mla_dims: [0, 0],
             model_head_size: self.model_head_size,
             has_mixed_heads: self.has_mixed_heads(),
+            is_non_causal: self.layout.architecture == NON_CAUSAL,
             // Hopper serves an fp8 cache layer by layer instead.
             forces_fa4: self.has_mixed_heads()
                 && !(self.params.device.capability().0 == 9 && self.kv_dtype.is_fp8_per_tensor()),
@@ -271,14 +283,16 @@ impl Context<'_> {
         }
     }
 
-    /// Heads of several sizes and at most 512 elements (Gemma 4).
+    /// Heads of several sizes and at most 512 elements, in an architecture that vLLM looks for them
+    /// in.
     fn has_mixed_heads(&self) -> bool {
         let mut sizes = self.layout.caches.iter().filter_map(|cache| match &cache.kind {
             CacheKind::Attention(attention) => Some(attention.key_dim),
             _ => None,
         });
         let first = sizes.next();
-        self.layout.model_type.starts_with("gemma4") && sizes.any(|size| Some(size) != first)
+        MIXED_HEADS.contains(&self.layout.architecture.as_str())
+            && sizes.any(|size| Some(size) != first)
     }
 
     /// Layers with an indexer that selects what they look at.

@@ -113,6 +113,11 @@ pub(super) const fn sized(hidden: u32, layers: u32, heads: u32, inner: u32, voca
     Class { hidden, layers, heads, inner, vocab, ..FOREIGN }
 }
 
+/// Model types whose config class has no size of heads. The class is that of the model type, which
+/// need not be the architecture's own.
+const WITHOUT_HEAD_DIM: &[&str] =
+    &["granite", "llama", "mistral", "mixtral", "phi3", "qwen2", "qwen2_moe", "starcoder2"];
+
 impl Class {
     pub(super) fn dims(&self, fields: &Fields<'_>) -> Result<Dims> {
         let keys = &self.keys;
@@ -162,7 +167,11 @@ impl Class {
         let declared = match self.head_dim {
             HeadDim::Ratio => None,
             HeadDim::Declared => fields.count(NAME, HEAD_DIM_MAX)?,
-            HeadDim::Own(default) if !fields.is_present(NAME) => Some(default),
+            HeadDim::Own(default) if !fields.is_present(NAME) => {
+                let model_type = fields.text("model_type")?;
+                (!model_type.is_some_and(|name| WITHOUT_HEAD_DIM.contains(&name)))
+                    .then_some(default)
+            }
             HeadDim::Own(_) => fields.count(NAME, HEAD_DIM_MAX)?,
         };
         match declared {

@@ -84,9 +84,9 @@ fn hy_v4(config: &Config<'_>, b: &mut Builder) -> Result<()> {
 /// A router of sigmoids, with a bias.
 fn moe(class: &Class<'_>) -> Result<Option<Moe>> {
     let Some(moe) = Moe::read(class)? else { return Ok(None) };
-    let renormalizes = class.fields.flag("route_norm", true)?;
-    // The bias lies beside the router, and decides alike.
-    let routing = Routing { is_sigmoid: renormalizes, renormalizes, has_bias: false };
+    // The bias lies beside the router.
+    let is_sigmoid = moe.routing.renormalizes;
+    let routing = Routing { is_sigmoid, ..moe.routing };
     Ok(Some(Moe { router: Some(Dtype::Float32), routing, ..moe }))
 }
 

@@ -117,7 +117,8 @@ fn phimoe_hf(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let head_bias = fields.flag("lm_head_bias", false)?;
     let frame = Frame { norm_bias: true, head_bias, ..Frame::read(fields)? };
     let bias = fields.flag("attention_bias", false)?;
-    let moe = Moe { router: "router", ..Moe::new("mlp", 0, 0) };
+    // vLLM leaves the router to the model's code.
+    let moe = Moe { router: "router", fusible: false, ..Moe::new("mlp", 0, 0) };
     phimoe_decoder(fields, b, &frame, bias, moe)
 }
 

@@ -79,7 +79,9 @@ fn hunyuan(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     };
     let widths = each_layer(fields, "moe_intermediate_size", dims.layers, INNER_MAX)?;
     let counts = each_layer(fields, "num_experts", dims.layers, EXPERTS_MAX)?;
-    let moe = Moe { shared: Some(Dense::new("shared_mlp", dims.inner)), ..Moe::new("mlp", 0, 0) };
+    // vLLM does not recognise the router and leaves it to the model's code.
+    let shared = Some(Dense::new("shared_mlp", dims.inner));
+    let moe = Moe { shared, fusible: false, ..Moe::new("mlp", 0, 0) };
     Frame::read(fields)?.build(b, &dims, |layer| {
         let moe = Moe {
             experts: counts.as_ref().map_or(1, |counts| at(counts, layer).into()),
@@ -109,6 +111,7 @@ fn flex_olmo(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let norms = QkNorm::Whole;
     let attention = Attn { qkv_bias: bias, out_bias: bias, norms, reach, ..Attn::of(&dims) };
     let moe = Moe::new("mlp", experts(fields, "num_experts", 7)?, dims.inner.into());
+    let moe = moe.routed(fields, false, ("norm_topk_prob", false))?;
     let frame = Frame {
         layer_norms: &["post_attention_layernorm", "post_feedforward_layernorm"],
         ..Frame::read(fields)?
@@ -136,7 +139,9 @@ fn dots1(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     let bias = fields.flag("attention_bias", false)?;
     let attention = Attn { qkv_bias: bias, out_bias: bias, norms: QkNorm::Head, ..Attn::of(&dims) };
     let first = fields.count_or_zero("first_k_dense_replace", LAYERS_MAX)?;
-    let moe = routed(fields, [0, 1408, 0])?;
+    // Sigmoids, and a bias.
+    let fusible = fields.flag("norm_topk_prob", false)?;
+    let moe = Moe { fusible, ..routed(fields, [0, 1408, 0])? };
     let dense = Dense::new("mlp", dims.inner);
     Frame::read(fields)?.build(b, &dims, |layer| {
         let mlp = if layer >= first { Mlp::Moe(moe.clone()) } else { Mlp::Dense(dense) };
@@ -169,7 +174,8 @@ fn solar_open(config: &Config<'_>, b: &mut Builder) -> Result<()> {
         tokens: 131_072,
     };
     let mut dims = class.read(fields)?;
-    let moe = routed(fields, [128, 1280, 1])?;
+    let fusible = fields.flag("norm_topk_prob", true)?;
+    let moe = Moe { fusible, ..routed(fields, [128, 1280, 1])? };
     dims.inner = u32::try_from(moe.inner).unwrap_or(INNER_MAX);
     let qkv_bias = fields.flag("attention_bias", false)?;
     let attention = Attn { qkv_bias, reach: uniform(fields, &dims)?, ..Attn::of(&dims) };
@@ -198,6 +204,7 @@ fn mellum(config: &Config<'_>, b: &mut Builder) -> Result<()> {
     };
     let inner = width(fields, "moe_intermediate_size", 896)?;
     let moe = Moe::new("mlp", experts(fields, name, 64)?, inner);
+    let moe = moe.routed(fields, false, ("norm_topk_prob", true))?;
     let dense = Dense::new("mlp", dims.inner);
     let sparse = super::moe_windowed::sparse_layers(fields, dims.layers, 0)?;
     Frame::read(fields)?.build(b, &dims, |layer| {

@@ -447,7 +447,7 @@ fn step3p5_moe(fields: &Fields<'_>) -> Result<Moe> {
         bounds_ranks: true,
         ..Moe::new("moe", experts(fields, "moe_num_experts", 16)?, inner)
     };
-    let is_sigmoid = is_sigmoid(fields, "moe_router_activation", true)?;
+    let is_sigmoid = is_sigmoid(fields, "moe_router_activation", false)?;
     moe.routed(fields, is_sigmoid, ("norm_expert_weight", true))
 }
 

@@ -4,7 +4,7 @@ use super::limits::HEAD_DIM_MAX;
 use super::vision::{Size, Style, VIT, convolution, encoder, number, side, times, two_linear};
 use crate::error::Result;
 use crate::model::builder::Builder;
-use crate::model::hf_config::{Fields, wrong};
+use crate::model::hf_config::Fields;
 use crate::model::weights::module::{Linear, Param};
 
 /// The three-dimensional MoonViT of Kimi K2.5 and K3 (`kimi_k25_vit.py`) with its projector.
@@ -131,15 +131,9 @@ pub(super) fn gemma4(
     method: Option<&str>,
 ) -> Result<bool> {
     let mut size = Size::read(fields, [16, 768, 3072, 12])?;
-    if let Some(dim) = fields.count("head_dim", HEAD_DIM_MAX)? {
-        size.head_dim = dim.into();
-    }
-    let kv_heads = number(fields, "num_key_value_heads", u32::try_from(size.heads).unwrap_or(12))?;
-    if kv_heads == 0 || !size.heads.is_multiple_of(kv_heads) {
-        let problem = format!("{kv_heads} does not divide the {} query heads", size.heads);
-        return Err(wrong(fields.path("num_key_value_heads"), problem));
-    }
-    size.kv_heads = kv_heads;
+    // The class's own, whatever the number of query heads.
+    size.head_dim = number(fields, "head_dim", 64)?;
+    size.kv_heads = number(fields, "num_key_value_heads", 12)?;
     let bias = fields.flag("attention_bias", false)?;
     let style = Style {
         norms: &[
