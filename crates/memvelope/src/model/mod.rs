@@ -25,8 +25,6 @@ mod refusal;
 pub mod safetensors;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_vllm;
 mod weights;
 
 pub use dtype::Dtype;

@@ -21,6 +21,8 @@ mod packed;
 mod parameters;
 #[cfg(test)]
 mod refusal_tests;
+#[cfg(test)]
+mod rule_tests;
 mod spec;
 
 pub use backend::Backend;

@@ -1,8 +1,9 @@
 //! Small configs with the numbers that vLLM 0.32's own code gave for them, built on the meta device
 //! with an emulated GPU: one for each rule that was once missing.
 
-use super::Layout;
-use crate::engine::{Device, Params, Vllm};
+use super::Vllm;
+use crate::engine::{Device, Params};
+use crate::model::Layout;
 use serde_json::{Value, json};
 
 /// Compute capabilities.
