@@ -241,7 +241,8 @@ fn ranks_and_blocks_out_of_range_are_refused() {
 #[test]
 fn a_curve_bounds_groups_that_take_more_than_a_block_a_token() {
     let mut config = skeleton("Gemma3ForCausalLM");
-    let kinds = (0..41).map(|layer| if layer == 0 { "full_attention" } else { "sliding_attention" });
+    let kinds =
+        (0..41).map(|layer| if layer == 0 { "full_attention" } else { "sliding_attention" });
     config["layer_types"] = kinds.collect();
     config["num_hidden_layers"] = json!(41);
     let layout = Layout::from_config(&config.to_string()).unwrap();
