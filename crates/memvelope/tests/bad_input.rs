@@ -236,6 +236,28 @@ fn ranks_and_blocks_out_of_range_are_refused() {
     }
 }
 
+/// One full layer among forty with windows: 41 groups of 16 tokens, so that a token takes more than
+/// two blocks, which no curve of whole tokens a block says.
+#[test]
+fn a_curve_bounds_groups_that_take_more_than_a_block_a_token() {
+    let mut config = skeleton("Gemma3ForCausalLM");
+    let kinds =
+        (0..41).map(|layer| if layer == 0 { "full_attention" } else { "sliding_attention" });
+    config["layer_types"] = kinds.collect();
+    config["num_hidden_layers"] = json!(41);
+    let layout = Layout::from_config(&config.to_string()).unwrap();
+    let params = Params::new(Device::named("h100").unwrap());
+    let vllm = Vllm::new(&layout, &params).unwrap();
+    assert_eq!(vllm.groups().len(), 41);
+    let curve = vllm.cost_curve();
+    for tokens in [1, 16, 1000, 10_000, 100_000, 1_000_000].map(Tokens) {
+        assert!(curve.blocks(tokens) >= vllm.blocks_per_request(tokens), "{tokens:?}");
+    }
+    // Every block of the windows is taken at once; beyond them the full layer alone grows.
+    let blocks = |tokens| vllm.blocks_per_request(Tokens(tokens)).0;
+    assert_eq!(curve.blocks(Tokens(1_000_000)).0, blocks(1_000_000));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
