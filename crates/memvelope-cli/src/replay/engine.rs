@@ -33,6 +33,7 @@ pub(crate) struct Rules {
 struct Work {
     batch: u32,
     kv_tokens: u64,
+    prefill_tokens: u32,
     prefill_s: f64,
     emits: u32,
 }
@@ -102,7 +103,7 @@ impl<'a> Engine<'a> {
             self.admit(&mut budget, &mut work);
         }
         self.collect_decodes(&mut work);
-        if work.batch > 0 || work.prefill_s > 0.0 {
+        if work.batch > 0 || work.prefill_tokens > 0 {
             self.emit(&work);
         } else {
             self.resolve_standstill(has_preempted);
@@ -338,6 +339,7 @@ impl<'a> Engine<'a> {
 fn prefill(sequence: &mut Sequence, machine: &Machine, budget: &mut u32, work: &mut Work) -> u32 {
     let tokens = (sequence.target - sequence.kv).min(*budget);
     work.prefill_s += machine.prefill_s(sequence.kv, tokens);
+    work.prefill_tokens += tokens;
     sequence.kv += tokens;
     *budget -= tokens;
     if sequence.kv < sequence.target {
