@@ -37,6 +37,7 @@ pub mod envelope;
 pub mod error;
 pub mod event;
 pub mod export;
+pub(crate) mod fork;
 pub mod ledger;
 pub mod model;
 pub mod runtime;

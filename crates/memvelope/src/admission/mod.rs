@@ -9,6 +9,7 @@
 mod gate;
 mod guaranteed;
 mod lease;
+mod needs;
 mod policy;
 mod pool;
 mod rate;
