@@ -40,8 +40,7 @@ struct Node {
 }
 
 impl Node {
-    const EMPTY: Self =
-        Self { held: [0; FANOUT], due: [NOBODY; FANOUT], link: [NONE; FANOUT] };
+    const EMPTY: Self = Self { held: [0; FANOUT], due: [NOBODY; FANOUT], link: [NONE; FANOUT] };
 
     /// Sum held and largest due of the whole node.
     #[inline]
