@@ -7,8 +7,8 @@ use crate::units::{Blocks, Tokens};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 
-/// Terms that a curve has room for: a layer that keeps all and three that keep less, which is one
-/// more than any known model has. More would make every lease larger.
+/// Terms that a curve has room for: as many as the model with most kinds of layers has (DeepSeek V4),
+/// in half a cache line, as a lease carries its curve.
 const TERMS_MAX: usize = 4;
 
 /// Most blocks of a term whose layers keep every token.
@@ -115,10 +115,19 @@ pub struct CostCurve {
     is_exact: bool,
 }
 
-// A lease carries its curve: one cache line of it.
+// With all else one cache line.
 const _: () = assert!(size_of::<CostCurve>() <= 64);
 
 impl CostCurve {
+    /// No sequence fits any budget: a bound where nothing else is known.
+    pub const NOTHING_FITS: Self = Self {
+        fixed_blocks: u64::MAX,
+        terms: [Term::UNUSED; TERMS_MAX],
+        len: 0,
+        is_plain: false,
+        is_exact: false,
+    };
+
     /// A plain curve with `block_tokens` tokens a block and `fixed_blocks` blocks of state a
     /// sequence takes whatever its length. `None` if `block_tokens` is zero.
     #[must_use]
@@ -340,9 +349,9 @@ impl TryFrom<Written> for CostCurve {
 
     fn try_from(written: Written) -> Result<Self, Self::Error> {
         let block_tokens = written.block_tokens;
-        let terms = written.terms.unwrap_or_else(|| {
-            vec![CostTerm { block_tokens, keep_tokens: Tokens::MAX, count: 1 }]
-        });
+        let terms = written
+            .terms
+            .unwrap_or_else(|| vec![CostTerm { block_tokens, keep_tokens: Tokens::MAX, count: 1 }]);
         let curve = Self::from_terms(written.fixed_blocks, &terms)
             .ok_or("a cost curve has blocks of at least one token, and takes some")?;
         if curve.block_tokens() != block_tokens {

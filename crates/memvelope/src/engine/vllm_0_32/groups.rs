@@ -2,7 +2,7 @@
 //!
 //! Rules of `vllm/v1/core/kv_cache_utils.py` (`get_kv_cache_groups` and what it calls).
 
-use super::spec::{Role, Spec, lcm, rounded_up};
+use super::spec::{Held, Role, Spec, lcm, rounded_up};
 use crate::model::{Refusal, RefusalRule};
 
 /// Layers that share a block table. Specs are those of its layers, in order.
@@ -36,9 +36,20 @@ impl LayerGroup {
         self.specs.iter().fold(0, |sum: u64, spec| sum.saturating_add(spec.page_bytes()))
     }
 
-    /// Tokens of the smallest block of its layers.
-    pub(crate) fn smallest_block(&self) -> u64 {
-        self.specs.iter().map(|spec| spec.block_size).min().unwrap_or(1).max(1)
+    /// What a request may hold at once, and whether that is exact: a table has as many blocks as
+    /// the layer that needs most. Layers that need different ones at different lengths would not
+    /// share a table ([`is_uniform_type`]); if ever they do, this is an upper bound.
+    pub(crate) fn held(&self, in_flight: u64, encoder: u64) -> (Held, bool) {
+        let mut most = Held::NOTHING;
+        let mut is_exact = true;
+        for held in self.specs.iter().map(|spec| spec.held(in_flight, encoder)) {
+            if !most.covers(held) {
+                let covering = most.covering(held);
+                is_exact = covering == held;
+                most = covering;
+            }
+        }
+        (most, is_exact)
     }
 
     /// Blocks that a request of `tokens` may hold at once.
@@ -48,7 +59,7 @@ impl LayerGroup {
         for spec in &self.specs {
             // Layers of a group are mostly equal; look at each kind once.
             if last != Some(spec) {
-                blocks = blocks.max(spec.blocks(tokens, in_flight, encoder));
+                blocks = blocks.max(spec.held(in_flight, encoder).blocks(tokens));
                 last = Some(spec);
             }
         }
