@@ -309,7 +309,8 @@ class Envelope:
     @property
     def block_bytes(self) -> int: ...
     @property
-    def block_tokens(self) -> int: ...
+    def block_tokens(self) -> int:
+        """Tokens a block holds; the fewest, where layers have blocks of several sizes."""
     def to_json(self) -> str: ...
 
 @final
