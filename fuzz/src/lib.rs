@@ -148,8 +148,8 @@ pub fn check_weights(layout: &Layout) {
     let _ = (layout.weights(0), layout.weights(u32::MAX), layout.weights_on(4, (10, 0)));
 }
 
-/// More memory holds no fewer blocks, a longer sequence needs no fewer, and the gate's curve is what
-/// the engine takes, or says that it is a bound and never below.
+/// More memory holds no fewer blocks, a longer sequence needs no fewer, and the gate's curve is
+/// what the engine takes, or says that it is a bound and is never below.
 pub fn check_engine(layout: &Layout, device: &str, kv_dtype: KvDtype, ranks: u32) {
     let device = Device::named(device).expect("a known name");
     check_params(layout, &Params { kv_dtype, tensor_parallel: ranks, ..Params::new(device) });

@@ -345,7 +345,8 @@ class Gate:
         """A gate on the blocks that a plan leaves: all but the null block.
 
         A sequence takes exactly what the engine says of its length: layers that keep a window of it
-        grow no further once it is longer than that. `max_tokens` is the plan's `max_model_len` unless told otherwise.
+        grow no further once it is longer than that. `max_tokens` is the plan's `max_model_len`
+        unless told otherwise.
 
         Raises `PlanRefused`, and `ValueError` for a plan without an engine, which has no blocks.
         """

@@ -84,8 +84,8 @@ impl Gate {
     /// out.
     ///
     /// A sequence takes exactly what the engine says of its length: layers that keep a window of it
-    /// grow no further once it is longer than that. `max_tokens` is the plan's `max_model_len` unless told otherwise. The rest is
-    /// as in `Gate(envelope)`.
+    /// grow no further once it is longer than that. `max_tokens` is the plan's `max_model_len` unless
+    /// told otherwise. The rest is as in `Gate(envelope)`.
     ///
     /// Raises `PlanRefused`, and `ValueError` for a plan without an engine, which has no blocks.
     #[staticmethod]

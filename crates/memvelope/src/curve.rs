@@ -7,8 +7,8 @@ use crate::units::{Blocks, Tokens};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 
-/// Terms that a curve has room for: as many as the model with most kinds of layers has (DeepSeek V4),
-/// in half a cache line, as a lease carries its curve.
+/// Terms that a curve has room for: as many as any model in the records of vLLM needs. A lease
+/// carries its curve, so that more would cost every admission.
 const TERMS_MAX: usize = 4;
 
 /// Most blocks of a term whose layers keep every token.

@@ -211,3 +211,47 @@ fn promote(layers: Vec<Spec>) -> Option<LayerGroup> {
         .collect();
     is_uniform_type(&promoted).then(|| LayerGroup::mixed(promoted))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Dtype;
+
+    fn spec(role: Role, block_size: u64) -> Spec {
+        Spec::attention(role, block_size, 1, [64, 64], Dtype::Bfloat16)
+    }
+
+    /// Exact where one layer needs most at every length, else never below any.
+    #[test]
+    fn a_table_has_what_its_neediest_layer_takes() {
+        let window = |window| Role::Window { window };
+        let state = |pages| Role::State { bytes: 1, pages };
+        let cases = [
+            (vec![], true),
+            (vec![spec(Role::Full, 16), spec(Role::Mla, 16)], true),
+            (vec![spec(window(100), 16), spec(window(50), 16)], true),
+            (vec![spec(window(50), 32), spec(window(100), 16), spec(Role::Cross, 16)], false),
+            (vec![spec(state(1), 16), spec(state(2), 16), spec(window(9), 8)], false),
+            (vec![spec(state(1), 16), spec(window(9), 8)], true),
+            (vec![spec(Role::Full, 16), spec(window(100), 16)], false),
+            (
+                vec![
+                    spec(Role::Full, 16),
+                    spec(window(100), 16),
+                    spec(Role::Chunk { chunk: 5 }, 16),
+                ],
+                false,
+            ),
+        ];
+        for (specs, expected) in cases {
+            let group = LayerGroup::mixed(specs);
+            let (held, is_exact) = group.held(32, 64);
+            assert_eq!(is_exact, expected, "{group:?}");
+            for tokens in (1..500).chain([1 << 30, u64::MAX]) {
+                let (found, blocks) = (held.blocks(tokens), group.blocks(tokens, 32, 64));
+                assert!(found >= blocks, "{tokens}: {found} for {blocks} of {group:?}");
+                assert!(!is_exact || found == blocks, "{tokens}: {found}, not {blocks}");
+            }
+        }
+    }
+}
