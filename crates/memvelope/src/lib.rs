@@ -32,6 +32,7 @@
 
 pub mod admission;
 pub mod config;
+mod curve;
 pub mod engine;
 pub mod envelope;
 pub mod error;

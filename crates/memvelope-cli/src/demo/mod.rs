@@ -26,7 +26,7 @@ use memvelope::model::Layout;
 use memvelope::runtime::Session;
 use memvelope::snapshot::{DeviceSnapshot, Snapshot};
 use memvelope::source::driver::DeviceInfo;
-use memvelope::units::{Blocks, Bytes, ParseBytesError};
+use memvelope::units::{Blocks, Bytes, ParseBytesError, Tokens};
 use report::{Inputs, Report};
 use requests::{Generator, Request};
 use serde::Serialize;

@@ -88,13 +88,15 @@ impl Books {
             .collect();
         raise_best(&mut accounts, config.capacity.0);
         let outlook = config.estimate.filter(|_| config.policy == Policy::Banker);
-        let tokens_per_block = config.curve.block_tokens();
+        // A block that only some layers fill, or that a window frees, is no one's to share.
+        let block_tokens = if config.curve.is_plain() { config.curve.block_tokens() } else { 0 };
         Self {
             generation: crate::fork::generation(),
             curve: config.curve,
             state: Mutex::new(State {
                 rule: rule(config.policy),
-                outlook: outlook.map(|e| Outlook::new(e, accounts.len(), tokens_per_block)),
+                outlook: outlook
+                    .map(|e| Outlook::new(e, accounts.len(), blocks_per_token(&config.curve))),
                 queue: Queue::new(config.queue_max, accounts.len()),
                 accounts,
                 roster: Roster::default(),
@@ -102,7 +104,7 @@ impl Books {
                 epoch: 0,
                 now: Nanos::ZERO,
                 pace: super::pace::Pace::default(),
-                block_tokens: tokens_per_block,
+                block_tokens,
                 leases_max: config.leases_max as usize,
                 is_lending: config.pools.iter().any(|pool| pool.floor_percent < 100),
             }),
@@ -119,6 +121,11 @@ impl Books {
         // before or after one change: each is made whole before the next.
         Some(self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Blocks that one more token takes while every layer grows: in the long run, of all sequences.
+fn blocks_per_token(curve: &CostCurve) -> f32 {
+    curve.terms().map(|term| term.count as f32 / term.block_tokens as f32).sum()
 }
 
 /// Highest capacity that each account could ever have, if the others lent all they may.

@@ -26,7 +26,7 @@ impl Books {
             Ok(slot) => return Ok(slot),
             Err(refusal) => refusal,
         };
-        Err(state.reject(ask, refusal, self.curve))
+        Err(state.reject(ask, refusal, &self.curve))
     }
 
     /// Counts a rejection of a request that never reached the books.
@@ -61,7 +61,7 @@ impl Books {
         let Some(mut state) = self.lock() else { return };
         let pool = usize::from(state.roster[slot].pool);
         state.release(slot, tokens, end);
-        let wakers = state.dispatch_after(pool, self.curve);
+        let wakers = state.dispatch_after(pool, &self.curve);
         drop(state);
         wake(wakers);
     }
@@ -70,7 +70,7 @@ impl Books {
     pub(crate) fn set_capacity(&self, blocks: Blocks, epoch: u64, pools: &[(u32, u8)]) -> bool {
         let Some(mut state) = self.lock() else { return false };
         let is_new = state.set_capacity(blocks, epoch, pools);
-        let wakers = state.dispatch_all(self.curve);
+        let wakers = state.dispatch_all(&self.curve);
         drop(state);
         wake(wakers);
         is_new
@@ -89,7 +89,7 @@ impl Books {
                 account.rate.tick(now, account.released_blocks);
             }
         }
-        let wakers = state.dispatch_all(self.curve);
+        let wakers = state.dispatch_all(&self.curve);
         drop(state);
         wake(wakers);
     }
@@ -110,7 +110,7 @@ impl Books {
                 self.curve,
             ));
         };
-        let wakers = state.dispatch_after(usize::from(ask.pool), self.curve);
+        let wakers = state.dispatch_after(usize::from(ask.pool), &self.curve);
         drop(state);
         wake(wakers);
         Ok(number)
@@ -136,7 +136,7 @@ impl Books {
         let own = state.queue.settle(number, gone);
         state.queue.take(number, None);
         // The next may fit where this one did not.
-        let wakers = state.dispatch_after(pool, self.curve);
+        let wakers = state.dispatch_after(pool, &self.curve);
         drop(state);
         drop(own);
         wake(wakers);
@@ -154,13 +154,13 @@ impl State {
 
     /// Counts a refusal and says when to come back.
     #[cold]
-    pub(crate) fn reject(&mut self, ask: &Ask, refusal: Refusal, curve: CostCurve) -> Rejection {
+    pub(crate) fn reject(&mut self, ask: &Ask, refusal: Refusal, curve: &CostCurve) -> Rejection {
         self.accounts[usize::from(ask.pool)].count(refusal.reason);
         self.rejection(ask, refusal, curve)
     }
 
     /// A refusal in words of the caller: tokens and time.
-    pub(crate) fn rejection(&self, ask: &Ask, refusal: Refusal, curve: CostCurve) -> Rejection {
+    pub(crate) fn rejection(&self, ask: &Ask, refusal: Refusal, curve: &CostCurve) -> Rejection {
         let Refusal { reason, short } = refusal;
         let fitting = curve.tokens(Blocks(ask.claim.saturating_sub(short)));
         let short_by_tokens = match short {
@@ -193,7 +193,7 @@ impl State {
 
     /// Lets in whoever waits and fits, after something changed in a pool.
     #[inline]
-    fn dispatch_after(&mut self, pool: usize, curve: CostCurve) -> Wakers {
+    fn dispatch_after(&mut self, pool: usize, curve: &CostCurve) -> Wakers {
         if self.queue.is_empty() {
             return Wakers::new();
         }
@@ -205,7 +205,7 @@ impl State {
         wakers
     }
 
-    fn dispatch_all(&mut self, curve: CostCurve) -> Wakers {
+    fn dispatch_all(&mut self, curve: &CostCurve) -> Wakers {
         let mut wakers = Wakers::new();
         if self.queue.is_empty() {
             return wakers;
@@ -222,7 +222,7 @@ impl State {
         wakers
     }
 
-    fn dispatch(&mut self, pool: usize, curve: CostCurve, wakers: &mut Wakers) {
+    fn dispatch(&mut self, pool: usize, curve: &CostCurve, wakers: &mut Wakers) {
         while let Some((number, ask)) = self.queue.head(pool) {
             let settled = match self.admit(&ask) {
                 Ok(slot) => Settled::Admitted(slot),

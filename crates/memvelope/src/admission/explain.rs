@@ -93,7 +93,7 @@ impl Gate {
         };
         let mut explanation = match &inner.keeper {
             Keeper::Books(books) => match books.lock() {
-                Some(mut state) => state.explain(&ask, books.curve),
+                Some(mut state) => state.explain(&ask, &books.curve),
                 None => Explanation::default(),
             },
             Keeper::LockFree(gate) => {
@@ -114,7 +114,7 @@ impl Gate {
                     explanation.refuse(&rejection);
                     let free = usage.capacity_blocks.saturating_sub(usage.claimed_blocks);
                     explanation.short_blocks = Blocks(ask.claim).saturating_sub(free);
-                    explanation.change_linear(&ask, gate.curve, free);
+                    explanation.change_linear(&ask, &gate.curve, free);
                 }
                 explanation
             }
@@ -148,7 +148,7 @@ impl Explanation {
     }
 
     /// What would have changed the answer where claims alone count.
-    fn change_linear(&mut self, ask: &Ask, curve: CostCurve, free: Blocks) {
+    fn change_linear(&mut self, ask: &Ask, curve: &CostCurve, free: Blocks) {
         let fitting = curve.tokens(free).0.saturating_sub(ask.prompt_tokens);
         if fitting > 0 {
             self.admitted_if.push(Change::MaxNewTokens(Tokens(fitting)));
@@ -171,7 +171,7 @@ impl State {
         }
     }
 
-    fn explain(&mut self, ask: &Ask, curve: CostCurve) -> Explanation {
+    fn explain(&mut self, ask: &Ask, curve: &CostCurve) -> Explanation {
         let pool = usize::from(ask.pool);
         let outcome = self.would(ask);
         let margin = self.outlook.as_ref().map(super::outlook::Outlook::margin);
@@ -204,7 +204,7 @@ impl State {
 
     /// What would have changed a refusal. Fewer tokens are never refused where more are admitted,
     /// nor a smaller capacity enough where a larger is not: so the edges are found by halving.
-    fn changes(&mut self, ask: &Ask, curve: CostCurve, explanation: &mut Explanation) {
+    fn changes(&mut self, ask: &Ask, curve: &CostCurve, explanation: &mut Explanation) {
         if explanation.waiting > 0 {
             explanation.admitted_if.push(Change::QueueAhead(explanation.waiting));
             return;

@@ -58,12 +58,12 @@ fn outlook(share: &Share, row: &Row, blocks_per_token: f32) -> (Row, Row) {
 }
 
 impl Forecast {
-    /// Nobody is there. `tokens_per_block`: of the part of a sequence that grows.
-    pub(crate) fn new(tokens_per_block: u32) -> Self {
+    /// Nobody is there.
+    pub(crate) fn new(blocks_per_token: f32) -> Self {
         Self {
             mean: [0.0; POINTS],
             variance: [0.0; POINTS],
-            blocks_per_token: 1.0 / tokens_per_block.max(1) as f32,
+            blocks_per_token,
             count: [0; WORST_BINS],
             held: [0; WORST_BINS],
             claim: [0; WORST_BINS],
@@ -199,7 +199,7 @@ mod tests {
             let leases: Vec<_> = leases.into_iter().map(|(h, n)| share(h, n)).collect();
             let most = leases.iter().map(|l| l.claim - l.held).max().unwrap_or(0);
             let (newcomer, others) = leases.split_last().unwrap();
-            let mut forecast = Forecast::new(16);
+            let mut forecast = Forecast::new(1.0 / 16.0);
             forecast.clear(most);
             others.iter().for_each(|lease| forecast.add(lease, &ALL_STAY));
             let (found, exact) = (forecast.worst_peak(Some(newcomer)), naive(&leases));
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn certain_leases_have_no_variance_and_uncertain_ones_do() {
-        let mut forecast = Forecast::new(16);
+        let mut forecast = Forecast::new(1.0 / 16.0);
         forecast.clear(100);
         forecast.add(&share(10, 100), &ALL_STAY);
         assert_eq!(forecast.peaks(3.0), (110.0, 110.0));
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_newcomer_fits_while_the_expected_peak_does() {
-        let mut forecast = Forecast::new(16);
+        let mut forecast = Forecast::new(1.0 / 16.0);
         forecast.clear(100);
         forecast.add(&share(10, 90), &ALL_STAY);
         assert!(forecast.fits(&share(10, 90), &ALL_STAY, 200.0, 3.0));
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn room_comes_when_leases_are_expected_to_end() {
-        let mut forecast = Forecast::new(16);
+        let mut forecast = Forecast::new(1.0 / 16.0);
         forecast.clear(0);
         let mut row = [0.0; POINTS];
         row[..5].copy_from_slice(&[1.0, 0.8, 0.6, 0.4, 0.2]); // over 64 tokens

@@ -127,7 +127,7 @@ impl LockFree {
 
     /// Which reason, how much too long, when again.
     pub(crate) fn rejection(&self, number: usize, total: Tokens, short: Shortage) -> Rejection {
-        let (pool, curve) = (self.pool(number), self.curve);
+        let (pool, curve) = (self.pool(number), &self.curve);
         let claim = curve.blocks(total);
         let Shortage::Claims { capacity, claimed } = short else {
             let ahead = self.line().queue.len_of(number) as u64 + 1;

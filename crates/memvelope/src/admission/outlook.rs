@@ -34,13 +34,13 @@ pub(crate) struct Outlook {
 }
 
 impl Outlook {
-    pub(crate) fn new(estimate: Estimate, pools: usize, tokens_per_block: u32) -> Self {
+    pub(crate) fn new(estimate: Estimate, pools: usize, blocks_per_token: f32) -> Self {
         Self {
             margin: estimate.margin as f32,
             caution: 0.0,
             survival: Survival::new(),
             classes: HashMap::new(),
-            forecasts: vec![Forecast::new(tokens_per_block); pools],
+            forecasts: vec![Forecast::new(blocks_per_token); pools],
             is_stepped: true,
             growths: 0,
             waits: 0,

@@ -126,5 +126,7 @@ impl State {
 /// Whole blocks of a prefix; the last, partly filled one belongs to each lease.
 fn whole_blocks(prefix: Prefix, ask: &Ask, block_tokens: u32) -> u32 {
     let tokens = prefix.tokens.0.min(ask.prompt_tokens);
-    u32::try_from(tokens / u64::from(block_tokens.max(1))).unwrap_or(u32::MAX).min(ask.held)
+    u32::try_from(tokens.checked_div(block_tokens.into()).unwrap_or(0))
+        .unwrap_or(u32::MAX)
+        .min(ask.held)
 }
