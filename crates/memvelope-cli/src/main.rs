@@ -2,13 +2,15 @@
 //!
 //! Exit codes: 0 done (for `doctor`: usable), 1 the work failed (for `doctor`: degraded), 2 bad
 //! input or usage, nothing was written (for `doctor`: unusable). `plan`: 1 where the engine would
-//! refuse to start.
+//! refuse to start. `replay --check-external`: 1 where the simulation misses what was measured.
 
 mod demo;
 mod doctor;
 mod failure;
 mod output;
 mod plan;
+mod replay;
+mod requests;
 mod sim_exec;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +33,8 @@ enum Command {
     Plan(Box<plan::Args>),
     /// Serve a stream of requests behind the gate, on a GPU or on the simulated driver.
     Demo(demo::Args),
+    /// Replay requests through admission policies, on one simulated replica, and compare them.
+    Replay(Box<replay::Args>),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +42,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Replay(args) => replay::run(&args),
     };
     let code = outcome.unwrap_or_else(|failure: Failure| {
         failure.print();

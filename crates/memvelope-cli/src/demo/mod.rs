@@ -8,12 +8,12 @@ mod device;
 mod kv;
 mod progress;
 mod report;
-mod requests;
 mod serve;
 mod text;
 
 use crate::failure::{Failure, Outcome};
 use crate::output;
+use crate::requests::{self, Generator, Request};
 use crate::sim_exec::{self, Choice};
 use anyhow::Context;
 use device::Device;
@@ -28,7 +28,6 @@ use memvelope::snapshot::{DeviceSnapshot, Snapshot};
 use memvelope::source::driver::DeviceInfo;
 use memvelope::units::{Blocks, Bytes, ParseBytesError, Tokens};
 use report::{Inputs, Report};
-use requests::{Generator, Request};
 use serde::Serialize;
 use serve::{Counts, Server, Settings};
 use std::io::Read;
@@ -363,7 +362,7 @@ fn read_requests(args: &Args) -> Outcome<Vec<Request>> {
     let Some(path) = &args.requests else {
         return Ok(Generator { count: args.count, rate_per_s: args.rate, seed: args.seed }.draw());
     };
-    let mut requests = requests::read_csv(path)?;
+    let mut requests = requests::read_csv(path)?.rows;
     requests.truncate(args.limit.unwrap_or(usize::MAX));
     Ok(requests)
 }

@@ -6,7 +6,7 @@
 
 use super::device::{AllocError, Device, Work};
 use super::kv::{KvCache, Page};
-use super::requests::Request;
+use crate::requests::Request;
 use anyhow::Context;
 use memvelope::admission::{Gate, Growth, Lease, Reason, Rejection, Request as Ask};
 use memvelope::runtime::Session;

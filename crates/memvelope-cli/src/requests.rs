@@ -4,6 +4,7 @@ use crate::failure::{Failure, Outcome};
 use rand::RngExt;
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::SeedableRng;
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
 
@@ -15,6 +16,19 @@ const TIMESTAMP_S_MAX: f64 = 10.0 * 365.25 * 86_400.0;
 
 /// Rows a file may have; each takes 32 bytes of memory.
 const ROWS_MAX: usize = 10_000_000;
+
+/// Different classes that a file may name: more than any trace has conversations, and few enough
+/// that their names fit in memory beside the rows.
+const CLASSES_MAX: usize = 1 << 20;
+
+/// What a file or the generator holds: requests in order of arrival, and the names of their classes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Requests {
+    /// In order of arrival.
+    pub(crate) rows: Vec<Request>,
+    /// Names that [`Request::class`] counts into, in order of their first row in the file.
+    pub(crate) classes: Vec<String>,
+}
 
 /// One request as the client sends it.
 ///
@@ -28,6 +42,8 @@ pub(crate) struct Request {
     pub(crate) prompt_tokens: u64,
     /// Tokens it would produce if nobody cut it.
     pub(crate) output_tokens: u64,
+    /// Index of its class; `None` where the file has no such column, or the row nothing in it.
+    pub(crate) class: Option<u32>,
 }
 
 /// How the generator draws.
@@ -60,6 +76,7 @@ impl Generator {
                     arrival_s: now_s,
                     prompt_tokens: length(&mut random, Self::PROMPT, Self::PROMPT_TOKENS_MAX),
                     output_tokens: length(&mut random, Self::OUTPUT, Self::OUTPUT_TOKENS_MAX),
+                    class: None,
                 };
                 now_s -= (1.0 - random.random::<f64>()).ln() / self.rate_per_s;
                 request
@@ -80,7 +97,7 @@ fn length(random: &mut Pcg64, (median, sigma): (f64, f64), tokens_max: f64) -> u
 ///
 /// # Errors
 /// Names the file, the line and the field.
-pub(crate) fn read_csv(path: &Path) -> Outcome<Vec<Request>> {
+pub(crate) fn read_csv(path: &Path) -> Outcome<Requests> {
     let file = std::fs::File::open(path)
         .map_err(|source| memvelope::Error::ReadFile { path: path.to_owned(), source })?;
     parse_csv(file, &path.display().to_string())
@@ -152,29 +169,56 @@ fn short(text: &str) -> String {
     text.chars().take(CHARS_MAX).chain("...".chars()).collect()
 }
 
-fn parse_csv(source: impl Read, file: &str) -> Outcome<Vec<Request>> {
+fn parse_csv(source: impl Read, file: &str) -> Outcome<Requests> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(Lines::new(source));
     let columns = Columns::find(&mut reader, file)?;
-    let mut requests = Vec::new();
+    let mut rows = Vec::new();
+    let mut classes = Classes::default();
     let mut record = csv::StringRecord::new();
     loop {
         match reader.read_record(&mut record) {
             Ok(false) => break,
-            Ok(true) if requests.len() == ROWS_MAX => {
+            Ok(true) if rows.len() == ROWS_MAX => {
                 return Err(Failure::bad(format!("{file}: more than {ROWS_MAX} rows")));
             }
-            Ok(true) => requests.push(columns.request(&record, file, line_of(&reader))?),
+            Ok(true) => {
+                let row = columns.request(&record, file, line_of(&reader), &mut classes)?;
+                rows.push(row);
+            }
             Err(error) => {
                 return Err(malformed(&error, file, line_of(&reader), &columns.names));
             }
         }
     }
-    if requests.is_empty() {
+    if rows.is_empty() {
         return Err(Failure::bad(format!("{file}: no requests, only a header")));
     }
     // Traces merged from several sources are not always in order; arrival decides.
-    requests.sort_by(|a, b| a.arrival_s.total_cmp(&b.arrival_s));
-    Ok(requests)
+    rows.sort_by(|a: &Request, b: &Request| a.arrival_s.total_cmp(&b.arrival_s));
+    Ok(Requests { rows, classes: classes.names })
+}
+
+/// Names of classes and their indices.
+#[derive(Default)]
+struct Classes {
+    names: Vec<String>,
+    known: HashMap<String, u32>,
+}
+
+impl Classes {
+    /// Index of a name, a new one where it is new; `None` when there are too many.
+    fn index(&mut self, name: &str) -> Option<u32> {
+        if let Some(index) = self.known.get(name) {
+            return Some(*index);
+        }
+        let index = u32::try_from(self.names.len()).ok()?;
+        if self.names.len() == CLASSES_MAX {
+            return None;
+        }
+        self.names.push(name.to_owned());
+        self.known.insert(name.to_owned(), index);
+        Some(index)
+    }
 }
 
 /// Where each column is.
@@ -183,6 +227,7 @@ struct Columns {
     timestamp: usize,
     prompt: usize,
     output: usize,
+    class: Option<usize>,
 }
 
 impl Columns {
@@ -202,6 +247,7 @@ impl Columns {
             timestamp: find(COLUMNS[0])?,
             prompt: find(COLUMNS[1])?,
             output: find(COLUMNS[2])?,
+            class: header.iter().position(|column| column == COLUMNS[3]),
         };
         let known = COLUMNS.join(",");
         for (index, column) in header.iter().enumerate() {
@@ -220,7 +266,13 @@ impl Columns {
         Ok(columns)
     }
 
-    fn request(&self, record: &csv::StringRecord, file: &str, line: u64) -> Outcome<Request> {
+    fn request(
+        &self,
+        record: &csv::StringRecord,
+        file: &str,
+        line: u64,
+        classes: &mut Classes,
+    ) -> Outcome<Request> {
         let field = |column: usize| record.get(column).unwrap_or_default();
         let refuse = |name: &str, value: &str, expected: &str| {
             let value = short(value);
@@ -240,6 +292,16 @@ impl Columns {
             arrival_s,
             prompt_tokens: count(self.prompt, COLUMNS[1])?,
             output_tokens: count(self.output, COLUMNS[2])?,
+            class: match self.class.map(field).filter(|name| !name.is_empty()) {
+                None => None,
+                Some(name) => Some(classes.index(name).ok_or_else(|| {
+                    Failure::bad(format!(
+                        "{file}:{line}: field `{}`: more than {CLASSES_MAX} different classes\n\
+                         hint: leave the column out, or name kinds of traffic in it",
+                        COLUMNS[3]
+                    ))
+                })?),
+            },
         })
     }
 }
@@ -280,8 +342,8 @@ mod tests {
     fn check(text: &str, expect: Result<usize, &str>) -> Vec<Request> {
         match (parse_csv(text.as_bytes(), "f.csv"), expect) {
             (Ok(requests), Ok(count)) => {
-                assert_eq!(requests.len(), count);
-                requests
+                assert_eq!(requests.rows.len(), count);
+                requests.rows
             }
             (Err(Failure::BadInput(error)), Err(part)) => {
                 assert!(error.to_string().contains(part), "{error}");
@@ -330,6 +392,18 @@ mod tests {
         assert!(requests[0].prompt_tokens > u64::MAX >> 1);
         assert_eq!(requests[1].prompt_tokens, 0);
         assert_eq!(requests[2].prompt_tokens, u64::MAX);
+    }
+
+    #[test]
+    fn classes_are_kept_where_there_are_any() {
+        let text =
+            "class,timestamp_s,prompt_tokens,output_tokens\nb,1,1,1\na,0,1,1\n,2,1,1\nb,3,1,1";
+        let requests = parse_csv(text.as_bytes(), "f.csv").unwrap();
+        assert_eq!(requests.classes, ["b", "a"]);
+        let classes: Vec<_> = requests.rows.iter().map(|row| row.class).collect();
+        assert_eq!(classes, [Some(1), Some(0), None, Some(0)]);
+        let requests = check("timestamp_s,prompt_tokens,output_tokens\n0,1,1\n", Ok(1));
+        assert_eq!(requests[0].class, None);
     }
 
     #[test]

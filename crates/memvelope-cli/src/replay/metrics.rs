@@ -1,0 +1,184 @@
+//! What a run came to.
+
+use super::sequence::Sequence;
+use serde::Serialize;
+
+/// Counted while a run goes on.
+#[derive(Clone, Debug)]
+pub(crate) struct Tally {
+    total_blocks: u32,
+    /// Steps that computed something.
+    pub(crate) steps: u64,
+    /// Requests that had all their output, and those of them within both limits of their client.
+    pub(crate) completed: u64,
+    pub(crate) good: u64,
+    /// Requests that left the queue because their time was up.
+    pub(crate) shed: u64,
+    /// Requests that the policy would never let in.
+    pub(crate) refused: u64,
+    /// Sequences whose KV was taken from them.
+    pub(crate) preemptions: u64,
+    /// Steps that needed more blocks than there are.
+    pub(crate) overruns: u64,
+    /// Steps in which every sequence waited for another.
+    pub(crate) standstills: u64,
+    /// Sequences that paused in a step, added up.
+    pub(crate) paused: u64,
+    pub(crate) output_tokens: u64,
+    pub(crate) running_peak: u32,
+    /// Integral of blocks in use over time, and that time.
+    used_block_s: f64,
+    busy_s: f64,
+    /// When the last request ended.
+    pub(crate) end_s: f64,
+    ttft_s: Vec<f64>,
+    worst_gap_s: Vec<f64>,
+}
+
+impl Tally {
+    /// Nothing yet.
+    pub(crate) const fn new(total_blocks: u32) -> Self {
+        Self {
+            total_blocks,
+            steps: 0,
+            completed: 0,
+            good: 0,
+            shed: 0,
+            refused: 0,
+            preemptions: 0,
+            overruns: 0,
+            standstills: 0,
+            paused: 0,
+            output_tokens: 0,
+            running_peak: 0,
+            used_block_s: 0.0,
+            busy_s: 0.0,
+            end_s: 0.0,
+            ttft_s: Vec::new(),
+            worst_gap_s: Vec::new(),
+        }
+    }
+
+    /// A step of so many seconds, with so many blocks in use and tokens emitted.
+    pub(crate) fn step(&mut self, step_s: f64, used_blocks: u32, emitted: u32) {
+        self.steps += 1;
+        self.output_tokens += u64::from(emitted);
+        self.used_block_s += f64::from(used_blocks) * step_s;
+        self.busy_s += step_s;
+    }
+
+    /// A request has all its output.
+    pub(crate) fn finish(&mut self, done: &Sequence, ttft_limit_s: f64, tpot_limit_s: f64) {
+        let ttft_s = done.first_s - done.arrival_s;
+        let between = f64::from(done.generated.saturating_sub(1));
+        let is_quick = done.latest_s - done.first_s <= tpot_limit_s * between;
+        self.completed += 1;
+        self.good += u64::from(ttft_s <= ttft_limit_s && is_quick);
+        self.ttft_s.push(ttft_s);
+        if done.generated > 1 {
+            self.worst_gap_s.push(done.worst_gap_s);
+        }
+    }
+
+    /// The numbers of the table. `window_s`: from the first arrival to the last.
+    pub(crate) fn figures(mut self, window_s: f64) -> Figures {
+        self.ttft_s.sort_unstable_by(f64::total_cmp);
+        self.worst_gap_s.sort_unstable_by(f64::total_cmp);
+        let capacity_s = f64::from(self.total_blocks) * self.busy_s;
+        let rate = |count: f64, seconds: f64| if seconds > 0.0 { count / seconds } else { 0.0 };
+        Figures {
+            goodput_req_per_s: rate(self.good as f64, window_s),
+            good: self.good as f64,
+            completed: self.completed as f64,
+            shed: self.shed as f64,
+            refused: self.refused as f64,
+            preemptions: self.preemptions as f64,
+            overruns: self.overruns as f64,
+            standstills: self.standstills as f64,
+            kv_used_percent: 100.0 * rate(self.used_block_s, capacity_s),
+            ttft_p50_s: percentile(&self.ttft_s, 50.0),
+            ttft_p99_s: percentile(&self.ttft_s, 99.0),
+            worst_gap_p99_s: percentile(&self.worst_gap_s, 99.0),
+            worst_gap_max_s: self.worst_gap_s.last().copied().unwrap_or_default(),
+            output_tokens_per_s: rate(self.output_tokens as f64, self.end_s),
+            paused_per_100_tokens: 100.0 * rate(self.paused as f64, self.output_tokens as f64),
+            running_peak: f64::from(self.running_peak),
+            makespan_s: self.end_s,
+            steps: self.steps as f64,
+        }
+    }
+}
+
+/// The nearest-rank percentile of sorted values; 0 of none.
+fn percentile(sorted: &[f64], percent: f64) -> f64 {
+    let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+}
+
+/// What a policy came to: of one run, or the mean of several.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Figures {
+    /// Requests a second that were answered within both limits, over the time of arrivals.
+    pub(crate) goodput_req_per_s: f64,
+    /// Those requests.
+    pub(crate) good: f64,
+    /// Requests that had all their output, in time or not.
+    pub(crate) completed: f64,
+    /// Requests that left the queue because their time was up.
+    pub(crate) shed: f64,
+    /// Requests that the policy would never let in.
+    pub(crate) refused: f64,
+    /// Sequences whose KV was taken from them, to be computed again.
+    pub(crate) preemptions: f64,
+    /// Steps that needed more blocks than there are.
+    pub(crate) overruns: f64,
+    /// Steps in which every sequence waited for another.
+    pub(crate) standstills: f64,
+    /// Blocks in use, over the time in which the replica computed.
+    pub(crate) kv_used_percent: f64,
+    /// Time to the first token, of completed requests.
+    pub(crate) ttft_p50_s: f64,
+    pub(crate) ttft_p99_s: f64,
+    /// Longest time between two tokens of a request: over requests, the 99th percentile and the
+    /// longest.
+    pub(crate) worst_gap_p99_s: f64,
+    pub(crate) worst_gap_max_s: f64,
+    /// Output tokens a second, from the first arrival to the end of the last request.
+    pub(crate) output_tokens_per_s: f64,
+    /// Sequences that paused in a step, added up over the steps, for 100 output tokens.
+    pub(crate) paused_per_100_tokens: f64,
+    /// Most sequences at once.
+    pub(crate) running_peak: f64,
+    /// From the first arrival to the end of the last request.
+    pub(crate) makespan_s: f64,
+    /// Steps.
+    pub(crate) steps: f64,
+}
+
+impl Figures {
+    /// Means of several runs; but the longest gap is the longest of all.
+    pub(crate) fn mean(runs: &[Self]) -> Self {
+        let mean =
+            |of: fn(&Self) -> f64| runs.iter().map(of).sum::<f64>() / runs.len().max(1) as f64;
+        Self {
+            goodput_req_per_s: mean(|run| run.goodput_req_per_s),
+            good: mean(|run| run.good),
+            completed: mean(|run| run.completed),
+            shed: mean(|run| run.shed),
+            refused: mean(|run| run.refused),
+            preemptions: mean(|run| run.preemptions),
+            overruns: mean(|run| run.overruns),
+            standstills: mean(|run| run.standstills),
+            kv_used_percent: mean(|run| run.kv_used_percent),
+            ttft_p50_s: mean(|run| run.ttft_p50_s),
+            ttft_p99_s: mean(|run| run.ttft_p99_s),
+            worst_gap_p99_s: mean(|run| run.worst_gap_p99_s),
+            worst_gap_max_s: runs.iter().map(|run| run.worst_gap_max_s).fold(0.0, f64::max),
+            output_tokens_per_s: mean(|run| run.output_tokens_per_s),
+            paused_per_100_tokens: mean(|run| run.paused_per_100_tokens),
+            running_peak: mean(|run| run.running_peak),
+            makespan_s: mean(|run| run.makespan_s),
+            steps: mean(|run| run.steps),
+        }
+    }
+}
