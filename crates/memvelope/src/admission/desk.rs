@@ -107,7 +107,7 @@ impl Books {
             return Err(state.reject(
                 ask,
                 Refusal { reason: Reason::QueueFull, short: 0 },
-                self.curve,
+                &self.curve,
             ));
         };
         let wakers = state.dispatch_after(usize::from(ask.pool), &self.curve);
