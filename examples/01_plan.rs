@@ -4,7 +4,7 @@
 //!
 //! `cargo run -p memvelope --example 01_plan [-- CONFIG.json [DEVICE]]`
 
-use memvelope::admission::{Gate, GateConfig};
+use memvelope::admission::{Gate, GateConfig, Request};
 use memvelope::engine::{Device, Params, Vllm, generic};
 use memvelope::envelope::{Budget, Plan};
 use memvelope::model::Layout;
@@ -37,8 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let available = Bytes(plan.available_kv_bytes.unwrap_or(0).unsigned_abs());
     let capacity = engine.capacity(available, Tokens(8192));
     let usable = capacity.num_gpu_blocks.saturating_sub(Blocks(1)); // the null block is never handed out
-    let gate = Gate::new(GateConfig::new(usable, engine.cost_curve()))?;
-    let lease = gate.try_admit(Tokens(700), Some(Tokens(300)), None)?;
+    let gate = Gate::new(GateConfig::new(usable, engine.cost_curve(), Tokens(8192)))?;
+    let lease = gate.try_admit(&Request::new(Tokens(700), Some(Tokens(300))))?;
     println!("one request of 700 + 300 tokens claims {}", gate.usage().claimed_blocks);
     drop(lease);
     Ok(())

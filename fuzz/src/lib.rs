@@ -4,7 +4,7 @@
 //!
 //! Whatever the bytes are: no panic, and either an error or numbers that agree with one another.
 
-use memvelope::engine::vllm_0_32::Command;
+use memvelope::engine::vllm_0_32::{Command, Role};
 use memvelope::engine::{Device, KvDtype, Params, Vllm, generic};
 use memvelope::envelope::{Budget, Plan};
 use memvelope::model::safetensors::Checkpoint;
@@ -149,23 +149,55 @@ pub fn check_weights(layout: &Layout) {
 }
 
 /// More memory holds no fewer blocks, a longer sequence needs no fewer, and the gate's curve is
-/// never below what the engine takes.
+/// what the engine takes, or says that it is a bound and is never below.
 pub fn check_engine(layout: &Layout, device: &str, kv_dtype: KvDtype, ranks: u32) {
     let device = Device::named(device).expect("a known name");
     check_params(layout, &Params { kv_dtype, tensor_parallel: ranks, ..Params::new(device) });
 }
 
-fn check_params(layout: &Layout, params: &Params) {
-    let Ok(vllm) = Vllm::new(layout, params) else { return };
+/// Says whether the curve is exact.
+pub fn check_curve(vllm: &Vllm) -> bool {
     let curve = vllm.cost_curve();
     let mut before = 0;
-    for tokens in LENGTHS.map(Tokens) {
+    for tokens in lengths(vllm).into_iter().map(Tokens) {
         let blocks = vllm.blocks_per_request(tokens).0;
         assert!(blocks >= before, "{tokens:?} needs {blocks} blocks, a shorter one {before}");
-        let bound = curve.blocks(tokens).0;
-        assert!(bound >= blocks.min(u32::MAX.into()), "{tokens:?}: {bound} bounds {blocks}");
+        let found = curve.blocks(tokens).0;
+        assert!(found >= blocks, "{tokens:?} take {blocks}: {found} by {curve:?}");
+        assert!(!curve.is_exact() || found == blocks, "{tokens:?} take {blocks}, not {found}");
         before = blocks;
     }
+    curve.is_exact()
+}
+
+/// Lengths in order: at and around all at which a layer takes another block, or no more.
+fn lengths(vllm: &Vllm) -> Vec<u64> {
+    let mut lengths = LENGTHS.to_vec();
+    lengths.extend([1 << 40, u64::MAX - 1, u64::MAX]);
+    let in_flight = vllm.resolved().max_in_flight_tokens;
+    for (spec, _) in vllm.groups().into_iter().flat_map(|group| group.specs) {
+        let block = spec.block_size.max(1);
+        let ends = match spec.role {
+            Role::Window { window: kept } | Role::WindowMla { window: kept } => {
+                kept.saturating_sub(1)
+            }
+            Role::Chunk { chunk } => chunk,
+            _ => 0,
+        };
+        let ends = ends.saturating_add(in_flight);
+        for at in [block, block.saturating_mul(100), ends, ends / block * block] {
+            lengths.extend([at.saturating_sub(1), at, at.saturating_add(1)]);
+        }
+    }
+    lengths.retain(|tokens| *tokens > 0);
+    lengths.sort_unstable();
+    lengths.dedup();
+    lengths
+}
+
+fn check_params(layout: &Layout, params: &Params) {
+    let Ok(vllm) = Vllm::new(layout, params) else { return };
+    check_curve(&vllm);
     let mut before = 0;
     for bytes in [0, 1 << 20, 1 << 30, 70 << 30, u64::MAX] {
         let capacity = vllm.capacity(Bytes(bytes), Tokens(4096));

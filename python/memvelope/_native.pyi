@@ -309,7 +309,8 @@ class Envelope:
     @property
     def block_bytes(self) -> int: ...
     @property
-    def block_tokens(self) -> int: ...
+    def block_tokens(self) -> int:
+        """Tokens a block holds; the fewest, where layers have blocks of several sizes."""
     def to_json(self) -> str: ...
 
 @final
@@ -343,8 +344,9 @@ class Gate:
     ) -> Gate:
         """A gate on the blocks that a plan leaves: all but the null block.
 
-        Blocks count as an upper bound: a layer that keeps a window of a sequence counts as if it
-        kept all of it. `max_tokens` is the plan's `max_model_len` unless told otherwise.
+        A sequence takes exactly what the engine says of its length: layers that keep a window of it
+        grow no further once it is longer than that. `max_tokens` is the plan's `max_model_len`
+        unless told otherwise.
 
         Raises `PlanRefused`, and `ValueError` for a plan without an engine, which has no blocks.
         """

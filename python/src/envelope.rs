@@ -138,7 +138,7 @@ impl Envelope {
         self.inner.block_bytes.0
     }
 
-    /// Tokens a block holds.
+    /// Tokens a block holds; the fewest, where layers have blocks of several sizes.
     #[getter]
     const fn block_tokens(&self) -> u32 {
         self.inner.curve.block_tokens()

@@ -83,9 +83,9 @@ impl Gate {
     /// A gate on the blocks that a plan leaves: all but the null block, which the engine never hands
     /// out.
     ///
-    /// Blocks count as an upper bound: a layer that keeps a window of a sequence counts as if it
-    /// kept all of it. `max_tokens` is the plan's `max_model_len` unless told otherwise. The rest is
-    /// as in `Gate(envelope)`.
+    /// A sequence takes exactly what the engine says of its length: layers that keep a window of it
+    /// grow no further once it is longer than that. `max_tokens` is the plan's `max_model_len` unless
+    /// told otherwise. The rest is as in `Gate(envelope)`.
     ///
     /// Raises `PlanRefused`, and `ValueError` for a plan without an engine, which has no blocks.
     #[staticmethod]

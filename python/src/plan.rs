@@ -24,7 +24,7 @@ const GPU_DEFAULT: &str = "h100";
 #[pyclass(frozen, module = "memvelope")]
 pub(crate) struct Plan {
     inner: envelope::Plan,
-    /// Tokens to blocks, an upper bound; absent where the engine would not start.
+    /// Blocks of a sequence, as a function of its length; absent where the engine would not start.
     curve: Option<CostCurve>,
 }
 

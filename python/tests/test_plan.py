@@ -491,12 +491,13 @@ def test_a_gate_hands_out_all_but_the_null_block():
         Gate.from_plan({})
 
 
-def test_the_gate_of_a_window_takes_no_less_than_the_engine():
-    planned = plan(WINDOW, kv_bytes=64 * MIB, max_num_batched_tokens=512)
+@pytest.mark.parametrize("config", [GQA, WINDOW], ids=["full", "window"])
+def test_the_gate_takes_what_the_engine_does(config):
+    planned = plan(config, kv_bytes=64 * MIB, max_num_batched_tokens=512)
     gate = Gate.from_plan(planned)
     for row in planned.sequences:
         with gate.admit(row["tokens"] - 1, 1) as lease:
-            assert lease.claim_blocks >= row["blocks"]
+            assert lease.claim_blocks == row["blocks"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 use crate::refusals::params;
 use memvelope::engine::Vllm;
+use memvelope::engine::vllm_0_32::Role;
 use memvelope::model::cache::{Attention, CacheKind, IndexerStorage, Reach};
 use memvelope::model::{Layout, Weights};
 use memvelope::units::Tokens;
@@ -24,6 +25,7 @@ pub(crate) const CHECKS: &[&str] = &[
     "bytes_per_block",
     "groups",
     "capacity",
+    "curve",
     "refusal",
 ];
 
@@ -207,6 +209,7 @@ fn engine(layout: &Layout, record: &Value) -> Vec<(&'static str, Result<(), Stri
         ("bytes_per_block", same("bytes", bytes, number(&outputs["bytes_per_block"]))),
         ("groups", groups(&vllm, outputs)),
         ("capacity", capacity(&vllm, outputs)),
+        ("curve", curve(&vllm)),
     ]
 }
 
@@ -262,6 +265,33 @@ fn capacity(vllm: &Vllm, outputs: &Value) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What the gate counts is what the engine says, at and around every length at which a layer takes
+/// another block or no more.
+fn curve(vllm: &Vllm) -> Result<(), String> {
+    let curve = vllm.cost_curve();
+    let mut lengths = vec![1, 2, 1000, 1 << 17, 1 << 20, 1 << 40, u64::MAX - 1, u64::MAX];
+    let in_flight = vllm.resolved().max_in_flight_tokens;
+    for (spec, _) in vllm.groups().into_iter().flat_map(|group| group.specs) {
+        let block = spec.block_size.max(1);
+        let ends = match spec.role {
+            Role::Window { window } | Role::WindowMla { window } => window.saturating_sub(1),
+            Role::Chunk { chunk } => chunk,
+            _ => 0,
+        };
+        let ends = ends + in_flight;
+        for at in [block, 100 * block, ends, ends / block * block, ends.next_multiple_of(block)] {
+            lengths.extend([at.saturating_sub(1), at, at + 1]);
+        }
+    }
+    for tokens in lengths.into_iter().filter(|tokens| *tokens > 0).map(Tokens) {
+        let (found, expected) = (curve.blocks(tokens), vllm.blocks_per_request(tokens));
+        if found != expected {
+            return Err(format!("{found} of {tokens}, expected {expected}; {curve:?}"));
+        }
+    }
+    if curve.is_exact() { Ok(()) } else { Err(format!("a bound: {curve:?}")) }
 }
 
 fn on_device(layout: &Layout, record: &Value, tp: u64) -> Result<Weights, String> {

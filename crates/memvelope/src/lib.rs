@@ -19,24 +19,26 @@
 //! A gate on a declared budget needs no driver at all:
 //!
 //! ```
-//! use memvelope::admission::{Gate, GateConfig};
+//! use memvelope::admission::{Gate, GateConfig, Growth, Request};
 //! use memvelope::units::{Blocks, CostCurve, Tokens};
 //!
 //! let curve = CostCurve::new(16, 0).expect("16 tokens a block");
-//! let gate = Gate::new(GateConfig::new(Blocks(1000), curve))?;
-//! let mut lease = gate.try_admit(Tokens(700), Some(Tokens(300)), None)?;
-//! lease.grow(Tokens(1))?;
+//! let gate = Gate::new(GateConfig::new(Blocks(1000), curve, Tokens(8192)))?;
+//! let mut lease = gate.try_admit(&Request::new(Tokens(700), Some(Tokens(300))))?;
+//! assert!(lease.grow(Tokens(1))? != Growth::Wait); // a lease alone never waits
 //! drop(lease); // releases its blocks, once
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 pub mod admission;
 pub mod config;
+mod curve;
 pub mod engine;
 pub mod envelope;
 pub mod error;
 pub mod event;
 pub mod export;
+pub(crate) mod fork;
 pub mod ledger;
 pub mod model;
 pub mod runtime;

@@ -3,6 +3,8 @@
 //! Arithmetic is checked or saturating by name; there is no silent wrap. At the edges (JSON,
 //! Python, C) the unit is a suffix instead: `_bytes`, `_tokens`, `_blocks`, `_ns`.
 
+pub use crate::curve::{CostCurve, CostTerm};
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -234,51 +236,6 @@ impl fmt::Display for Nanos {
     }
 }
 
-/// Blocks needed by a sequence of so many tokens: the cost curve that `model` computes and
-/// `admission` applies, a base type so that neither imports the other.
-///
-/// `blocks(n) = ceil(n / block_tokens) + fixed_blocks` for `n > 0`, and 0 for an empty sequence.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct CostCurve {
-    block_tokens: u32,
-    fixed_blocks: u32,
-}
-
-impl CostCurve {
-    /// A curve with `block_tokens` tokens a block and `fixed_blocks` blocks of state a sequence
-    /// takes whatever its length. `None` if `block_tokens` is zero.
-    #[must_use]
-    pub const fn new(block_tokens: u32, fixed_blocks: u32) -> Option<Self> {
-        if block_tokens == 0 { None } else { Some(Self { block_tokens, fixed_blocks }) }
-    }
-
-    /// Tokens a block holds.
-    #[must_use]
-    pub const fn block_tokens(self) -> u32 {
-        self.block_tokens
-    }
-
-    /// Blocks that a sequence of `tokens` needs. Cannot overflow: at worst 2^64 / 1 saturates.
-    #[must_use]
-    pub const fn blocks(self, tokens: Tokens) -> Blocks {
-        if tokens.0 == 0 {
-            return Blocks::ZERO;
-        }
-        Blocks(tokens.0.div_ceil(self.block_tokens as u64).saturating_add(self.fixed_blocks as u64))
-    }
-
-    /// Tokens that so many blocks hold at most: the inverse of [`Self::blocks`].
-    #[must_use]
-    pub const fn tokens(self, blocks: Blocks) -> Tokens {
-        Tokens(
-            blocks
-                .0
-                .saturating_sub(self.fixed_blocks as u64)
-                .saturating_mul(self.block_tokens as u64),
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,16 +275,5 @@ mod tests {
         assert_eq!(Bytes(3 << 29).to_string(), "1.50 GiB");
         assert_eq!(Bytes(3 << 39).to_string(), "1.50 TiB");
         assert_eq!(format!("{:>10}", Bytes(1536)), "   1.5 KiB");
-    }
-
-    #[test]
-    fn cost_curve_and_its_inverse_agree() {
-        let curve = CostCurve::new(16, 1).unwrap();
-        assert_eq!(curve.blocks(Tokens(0)), Blocks(0));
-        assert_eq!(curve.blocks(Tokens(16)), Blocks(2));
-        assert_eq!(curve.blocks(Tokens(17)), Blocks(3));
-        assert_eq!(curve.blocks(curve.tokens(Blocks(9))), Blocks(9));
-        assert!(CostCurve::new(0, 0).is_none());
-        assert!(curve.blocks(Tokens::MAX).0 > 0);
     }
 }

@@ -17,7 +17,7 @@ use crate::requests::{self, Generator, Request};
 use crate::sim_exec::{self, Choice};
 use anyhow::Context;
 use device::Device;
-use memvelope::admission::{Gate, GateConfig};
+use memvelope::admission::{Gate, GateConfig, Policy};
 use memvelope::config::Config;
 use memvelope::envelope::{Declared, Envelope};
 use memvelope::event::Tag;
@@ -26,7 +26,7 @@ use memvelope::model::Layout;
 use memvelope::runtime::Session;
 use memvelope::snapshot::{DeviceSnapshot, Snapshot};
 use memvelope::source::driver::DeviceInfo;
-use memvelope::units::{Blocks, Bytes, ParseBytesError};
+use memvelope::units::{Blocks, Bytes, ParseBytesError, Tokens};
 use report::{Inputs, Report};
 use serde::Serialize;
 use serve::{Counts, Server, Settings};
@@ -152,9 +152,12 @@ fn record(
     // Before serving: a place where nothing can be written should not cost a whole run to find.
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("making the directory {} failed", args.out.display()))?;
+    // The loop has no way to pause a sequence, so no lease may ever wait.
     let gate = Gate::new(GateConfig {
-        max_tokens: layout.max_tokens,
-        ..GateConfig::new(plan.capacity, plan.envelope.curve)
+        policy: Policy::Guaranteed,
+        max_model_len: layout.max_tokens,
+        max_new_tokens_default: Some(Tokens(args.max_new_tokens.into())),
+        ..GateConfig::new(plan.capacity, plan.envelope.curve, Tokens(args.max_new_tokens.into()))
     })?;
     let mut kv = kv::KvCache::new(plan.geometry);
     let settings = Settings {

@@ -8,7 +8,7 @@ use super::device::{AllocError, Device, Work};
 use super::kv::{KvCache, Page};
 use crate::requests::Request;
 use anyhow::Context;
-use memvelope::admission::{Gate, Lease, Reason, Rejection};
+use memvelope::admission::{Gate, Growth, Lease, Reason, Rejection, Request as Ask};
 use memvelope::runtime::Session;
 use memvelope::units::{Blocks, CostCurve, Nanos, Tokens};
 use serde::Serialize;
@@ -236,7 +236,8 @@ impl<'a> Server<'a> {
 
     fn ask(&self, request: u32) -> Result<Lease, Rejection> {
         let asked = &self.requests[request as usize];
-        self.gate.try_admit(Tokens(asked.prompt_tokens), Some(Tokens(self.declared(asked))), None)
+        let declared = Some(Tokens(self.declared(asked)));
+        self.gate.try_admit(&Ask::new(Tokens(asked.prompt_tokens), declared))
     }
 
     /// What the client declares. A count that is no count is declared as it is: the gate says so.
@@ -252,8 +253,7 @@ impl<'a> Server<'a> {
         let reason = rejection.reason.label();
         self.counts.rejected += 1;
         *self.counts.rejected_by_reason.entry(reason).or_default() += 1;
-        let is_for_now = matches!(rejection.reason, Reason::NoCapacity | Reason::Overcommitted);
-        if !is_for_now || self.running.is_empty() {
+        if !rejection.reason.is_for_now() || self.running.is_empty() {
             // An empty gate that refuses will refuse for ever.
             *self.counts.dropped.entry(reason).or_default() += 1;
         } else if self.waiting.len() >= WAITING_MAX {
@@ -371,7 +371,9 @@ impl<'a> Server<'a> {
     fn decode(&mut self, index: usize) -> anyhow::Result<bool> {
         let sequence = &mut self.running[index];
         if let Some(lease) = &mut sequence.lease {
-            lease.grow(Tokens(1)).context("the gate broke its guarantee")?;
+            let growth = lease.grow(Tokens(1)).context("the gate broke its guarantee")?;
+            // Under `Guaranteed`, with a budget that nobody shrinks, no lease is made to wait.
+            anyhow::ensure!(growth != Growth::Wait, "the gate broke its guarantee: a lease waits");
         }
         sequence.tokens += 1;
         sequence.remaining -= 1;

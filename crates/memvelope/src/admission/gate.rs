@@ -1,22 +1,21 @@
-//! The gate: checks a request, asks the policy, hands out the lease.
+//! The gate: checks a request, asks whoever keeps account, hands out the lease.
 
-use super::guaranteed::CAPACITY_BLOCKS_MAX;
-use super::policy::Policy;
-use super::pool::{DEFAULT_POOL, Pool, split};
-use super::{GateConfig, Lease, PoolConfig, Reason, Rejection, Usage};
-use crate::error::{Error, Result};
+use super::answer::{Reason, Rejection, Usage};
+use super::books::{Ask, Books};
+use super::guaranteed::Shortage;
+use super::lease::{Home, Lease};
+use super::lockfree::LockFree;
+use super::pool::DEFAULT_POOL;
+use super::queue::Settled;
+use super::request::Request;
+use super::settings::{GateConfig, Policy, PoolConfig, TOKENS_MAX};
+use super::ticket::Ticket;
+use crate::error::Result;
 use crate::units::{Blocks, CostCurve, Nanos, Tokens};
-use std::cmp::Reverse;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// Pools are found by comparing names one by one, so there is an end to their number.
-const POOLS_MAX: usize = 64;
-
-/// Largest token count that is not absurd: what fits 63 bits, so that a negative number of a
-/// foreign language never passes for a large one.
-const TOKENS_MAX: u64 = i64::MAX as u64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Waker;
 
 /// Hands out leases on blocks. Clone it freely: clones share one budget.
 #[derive(Clone, Debug)]
@@ -29,163 +28,174 @@ const _: () = {
     is_send_and_sync::<Gate>();
 };
 
+/// Who keeps account.
 #[derive(Debug)]
-struct Inner {
-    first: Pool,
-    more: Box<[Pool]>,
-    curve: CostCurve,
-    max_new_tokens_default: Option<Tokens>,
-    max_tokens: Tokens,
-    unknown_pool: AtomicU64,
-    /// Epoch of the capacity in force.
-    epoch: AtomicU64,
-    /// Taken by whoever changes the capacity; never by an admission.
-    resize: Mutex<()>,
+pub(super) enum Keeper {
+    LockFree(Arc<LockFree>),
+    Books(Arc<Books>),
 }
 
-impl Inner {
-    fn pools(&self) -> impl Iterator<Item = &Pool> {
-        std::iter::once(&self.first).chain(&self.more)
-    }
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) keeper: Keeper,
+    curve: CostCurve,
+    max_model_len: Tokens,
+    /// Of requests that declare no maximum.
+    cap: Option<Tokens>,
+    has_length: bool,
+    /// No claim is too large: a request that declares no maximum has none.
+    is_unbounded: bool,
+    /// Of the process that made the gate.
+    generation: u32,
+    pools: Box<[PoolConfig]>,
+    unknown_pool: AtomicU64,
+}
+
+/// What is wrong with a request, before any account was asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fault {
+    /// In which pool it is counted.
+    pool: Option<usize>,
+    pub(super) reason: Reason,
+    pub(super) short_by: Tokens,
 }
 
 impl Gate {
-    /// A gate with policy `Guaranteed`: the claims of all live leases fit the capacity.
+    /// A gate with the policy of its configuration.
     ///
     /// # Errors
     /// [`crate::Error::ConfigureGate`].
-    pub fn new(config: GateConfig) -> Result<Self> {
-        check(&config)?;
-        let pools = if config.pools.is_empty() {
-            vec![PoolConfig { name: DEFAULT_POOL.into(), share: 1 }]
-        } else {
-            config.pools
-        };
-        let shares: Vec<_> = pools.iter().map(|pool| pool.share).collect();
-        let mut opened = pools
-            .iter()
-            .zip(split(config.capacity, &shares))
-            .map(|(pool, capacity)| Pool::open(&pool.name, pool.share, capacity));
-        let Some(first) = opened.next() else {
-            return Err(wrong("pools", "there is none; declare one, or leave the list empty"));
+    pub fn new(mut config: GateConfig) -> Result<Self> {
+        config.check()?;
+        if config.pools.is_empty() {
+            config.pools = vec![PoolConfig::new(DEFAULT_POOL, 1)];
+        }
+        crate::fork::watch();
+        let keeper = match config.is_lock_free() {
+            true => Keeper::LockFree(LockFree::new(&config)),
+            false => Keeper::Books(Arc::new(Books::new(&config))),
         };
         Ok(Self {
             inner: Arc::new(Inner {
-                first,
-                more: opened.collect(),
+                keeper,
                 curve: config.curve,
-                max_new_tokens_default: config.max_new_tokens_default,
-                max_tokens: config.max_tokens.unwrap_or(Tokens(TOKENS_MAX)),
+                max_model_len: config.max_model_len.unwrap_or(Tokens(TOKENS_MAX)),
+                cap: config.max_new_tokens_default,
+                has_length: config.max_model_len.is_some(),
+                is_unbounded: matches!(config.policy, Policy::Optimistic { .. }),
+                generation: crate::fork::generation(),
+                pools: config.pools.into(),
                 unknown_pool: AtomicU64::new(0),
-                epoch: AtomicU64::new(0),
-                resize: Mutex::new(()),
             }),
         })
     }
 
-    /// Admits a sequence of `prompt_tokens` that will produce at most `max_new_tokens`, in pool
-    /// `pool` (default: the first). The lease holds the prompt's blocks at once and claims the
-    /// rest. Lock-free, and without allocation.
+    /// Admits a request now, or says why not. The lease holds the prompt's blocks at once and may
+    /// grow to its claim. Allocates nothing once the books are as large as they have to be; under
+    /// `Guaranteed` without borrowing it takes no lock.
     ///
     /// # Errors
     /// A [`Rejection`].
     #[inline]
-    pub fn try_admit(
+    pub fn try_admit(&self, request: &Request<'_>) -> Result<Lease, Rejection> {
+        let ask = self.inner.ask(request).map_err(|fault| self.inner.refuse(&fault))?;
+        match &self.inner.keeper {
+            Keeper::LockFree(gate) => {
+                let pool = usize::from(ask.pool);
+                match gate.pool(pool).account.admit(Blocks(ask.held.into()), Blocks(ask.claim)) {
+                    Ok(()) => Ok(self.inner.lease(&ask, 0)),
+                    Err(short) => Err(gate.refuse_short(pool, Tokens(ask.max_tokens), short)),
+                }
+            }
+            Keeper::Books(books) => books.admit(&ask).map(|slot| self.inner.lease(&ask, slot)),
+        }
+    }
+
+    /// Puts a request into the queue of its pool. Each step of `priority` counts as a second of
+    /// earlier arrival ([`super::PRIORITY_STEP`]), so that nobody is overtaken for ever. At
+    /// `deadline`, on the clock of [`Self::tick`], it is rejected as [`Reason::Expired`]. Requests
+    /// of one pool are let in strictly in order, and [`Self::try_admit`] lets nobody pass them.
+    ///
+    /// # Errors
+    /// A [`Rejection`]: the queue is full, or the request can never be admitted.
+    pub fn enqueue(
         &self,
-        prompt_tokens: Tokens,
-        max_new_tokens: Option<Tokens>,
-        pool: Option<&str>,
-    ) -> Result<Lease, Rejection> {
-        let inner = &*self.inner;
-        let pool = match pool {
-            None => &inner.first,
-            Some(name) => self.pool(name).ok_or_else(|| self.refuse_pool())?,
+        request: &Request<'_>,
+        priority: u8,
+        deadline: Option<Nanos>,
+    ) -> Result<Ticket, Rejection> {
+        let ask = self.inner.ask(request).map_err(|fault| self.inner.refuse(&fault))?;
+        let number = match &self.inner.keeper {
+            Keeper::LockFree(gate) => gate.enqueue(&ask, priority, deadline)?,
+            Keeper::Books(books) => books.enqueue(&ask, priority, deadline)?,
         };
-        let Some(new) = max_new_tokens.or(inner.max_new_tokens_default) else {
-            return Err(pool.refuse(Reason::NoMaximum, Tokens::ZERO));
-        };
-        // Each fits 63 bits, so the sum fits 64.
-        let is_sane = |tokens: Tokens| (1..=TOKENS_MAX).contains(&tokens.0);
-        if !is_sane(prompt_tokens) || !is_sane(new) || !is_sane(Tokens(prompt_tokens.0 + new.0)) {
-            return Err(pool.refuse(Reason::BadTokenCount, Tokens::ZERO));
-        }
-        let total = Tokens(prompt_tokens.0 + new.0);
-        if total > inner.max_tokens {
-            return Err(pool.refuse(Reason::TooLong, total.saturating_sub(inner.max_tokens)));
-        }
-        let (held, claim) = (inner.curve.blocks(prompt_tokens), inner.curve.blocks(total));
-        match pool.account.admit(held, claim) {
-            Ok(()) => Ok(Lease {
-                account: pool.account,
-                curve: inner.curve,
-                tokens: prompt_tokens,
-                max_tokens: total,
-                // Both fit the capacity, and so 31 bits.
-                held: held.0 as u32,
-                claim: claim.0 as u32,
-            }),
-            Err(short) => Err(pool.refuse_short(total, claim, inner.curve, short)),
-        }
+        Ok(Ticket::new(Arc::clone(&self.inner), number))
     }
 
     /// Sets the capacity in blocks. Epochs order concurrent writers: a stale epoch (not above the
     /// one in force; a new gate is at 0) changes nothing and returns false. No lease is revoked;
-    /// below the sum of claims the gate is overcommitted and admits nothing until leases end.
+    /// below what is held or safe the gate is overcommitted: it admits nothing, lets only the lease
+    /// with the smallest need grow while anything is free, names [`Self::victims`], and recovers by
+    /// itself.
     ///
-    /// Pools keep their shares; the parts add up to `blocks` exactly. At most 2^31 - 1 blocks are
+    /// Pools keep their shares; the parts add up to `blocks` exactly. At most 2^30 - 1 blocks are
     /// used; more is held at that. An admission that begins after this returned sees it.
     pub fn set_capacity(&self, blocks: Blocks, epoch: u64) -> bool {
-        let inner = &*self.inner;
-        // Nothing under this lock can panic; poisoned or not, it still orders the writers.
-        let _order = inner.resize.lock().unwrap_or_else(PoisonError::into_inner);
-        if epoch <= inner.epoch.load(Relaxed) {
+        if self.inner.is_forked() {
             return false;
         }
-        let shares: Vec<_> = inner.pools().map(|pool| pool.share).collect();
-        let parts = split(Blocks(blocks.0.min(CAPACITY_BLOCKS_MAX)), &shares);
-        let mut moves: Vec<_> = inner
-            .pools()
-            .zip(parts)
-            .map(|(pool, to)| (pool, to, Blocks(pool.account.reading().capacity)))
-            .collect();
-        // Shrinking pools first, so that their sum is never above the old or the new capacity.
-        moves.sort_by_key(|&(_, to, from)| Reverse(from.saturating_sub(to)));
-        for (pool, to, _) in moves {
-            pool.set_capacity(to);
+        match &self.inner.keeper {
+            Keeper::LockFree(gate) => gate.set_capacity(blocks, epoch),
+            Keeper::Books(books) => {
+                let pools = self.inner.pools.iter().map(|pool| (pool.share, pool.floor_percent));
+                books.set_capacity(blocks, epoch, &pools.collect::<Vec<_>>())
+            }
         }
-        inner.epoch.store(epoch, Release);
-        true
     }
 
-    /// Tells the gate the time (any steady clock), once per step or so: `retry_after` is made of
-    /// it, from a moving average over some seconds. Before the first two ticks and the first
-    /// release `retry_after` is one second; it is never below 10 ms nor above a minute.
+    /// A step of the engine begins, at `now` on any steady clock: `retry_after`, deadlines, and once
+    /// a step the estimate are made of it. Until the first two ticks and the first release
+    /// `retry_after` is one second; it is never below 10 ms nor above a minute.
     pub fn tick(&self, now: Nanos) {
-        for pool in self.inner.pools() {
-            pool.tick(now);
+        if self.inner.is_forked() {
+            return;
+        }
+        match &self.inner.keeper {
+            Keeper::LockFree(gate) => gate.tick(now),
+            Keeper::Books(books) => books.step(Some(now)),
+        }
+    }
+
+    /// A step of the engine begins, at no time in particular: brings the estimate up to date.
+    /// [`Self::tick`] does, too.
+    pub fn step(&self) {
+        if let Keeper::Books(books) = &self.inner.keeper {
+            books.step(None);
         }
     }
 
     /// What is handed out, over all pools. Peaks of several pools need not have coincided: their
-    /// sum is an upper bound; [`Self::pool_usage`] is exact.
+    /// sum is an upper bound; [`Self::pool_usage`] is exact. In a forked child: nothing.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let mut all = Usage { epoch: self.inner.epoch.load(Acquire), ..Usage::default() };
-        for pool in self.inner.pools() {
-            let usage = pool.usage();
-            for (sum, part) in [
-                (&mut all.capacity_blocks, usage.capacity_blocks),
-                (&mut all.claimed_blocks, usage.claimed_blocks),
-                (&mut all.claimed_peak_blocks, usage.claimed_peak_blocks),
-                (&mut all.held_blocks, usage.held_blocks),
-                (&mut all.held_peak_blocks, usage.held_peak_blocks),
-            ] {
-                *sum = sum.saturating_add(part);
+        let mut all = Usage::default();
+        if self.inner.is_forked() {
+            return all;
+        }
+        match &self.inner.keeper {
+            Keeper::LockFree(gate) => {
+                for pool in 0..self.inner.pools.len() {
+                    let usage = gate.usage(pool);
+                    all.epoch = usage.epoch;
+                    all.add(&usage);
+                }
             }
-            all.leases += usage.leases;
-            all.admitted += usage.admitted;
-            for (sum, part) in all.rejected.iter_mut().zip(usage.rejected) {
-                *sum += part;
+            // One reading for all pools: what one lent another is counted once.
+            Keeper::Books(books) => {
+                if let Some(state) = books.lock() {
+                    all.epoch = state.epoch;
+                    (0..self.inner.pools.len()).for_each(|pool| all.add(&state.usage(pool)));
+                }
             }
         }
         all.rejected[Reason::UnknownPool as usize] += self.inner.unknown_pool.load(Relaxed);
@@ -195,14 +205,17 @@ impl Gate {
     /// What is handed out in one pool; `None` if there is none of that name.
     #[must_use]
     pub fn pool_usage(&self, name: &str) -> Option<Usage> {
-        let epoch = self.inner.epoch.load(Acquire);
-        self.pool(name).map(|pool| Usage { epoch, ..pool.usage() })
+        let pool = self.inner.pool(name)?;
+        match &self.inner.keeper {
+            Keeper::LockFree(gate) => Some(gate.usage(pool)),
+            Keeper::Books(books) => books.lock().map(|state| state.usage(pool)),
+        }
     }
 
     /// Names of the pools, the default first.
     #[must_use]
     pub fn pool_names(&self) -> Vec<&str> {
-        self.inner.pools().map(|pool| &*pool.name).collect()
+        self.inner.pools.iter().map(|pool| &*pool.name).collect()
     }
 
     /// Tokens to blocks, as this gate counts.
@@ -211,52 +224,133 @@ impl Gate {
         self.inner.curve
     }
 
-    fn pool(&self, name: &str) -> Option<&Pool> {
-        self.inner.pools().find(|pool| *pool.name == *name)
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl Inner {
+    #[inline]
+    fn is_forked(&self) -> bool {
+        self.generation != crate::fork::generation()
     }
 
+    fn pool(&self, name: &str) -> Option<usize> {
+        self.pools.iter().position(|pool| *pool.name == *name)
+    }
+
+    /// Checks a request, and counts it in blocks.
+    #[inline]
+    pub(super) fn ask(&self, request: &Request<'_>) -> Result<Ask, Fault> {
+        let fault = |pool, reason, short_by| Err(Fault { pool, reason, short_by });
+        if self.is_forked() {
+            return fault(None, Reason::Forked, Tokens::ZERO);
+        }
+        let pool = match request.pool {
+            None => 0,
+            Some(name) => match self.pool(name) {
+                Some(pool) => pool,
+                None => return fault(None, Reason::UnknownPool, Tokens::ZERO),
+            },
+        };
+        let prompt = request.prompt_tokens;
+        let Some(new) = request.max_new_tokens.or_else(|| self.cap(prompt)) else {
+            return fault(Some(pool), Reason::NoMaximum, Tokens::ZERO);
+        };
+        // Each fits 63 bits, so the sum fits 64.
+        let is_sane = |tokens: Tokens| (1..=TOKENS_MAX).contains(&tokens.0);
+        if !is_sane(prompt) || !is_sane(new) || !is_sane(Tokens(prompt.0 + new.0)) {
+            return fault(Some(pool), Reason::BadTokenCount, Tokens::ZERO);
+        }
+        let total = Tokens(prompt.0 + new.0);
+        if total > self.max_model_len {
+            let short_by = total.saturating_sub(self.max_model_len);
+            return fault(Some(pool), Reason::TooLong, short_by);
+        }
+        let (held, claim) = (self.curve.blocks(prompt), self.curve.blocks(total));
+        let class = match (&self.keeper, request.class) {
+            (Keeper::Books(books), Some(name)) => books.class(name),
+            _ => 0,
+        };
+        Ok(Ask {
+            pool: pool as u16,
+            class,
+            prompt_tokens: prompt.0,
+            max_tokens: total.0,
+            // More than 32 bits is more than any capacity, and refused by its claim.
+            held: u32::try_from(held.0).unwrap_or(u32::MAX),
+            claim: claim.0,
+            prefix: request.prefix,
+        })
+    }
+
+    /// Counts a fault, and makes the rejection of it.
     #[cold]
-    fn refuse_pool(&self) -> Rejection {
-        self.inner.unknown_pool.fetch_add(1, Relaxed);
-        Rejection { reason: Reason::UnknownPool, short_by_tokens: Tokens::ZERO, retry_after: None }
+    fn refuse(&self, fault: &Fault) -> Rejection {
+        let Fault { pool, reason, short_by } = *fault;
+        match (&self.keeper, pool) {
+            (_, None) if reason == Reason::UnknownPool => {
+                self.unknown_pool.fetch_add(1, Relaxed);
+            }
+            (_, None) => {}
+            (Keeper::LockFree(gate), Some(pool)) => gate.count(pool, reason),
+            (Keeper::Books(books), Some(pool)) => books.count(pool, reason),
+        }
+        Rejection::never(reason, short_by)
     }
-}
 
-fn wrong(argument: &'static str, problem: impl Into<String>) -> Error {
-    Error::ConfigureGate { argument, problem: problem.into() }
-}
+    /// The cap on new tokens of a request that declares none. A prompt that leaves no room for any
+    /// is refused as too long.
+    fn cap(&self, prompt: Tokens) -> Option<Tokens> {
+        let room = Tokens(self.max_model_len.saturating_sub(prompt).0.max(1));
+        match self.cap {
+            Some(cap) if self.has_length => Some(Tokens(cap.0.min(room.0))),
+            Some(cap) => Some(cap),
+            None => (self.has_length || self.is_unbounded).then_some(room),
+        }
+    }
 
-/// Refuses a configuration that could not do what it says.
-fn check(config: &GateConfig) -> Result<()> {
-    if config.capacity.0 > CAPACITY_BLOCKS_MAX {
-        let given = config.capacity.0;
-        return Err(wrong(
-            "capacity",
-            format!("{given} blocks; a gate counts at most {CAPACITY_BLOCKS_MAX}"),
-        ));
-    }
-    for (argument, tokens) in [
-        ("max_new_tokens_default", config.max_new_tokens_default),
-        ("max_tokens", config.max_tokens),
-    ] {
-        if tokens.is_some_and(|tokens| !(1..=TOKENS_MAX).contains(&tokens.0)) {
-            return Err(wrong(argument, format!("not between 1 and {TOKENS_MAX}")));
+    /// The lease of an admitted request.
+    #[inline]
+    pub(super) fn lease(&self, ask: &Ask, slot: u32) -> Lease {
+        let home = match &self.keeper {
+            Keeper::LockFree(gate) => Home::Sums(gate.pool(usize::from(ask.pool)).account),
+            Keeper::Books(books) => Home::Books(Arc::clone(books), slot),
+        };
+        Lease {
+            home,
+            tokens: ask.prompt_tokens,
+            room_tokens: self.curve.tokens(Blocks(ask.held.into())).0,
+            max_tokens: ask.max_tokens,
+            prompt_tokens: ask.prompt_tokens,
+            filled_tokens: 0,
+            held: ask.held,
+            // It fitted a capacity, or under `Optimistic` is held at the largest.
+            claim: u32::try_from(ask.claim).unwrap_or(u32::MAX),
         }
     }
-    if config.pools.len() > POOLS_MAX {
-        let given = config.pools.len();
-        return Err(wrong("pools", format!("{given} of them; at most {POOLS_MAX}")));
-    }
-    for (index, pool) in config.pools.iter().enumerate() {
-        if pool.name.is_empty() {
-            return Err(wrong("pools", format!("pool {index} has an empty name")));
-        }
-        if pool.share == 0 {
-            return Err(wrong("pools", format!("pool {:?} has share 0; use 1 or more", pool.name)));
-        }
-        if config.pools[..index].iter().any(|other| other.name == pool.name) {
-            return Err(wrong("pools", format!("two pools are named {:?}", pool.name)));
+
+    pub(super) fn poll_ticket(&self, number: u32, waker: &Waker) -> Option<(Ask, Settled)> {
+        match &self.keeper {
+            _ if self.is_forked() => None,
+            Keeper::LockFree(gate) => gate.poll(number, waker),
+            Keeper::Books(books) => books.poll(number, waker),
         }
     }
-    Ok(())
+
+    pub(super) fn cancel_ticket(&self, number: u32) -> Option<(Ask, Settled)> {
+        match &self.keeper {
+            _ if self.is_forked() => None,
+            Keeper::LockFree(gate) => gate.cancel(number),
+            Keeper::Books(books) => books.cancel(number),
+        }
+    }
+
+    /// Why a request would not be admitted to a gate that takes no lock; nothing is counted.
+    pub(super) fn short_of(&self, gate: &LockFree, ask: &Ask) -> Option<Shortage> {
+        let reading = gate.pool(usize::from(ask.pool)).account.reading();
+        let (capacity, claimed) = (reading.capacity, reading.claimed);
+        let fits = capacity.checked_sub(claimed).is_some_and(|free| ask.claim <= free);
+        (!fits).then_some(Shortage::Claims { capacity, claimed })
+    }
 }

@@ -1,17 +1,16 @@
-//! Policy `Guaranteed`: the claims of all live leases fit the capacity, so no lease ever waits.
+//! Policy `Guaranteed` where pools do not lend: the claims of all live leases fit the capacity, so
+//! no lease ever waits.
 //!
 //! One word holds capacity and claims together, so that one compare-and-swap decides an admission
-//! and linearises it with every change of capacity. No lock, no allocation.
+//! and linearises it with every change of capacity. No lock, no allocation, and no list of leases:
+//! after the budget shrank, growth is first come, first served within what is free.
 
-use super::policy::{Policy, Reading, Shortage};
-use crate::units::Blocks;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-
-/// Largest capacity of a gate in blocks: what 31 bits of the word hold. With the smallest usual
-/// block (16 tokens) that is 34 billion tokens, far beyond any device.
-pub(crate) const CAPACITY_BLOCKS_MAX: u64 = (1 << 31) - 1;
+use super::lockfree::LockFree;
+use super::settings::CAPACITY_BLOCKS_MAX;
+use super::sync::{AtomicU32, AtomicU64};
+use crate::units::{Blocks, CostCurve};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::sync::{Mutex, PoisonError, Weak};
 
 /// Set in the word once the gate is gone; the lease that then takes the claims to zero is the last
 /// user of the account.
@@ -31,6 +30,46 @@ const READING_TRIES_MAX: u32 = 1000;
 /// pools at the same time.
 static SPARE: Mutex<Vec<&'static Guaranteed>> = Mutex::new(Vec::new());
 
+/// A refusal, with the state that it was decided on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    /// Claims beyond the capacity.
+    Claims {
+        /// Capacity in force.
+        capacity: u64,
+        /// Sum of claims.
+        claimed: u64,
+    },
+    /// Others wait, and come first.
+    Queued,
+}
+
+/// State and history of an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reading {
+    pub(crate) capacity: u64,
+    pub(crate) claimed: u64,
+    pub(crate) claimed_peak: u64,
+    pub(crate) held: u64,
+    pub(crate) held_peak: u64,
+    pub(crate) leases: u64,
+    pub(crate) admitted: u64,
+    /// Claims of all leases that ended so far, in blocks.
+    pub(crate) released: u64,
+    pub(crate) waits: u64,
+}
+
+/// What is rarely looked at: away from the line that every admission writes.
+#[derive(Debug, Default)]
+struct Aside {
+    curve: Mutex<Option<CostCurve>>,
+    /// Whose account it is: who is told when blocks come back and somebody waits.
+    owner: Mutex<Weak<LockFree>>,
+    waits: AtomicU64,
+    /// Of the process that opened it.
+    generation: AtomicU32,
+}
+
 /// The account of one pool. Everything that an admission writes is on one cache line; 128 bytes,
 /// because adjacent lines are fetched in pairs.
 #[derive(Debug, Default)]
@@ -45,12 +84,20 @@ pub(crate) struct Guaranteed {
     released: AtomicU64,
     claimed_peak: AtomicU64,
     held_peak: AtomicU64,
+    /// How many wait in the queue for this pool.
+    waiting: AtomicU32,
+    aside: Box<Aside>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Each holds one value that is set whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Guaranteed {
     /// An empty account, held at [`CAPACITY_BLOCKS_MAX`]. It belongs to the caller until
     /// [`Self::close`].
-    pub(crate) fn open(capacity: Blocks) -> &'static Self {
+    pub(crate) fn open(capacity: Blocks, curve: CostCurve) -> &'static Self {
         // Never wait: a fork may have left the lock taken, and a fresh account is as good.
         let spare = SPARE.try_lock().ok().and_then(|mut spare| spare.pop());
         let account = spare.unwrap_or_else(|| Box::leak(Box::default()));
@@ -60,9 +107,14 @@ impl Guaranteed {
             &account.released,
             &account.claimed_peak,
             &account.held_peak,
+            &account.aside.waits,
         ] {
             counter.store(0, Relaxed);
         }
+        account.waiting.store(0, Relaxed);
+        account.aside.generation.store(crate::fork::generation(), Relaxed);
+        *locked(&account.aside.curve) = Some(curve);
+        *locked(&account.aside.owner) = Weak::new();
         account.word.store(capacity.0.min(CAPACITY_BLOCKS_MAX) << CAPACITY_SHIFT, Release);
         account
     }
@@ -80,6 +132,43 @@ impl Guaranteed {
     fn retire(&'static self) {
         if let Ok(mut spare) = SPARE.try_lock() {
             spare.push(self);
+        }
+    }
+
+    /// An account that nobody has, for a lease that gave everything back.
+    pub(crate) fn nobody() -> &'static Self {
+        static NOBODY: std::sync::OnceLock<&'static Guaranteed> = std::sync::OnceLock::new();
+        NOBODY.get_or_init(|| Box::leak(Box::default()))
+    }
+
+    /// Names who is told when blocks come back and somebody waits.
+    pub(crate) fn set_owner(&self, owner: Weak<LockFree>) {
+        *locked(&self.aside.owner) = owner;
+    }
+
+    /// Blocks of a sequence, as its gate counts.
+    #[cold]
+    pub(crate) fn blocks_of(&self, tokens: u64) -> (u64, u64) {
+        let curve = *locked(&self.aside.curve);
+        curve.map_or((u64::MAX, 0), |curve| {
+            let blocks = curve.blocks(crate::units::Tokens(tokens));
+            (blocks.0, curve.tokens(blocks).0)
+        })
+    }
+
+    /// Somebody more waits, or somebody less.
+    pub(crate) fn set_waiting(&self, waiting: usize) {
+        self.waiting.store(u32::try_from(waiting).unwrap_or(u32::MAX), SeqCst);
+    }
+
+    #[cold]
+    fn tell_owner(&self) {
+        if self.aside.generation.load(Relaxed) != crate::fork::generation() {
+            return; // In a forked child the locks may be held by threads that are not there.
+        }
+        let owner = locked(&self.aside.owner).upgrade();
+        if let Some(owner) = owner {
+            owner.dispatch();
         }
     }
 
@@ -122,19 +211,32 @@ fn interleave() {
     }
 }
 
-impl Policy for Guaranteed {
+impl Guaranteed {
+    /// Takes in a lease that holds `first` blocks now and may come to hold `claim`. Whoever waits
+    /// comes first.
     #[inline]
-    fn admit(&self, first: Blocks, claim: Blocks) -> Result<(), Shortage> {
+    pub(crate) fn admit(&self, first: Blocks, claim: Blocks) -> Result<(), Shortage> {
+        if self.waiting.load(Relaxed) > 0 {
+            return Err(Shortage::Queued);
+        }
+        self.admit_next(first, claim)
+    }
+
+    /// [`Self::admit`] for whoever is next in the queue.
+    #[inline]
+    pub(crate) fn admit_next(&self, first: Blocks, claim: Blocks) -> Result<(), Shortage> {
         debug_assert!(0 < claim.0 && first <= claim);
-        let mut seen = self.word.load(Relaxed);
+        // Sequentially consistent with `set_waiting` before it: either this sees what a release
+        // gave back, or the release sees that somebody waits.
+        let mut seen = self.word.load(SeqCst);
         let claimed = loop {
             let (capacity, claimed) = (capacity_of(seen), claimed_of(seen));
             // Subtract rather than add: a claim may be as large as 2^63 blocks.
             if capacity.checked_sub(claimed).is_none_or(|free| claim.0 > free) {
-                return Err(Shortage { capacity, claimed });
+                return Err(Shortage::Claims { capacity, claimed });
             }
             interleave();
-            match self.word.compare_exchange_weak(seen, seen + claim.0, AcqRel, Relaxed) {
+            match self.word.compare_exchange_weak(seen, seen + claim.0, SeqCst, Relaxed) {
                 Ok(_) => break claimed + claim.0,
                 Err(now) => seen = now,
             }
@@ -148,36 +250,69 @@ impl Policy for Guaranteed {
         Ok(())
     }
 
+    /// A lease draws `blocks` more from its claim. False: the budget shrank below the claims, and
+    /// so much is not free.
     #[inline]
-    fn draw(&self, blocks: u32) {
+    pub(crate) fn draw(&self, blocks: u32) -> bool {
+        let word = self.word.load(Acquire);
+        if claimed_of(word) > capacity_of(word) {
+            return self.draw_scarce(blocks);
+        }
         let book = self.book.fetch_add(u64::from(blocks), AcqRel) + u64::from(blocks);
         raise(&self.held_peak, book & LOW);
+        true
     }
 
+    #[cold]
+    fn draw_scarce(&self, blocks: u32) -> bool {
+        let mut book = self.book.load(Acquire);
+        loop {
+            let held = (book & LOW) + u64::from(blocks);
+            if held > capacity_of(self.word.load(Acquire)) {
+                self.aside.waits.fetch_add(1, Relaxed);
+                return false;
+            }
+            match self.book.compare_exchange_weak(book, book + u64::from(blocks), AcqRel, Acquire) {
+                Ok(_) => {
+                    raise(&self.held_peak, held);
+                    return true;
+                }
+                Err(now) => book = now,
+            }
+        }
+    }
+
+    /// A lease ends: what it held and claimed is free again.
     #[inline]
-    fn release(&'static self, held: u32, claim: u32) {
+    pub(crate) fn release(&'static self, held: u32, claim: u32) {
         let claim = u64::from(claim);
         self.book.fetch_sub(ONE_LEASE + u64::from(held), AcqRel);
         self.released.fetch_add(claim, Relaxed);
         interleave();
         // Last: from here on the account may serve another gate.
-        let before = self.word.fetch_sub(claim, AcqRel);
-        if before & CLOSED != 0 && claimed_of(before) == claim {
-            self.retire();
+        let before = self.word.fetch_sub(claim, SeqCst);
+        if before & CLOSED != 0 {
+            if claimed_of(before) == claim {
+                self.retire();
+            }
+        } else if self.waiting.load(SeqCst) > 0 {
+            self.tell_owner();
         }
     }
 
-    fn set_capacity(&self, capacity: Blocks) {
+    /// Sets the capacity. Linearises with `admit`: a grant that begins after this returned sees it.
+    pub(crate) fn set_capacity(&self, capacity: Blocks) {
         let field = capacity.0.min(CAPACITY_BLOCKS_MAX) << CAPACITY_SHIFT;
         let mut seen = self.word.load(Relaxed);
         while let Err(now) =
-            self.word.compare_exchange_weak(seen, (seen & (CLOSED | LOW)) | field, AcqRel, Relaxed)
+            self.word.compare_exchange_weak(seen, (seen & (CLOSED | LOW)) | field, SeqCst, Relaxed)
         {
             seen = now;
         }
     }
 
-    fn reading(&self) -> Reading {
+    /// One consistent reading.
+    pub(crate) fn reading(&self) -> Reading {
         let mut word = self.word.load(Acquire);
         let mut book = self.book.load(Acquire);
         for _ in 0..READING_TRIES_MAX {
@@ -199,6 +334,7 @@ impl Policy for Guaranteed {
             leases: book >> 32,
             admitted: self.admitted.load(Acquire),
             released: self.released.load(Acquire),
+            waits: self.aside.waits.load(Relaxed),
         }
     }
 }
@@ -207,18 +343,25 @@ impl Policy for Guaranteed {
 mod tests {
     use super::*;
 
+    fn open(capacity: u64) -> &'static Guaranteed {
+        Guaranteed::open(Blocks(capacity), CostCurve::new(16, 0).unwrap())
+    }
+
     fn admit(account: &Guaranteed, first: u64, claim: u64) -> Result<(), Shortage> {
         account.admit(Blocks(first), Blocks(claim))
     }
 
     #[test]
     fn the_last_block_is_granted_and_no_more() {
-        let account = Guaranteed::open(Blocks(10));
+        let account = open(10);
         admit(account, 2, 7).unwrap();
-        assert_eq!(admit(account, 1, 4), Err(Shortage { capacity: 10, claimed: 7 }));
+        assert_eq!(admit(account, 1, 4), Err(Shortage::Claims { capacity: 10, claimed: 7 }));
         admit(account, 3, 3).unwrap();
-        assert_eq!(admit(account, 1, u64::MAX), Err(Shortage { capacity: 10, claimed: 10 }));
-        account.draw(5);
+        assert_eq!(
+            admit(account, 1, u64::MAX),
+            Err(Shortage::Claims { capacity: 10, claimed: 10 })
+        );
+        assert!(account.draw(5));
         account.release(7, 7);
         account.release(3, 3);
         let reading = account.reading();
@@ -230,14 +373,14 @@ mod tests {
 
     #[test]
     fn capacity_moves_without_touching_claims() {
-        let account = Guaranteed::open(Blocks(10));
+        let account = open(10);
         admit(account, 1, 8).unwrap();
         for (capacity, expected) in [(3, 3), (0, 0), (u64::MAX, CAPACITY_BLOCKS_MAX), (12, 12)] {
             account.set_capacity(Blocks(capacity));
             assert_eq!((account.reading().capacity, account.reading().claimed), (expected, 8));
         }
         account.set_capacity(Blocks(3));
-        assert_eq!(admit(account, 1, 1), Err(Shortage { capacity: 3, claimed: 8 }));
+        assert_eq!(admit(account, 1, 1), Err(Shortage::Claims { capacity: 3, claimed: 8 }));
         account.release(1, 8);
         assert!(admit(account, 1, 3).is_ok());
         account.release(1, 3);
@@ -246,7 +389,7 @@ mod tests {
 
     #[test]
     fn the_largest_capacity_can_be_claimed_whole() {
-        let account = Guaranteed::open(Blocks(CAPACITY_BLOCKS_MAX));
+        let account = open(CAPACITY_BLOCKS_MAX);
         admit(account, CAPACITY_BLOCKS_MAX, CAPACITY_BLOCKS_MAX).unwrap();
         assert!(admit(account, 1, 1).is_err());
         assert_eq!(account.reading().held, CAPACITY_BLOCKS_MAX);
@@ -257,14 +400,14 @@ mod tests {
 
     #[test]
     fn an_account_is_used_again_only_after_its_last_lease() {
-        let account = Guaranteed::open(Blocks(10));
+        let account = open(10);
         admit(account, 1, 2).unwrap();
         admit(account, 1, 3).unwrap();
         account.close();
         assert!(!account.is_spare());
         account.release(1, 2);
         assert!(!account.is_spare());
-        let other = Guaranteed::open(Blocks(10));
+        let other = open(10);
         assert!(!std::ptr::eq(account, other));
         account.release(1, 3);
         other.close();

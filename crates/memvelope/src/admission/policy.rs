@@ -1,45 +1,115 @@
-//! The joint between gate and policy: what a policy must answer, and what it must guarantee.
+//! The joint between books and policies: what a policy must answer about one account.
+//!
+//! All of a policy is in how much capacity an account *requires*. From that follow who may come in,
+//! who may grow, what can be lent, and whether the account is overcommitted.
 
-use crate::units::Blocks;
+use super::account::Account;
+use super::settings::Policy;
+use std::fmt::Debug;
 
-/// Decides over the blocks of one pool. Every method is thread-safe and never waits for another
-/// thread while it admits, draws or releases.
+/// Decides over the blocks of one account. Amounts are in blocks; answers are how much *more*
+/// capacity it would take, so that the same number tells whether, how much to borrow, and why not.
 ///
-/// The contract, under any interleaving: no `admit` or `draw` makes the sum of held blocks exceed
-/// the capacity in force at that instant, `held <= claim` for every lease, and each `admit` that
-/// returned `Ok` is followed by exactly one `release` with the final `held` of that lease.
-pub(crate) trait Policy {
-    /// Takes in a lease that holds `first` blocks now and may come to hold `claim`.
-    fn admit(&self, first: Blocks, claim: Blocks) -> Result<(), Shortage>;
-    /// A lease draws `blocks` more from its claim.
-    fn draw(&self, blocks: u32);
-    /// A lease ends: what it held and claimed is free again.
-    fn release(&'static self, held: u32, claim: u32);
-    /// Sets the capacity. Linearises with `admit`: a grant that returns after this did sees it.
-    fn set_capacity(&self, capacity: Blocks);
-    /// One consistent reading.
-    fn reading(&self) -> Reading;
+/// The contract: if [`Self::required`] is within the capacity before a change that was answered with
+/// 0, it is so after it, and then held is within the capacity.
+pub(crate) trait Rule: Debug + Send + Sync {
+    /// Capacity under which the account's promises hold.
+    fn required(&self, account: &Account) -> u64;
+    /// Capacity lacking for a lease that takes `held` at once and may come to hold `claim`. Asked
+    /// of accounts that are not overcommitted.
+    fn short_to_admit(&self, account: &Account, held: u32, claim: u32) -> u64;
+    /// Capacity lacking for a lease with `need` to draw `blocks` of it. Asked of accounts that are
+    /// not overcommitted.
+    fn short_to_grow(&self, account: &Account, need: u32, blocks: u32) -> u64;
+    /// Whether a claim beyond the whole capacity is refused.
+    fn bounds_claims(&self) -> bool;
 }
 
-/// A refusal, with the state that it was decided on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shortage {
-    /// Capacity in force.
-    pub(crate) capacity: u64,
-    /// Sum of claims.
-    pub(crate) claimed: u64,
+/// A number of blocks if it is one, else none.
+fn positive(blocks: i64) -> u64 {
+    u64::try_from(blocks).unwrap_or(0)
 }
 
-/// State and history of a pool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reading {
-    pub(crate) capacity: u64,
-    pub(crate) claimed: u64,
-    pub(crate) claimed_peak: u64,
-    pub(crate) held: u64,
-    pub(crate) held_peak: u64,
-    pub(crate) leases: u64,
-    pub(crate) admitted: u64,
-    /// Claims of all leases that ended so far, in blocks.
-    pub(crate) released: u64,
+/// [`Policy::Guaranteed`] where pools lend: claims fit.
+#[derive(Debug)]
+struct Claims;
+
+impl Rule for Claims {
+    fn required(&self, account: &Account) -> u64 {
+        account.claimed + account.shared
+    }
+    fn short_to_admit(&self, account: &Account, _held: u32, claim: u32) -> u64 {
+        (self.required(account) + u64::from(claim)).saturating_sub(account.capacity)
+    }
+    fn short_to_grow(&self, _: &Account, _need: u32, _blocks: u32) -> u64 {
+        0
+    }
+    fn bounds_claims(&self) -> bool {
+        true
+    }
+}
+
+/// [`Policy::Banker`]: the state stays safe.
+#[derive(Debug)]
+struct Safety;
+
+impl Rule for Safety {
+    fn required(&self, account: &Account) -> u64 {
+        account.held() + positive(i64::from(account.needs.due()))
+    }
+    #[inline]
+    fn short_to_admit(&self, account: &Account, held: u32, claim: u32) -> u64 {
+        let due = i64::from(account.needs.due_up_to(claim - held));
+        positive(due.max(0) + i64::from(held) - account.free())
+    }
+    #[inline]
+    fn short_to_grow(&self, account: &Account, need: u32, blocks: u32) -> u64 {
+        // The lease itself is found beyond `need - blocks`, so this is the due of the others and
+        // of what it becomes. Those with larger needs are not worse off: what it takes from the
+        // free, it holds before them.
+        let due = i64::from(account.needs.due_up_to(need - blocks));
+        positive(due.max(0) + i64::from(blocks) - account.free())
+    }
+    fn bounds_claims(&self) -> bool {
+        true
+    }
+}
+
+/// [`Policy::Optimistic`]: what is taken now fits.
+#[derive(Debug)]
+struct Watermark {
+    share: f64,
+}
+
+impl Rule for Watermark {
+    fn required(&self, account: &Account) -> u64 {
+        account.held()
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of at most 2^30 blocks"
+    )]
+    fn short_to_admit(&self, account: &Account, held: u32, _claim: u32) -> u64 {
+        let kept = match account.leases {
+            0 => 0,
+            _ => (self.share * account.capacity as f64) as u64,
+        };
+        (account.held() + u64::from(held) + kept).saturating_sub(account.capacity)
+    }
+    fn short_to_grow(&self, account: &Account, _need: u32, blocks: u32) -> u64 {
+        positive(i64::from(blocks) - account.free())
+    }
+    fn bounds_claims(&self) -> bool {
+        false
+    }
+}
+
+/// The rule of a policy.
+pub(crate) fn rule(policy: Policy) -> Box<dyn Rule> {
+    match policy {
+        Policy::Guaranteed => Box::new(Claims),
+        Policy::Banker => Box::new(Safety),
+        Policy::Optimistic { watermark } => Box::new(Watermark { share: watermark }),
+    }
 }

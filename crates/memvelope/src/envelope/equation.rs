@@ -37,7 +37,7 @@ pub struct Envelope {
     pub block_bytes: Bytes,
     /// Bytes by which the driver rounds every allocation up.
     pub page_bytes: Bytes,
-    /// Tokens to blocks.
+    /// Blocks of a sequence, as a function of its length.
     pub curve: CostCurve,
 }
 
@@ -92,8 +92,8 @@ impl Envelope {
     }
 
     /// As [`Self::plan`], in the blocks of an engine: `weights` are those of one rank, and
-    /// [`Self::block_bytes`] and [`Self::curve`] are what the engine makes of the model (the curve
-    /// an upper bound, [`Vllm::cost_curve`]).
+    /// [`Self::block_bytes`] and [`Self::curve`] are what the engine makes of the model
+    /// ([`Vllm::cost_curve`]).
     ///
     /// # Errors
     /// [`crate::Error::NoRoom`].

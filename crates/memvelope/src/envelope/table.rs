@@ -1,7 +1,7 @@
 //! The envelope as a table for people.
 
 use super::{Envelope, Term, TermName};
-use crate::units::{Blocks, Bytes};
+use crate::units::{Blocks, Bytes, Tokens};
 use std::fmt;
 
 /// Characters of the bar that stands for the total.
@@ -22,10 +22,17 @@ impl fmt::Display for Envelope {
         for term in &self.terms {
             write_term(f, term, total)?;
         }
-        let tokens = self.curve.tokens(self.kv_capacity_blocks);
         let Blocks(blocks) = self.kv_capacity_blocks;
-        let (block_bytes, block_tokens) = (self.block_bytes, self.curve.block_tokens());
-        write!(f, "  {blocks} blocks of {block_bytes} ({block_tokens} tokens each): {tokens}")
+        let tokens = self.curve.tokens(self.kv_capacity_blocks);
+        write!(f, "  {blocks} blocks of {}", self.block_bytes)?;
+        match tokens {
+            _ if self.curve.is_plain() => {
+                write!(f, " ({} tokens each): {tokens}", self.curve.block_tokens())
+            }
+            // Blocks that hold more than any length do so because nothing more is kept.
+            Tokens::MAX => write!(f, ": a sequence of any length"),
+            tokens => write!(f, ": a sequence of at most {tokens}"),
+        }
     }
 }
 

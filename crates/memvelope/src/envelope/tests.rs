@@ -5,7 +5,7 @@ use crate::Error;
 use crate::event::Tag;
 use crate::model::Layout;
 use crate::snapshot::DeviceSnapshot;
-use crate::units::{Blocks, Bytes};
+use crate::units::{Blocks, Bytes, CostCurve, CostTerm, Tokens};
 use proptest::prelude::*;
 
 const GIB: u64 = Bytes::GIB;
@@ -78,6 +78,21 @@ fn a_plan_is_assumed_or_derived_and_adds_up() {
     };
     let envelope = Envelope::plan(Bytes(80 * GIB), &layout, &declared).unwrap();
     assert_eq!(envelope.kv_capacity_bytes, Bytes(78 * GIB - 16_060_522_496));
+}
+
+/// A number of tokens a block is said where it is all there is to say.
+#[test]
+fn the_table_says_what_the_blocks_hold() {
+    let layout = Layout::builtin_8b();
+    let mut envelope = Envelope::plan(Bytes(80 * GIB), &layout, &Declared::default()).unwrap();
+    envelope.kv_capacity_blocks = Blocks(100);
+    let last = |envelope: &Envelope| envelope.to_string().lines().last().unwrap().to_owned();
+    assert_eq!(last(&envelope), "  100 blocks of 2.0 MiB (16 tokens each): 1600 tokens");
+    let window = |keep| CostTerm { block_tokens: 16, keep_tokens: Tokens(keep), count: 2 };
+    envelope.curve = CostCurve::from_terms(2, &[window(u64::MAX)]).unwrap();
+    assert_eq!(last(&envelope), "  100 blocks of 2.0 MiB: a sequence of at most 784 tokens");
+    envelope.curve = CostCurve::from_terms(2, &[window(784)]).unwrap();
+    assert_eq!(last(&envelope), "  100 blocks of 2.0 MiB: a sequence of any length");
 }
 
 #[test]

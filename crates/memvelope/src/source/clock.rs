@@ -34,7 +34,7 @@ pub fn now() -> Nanos {
 
 fn cupti_now() -> Option<Nanos> {
     let pointer = GET_TIMESTAMP.load(Ordering::Acquire);
-    if pointer.is_null() || super::fork::in_child() {
+    if pointer.is_null() || crate::fork::in_child() {
         return None;
     }
     // SAFETY: only `use_cupti` stores here, and it stores nothing but a `GetTimestamp`.

@@ -4,7 +4,6 @@ pub mod cgroup;
 pub mod clock;
 pub mod cupti;
 pub mod driver;
-pub(crate) mod fork;
 pub mod loader;
 pub mod nvml;
 pub mod peers;

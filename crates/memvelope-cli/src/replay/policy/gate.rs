@@ -4,7 +4,7 @@
 use super::{Answer, Growth, Leaving, Policy, Setup, View};
 use crate::failure::{Failure, Outcome};
 use crate::replay::sequence::Sequence;
-use memvelope::admission::{Gate, GateConfig, Lease, Reason};
+use memvelope::admission::{self, Estimate, Gate, GateConfig, Lease, Rejection, Request};
 use memvelope::units::{Blocks, CostCurve, Nanos, Tokens};
 
 /// See the module.
@@ -13,6 +13,15 @@ pub(crate) struct Gated {
     gate: Gate,
     /// By number of the request.
     leases: Vec<Option<Lease>>,
+    /// Names of classes by number: the gate tells them apart, and needs no better ones.
+    classes: Vec<String>,
+}
+
+fn name_of(classes: &mut Vec<String>, class: usize) -> &str {
+    while classes.len() <= class {
+        classes.push(classes.len().to_string());
+    }
+    &classes[class]
 }
 
 impl Gated {
@@ -21,12 +30,21 @@ impl Gated {
     /// # Errors
     /// The gate refuses its configuration.
     pub(crate) fn guaranteed(setup: &Setup) -> Outcome<Self> {
-        Self::open(setup, config(setup)?)
+        let policy = admission::Policy::Guaranteed;
+        Self::open(setup, GateConfig { policy, ..config(setup)? })
+    }
+
+    /// Policy `Banker`, with the estimate or without.
+    ///
+    /// # Errors
+    /// The gate refuses its configuration.
+    pub(crate) fn banker(setup: &Setup, estimate: Option<Estimate>) -> Outcome<Self> {
+        Self::open(setup, GateConfig { estimate, ..config(setup)? })
     }
 
     fn open(setup: &Setup, config: GateConfig) -> Outcome<Self> {
         let leases = (0..setup.jobs).map(|_| None).collect();
-        Ok(Self { gate: Gate::new(config)?, leases })
+        Ok(Self { gate: Gate::new(config)?, leases, classes: Vec::new() })
     }
 }
 
@@ -34,18 +52,13 @@ impl Gated {
 fn config(setup: &Setup) -> Outcome<GateConfig> {
     let curve = CostCurve::new(setup.block_tokens, 0)
         .ok_or_else(|| Failure::bad("--block-tokens: 0 is no block\nhint: 16 is usual"))?;
-    Ok(GateConfig {
-        max_tokens: Some(Tokens(u64::from(setup.sequence_tokens))),
-        ..GateConfig::new(Blocks(u64::from(setup.total_blocks)), curve)
-    })
+    let longest = Tokens(u64::from(setup.sequence_tokens));
+    Ok(GateConfig::new(Blocks(u64::from(setup.total_blocks)), curve, longest))
 }
 
 /// What a refusal means for the queue.
-fn answer(reason: Reason) -> Answer {
-    match reason {
-        Reason::NoCapacity | Reason::Overcommitted => Answer::Wait,
-        _ => Answer::Never,
-    }
+fn answer(rejection: &Rejection) -> Answer {
+    if rejection.reason.is_for_now() { Answer::Wait } else { Answer::Never }
 }
 
 impl Policy for Gated {
@@ -55,12 +68,17 @@ impl Policy for Gated {
 
     fn admit(&mut self, head: &Sequence, _view: &View<'_>) -> Answer {
         let declared = Tokens(u64::from(head.declared_left()));
-        match self.gate.try_admit(Tokens(u64::from(head.target)), Some(declared), None) {
+        let request = Request::new(Tokens(u64::from(head.target)), Some(declared));
+        let request = match head.class {
+            Some(class) => request.of_class(name_of(&mut self.classes, class as usize)),
+            None => request,
+        };
+        match self.gate.try_admit(&request) {
             Ok(lease) => {
                 self.leases[head.job as usize] = Some(lease);
                 Answer::Admit
             }
-            Err(rejection) => answer(rejection.reason),
+            Err(rejection) => answer(&rejection),
         }
     }
 
@@ -69,9 +87,9 @@ impl Policy for Gated {
         // The gate hears of tokens when they need a block, as engines have it.
         let tokens = Tokens(u64::from(sequence.kv) + 1).saturating_sub(lease.tokens());
         match lease.grow(tokens) {
-            Ok(_) => Growth::Granted,
+            Ok(growth) if growth.is_granted() => Growth::Granted,
             // Not before the declared maximum, which outputs keep to.
-            Err(_) => Growth::Wait,
+            _ => Growth::Wait,
         }
     }
 

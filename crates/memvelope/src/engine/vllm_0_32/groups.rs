@@ -2,7 +2,7 @@
 //!
 //! Rules of `vllm/v1/core/kv_cache_utils.py` (`get_kv_cache_groups` and what it calls).
 
-use super::spec::{Role, Spec, lcm, rounded_up};
+use super::spec::{Held, Role, Spec, lcm, rounded_up};
 use crate::model::{Refusal, RefusalRule};
 
 /// Layers that share a block table. Specs are those of its layers, in order.
@@ -36,9 +36,20 @@ impl LayerGroup {
         self.specs.iter().fold(0, |sum: u64, spec| sum.saturating_add(spec.page_bytes()))
     }
 
-    /// Tokens of the smallest block of its layers.
-    pub(crate) fn smallest_block(&self) -> u64 {
-        self.specs.iter().map(|spec| spec.block_size).min().unwrap_or(1).max(1)
+    /// What a request may hold at once, and whether that is exact: a table has as many blocks as
+    /// the layer that needs most. Layers that need different ones at different lengths would not
+    /// share a table ([`is_uniform_type`]); if ever they do, this is an upper bound.
+    pub(crate) fn held(&self, in_flight: u64, encoder: u64) -> (Held, bool) {
+        let mut most = Held::NOTHING;
+        let mut is_exact = true;
+        for held in self.specs.iter().map(|spec| spec.held(in_flight, encoder)) {
+            if !most.covers(held) {
+                let covering = most.covering(held);
+                is_exact = covering == held;
+                most = covering;
+            }
+        }
+        (most, is_exact)
     }
 
     /// Blocks that a request of `tokens` may hold at once.
@@ -48,7 +59,7 @@ impl LayerGroup {
         for spec in &self.specs {
             // Layers of a group are mostly equal; look at each kind once.
             if last != Some(spec) {
-                blocks = blocks.max(spec.blocks(tokens, in_flight, encoder));
+                blocks = blocks.max(spec.held(in_flight, encoder).blocks(tokens));
                 last = Some(spec);
             }
         }
@@ -199,4 +210,48 @@ fn promote(layers: Vec<Spec>) -> Option<LayerGroup> {
         })
         .collect();
     is_uniform_type(&promoted).then(|| LayerGroup::mixed(promoted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Dtype;
+
+    fn spec(role: Role, block_size: u64) -> Spec {
+        Spec::attention(role, block_size, 1, [64, 64], Dtype::Bfloat16)
+    }
+
+    /// Exact where one layer needs most at every length, else never below any.
+    #[test]
+    fn a_table_has_what_its_neediest_layer_takes() {
+        let window = |window| Role::Window { window };
+        let state = |pages| Role::State { bytes: 1, pages };
+        let cases = [
+            (vec![], true),
+            (vec![spec(Role::Full, 16), spec(Role::Mla, 16)], true),
+            (vec![spec(window(100), 16), spec(window(50), 16)], true),
+            (vec![spec(window(50), 32), spec(window(100), 16), spec(Role::Cross, 16)], false),
+            (vec![spec(state(1), 16), spec(state(2), 16), spec(window(9), 8)], false),
+            (vec![spec(state(1), 16), spec(window(9), 8)], true),
+            (vec![spec(Role::Full, 16), spec(window(100), 16)], false),
+            (
+                vec![
+                    spec(Role::Full, 16),
+                    spec(window(100), 16),
+                    spec(Role::Chunk { chunk: 5 }, 16),
+                ],
+                false,
+            ),
+        ];
+        for (specs, expected) in cases {
+            let group = LayerGroup::mixed(specs);
+            let (held, is_exact) = group.held(32, 64);
+            assert_eq!(is_exact, expected, "{group:?}");
+            for tokens in (1..500).chain([1 << 30, u64::MAX]) {
+                let (found, blocks) = (held.blocks(tokens), group.blocks(tokens, 32, 64));
+                assert!(found >= blocks, "{tokens}: {found} for {blocks} of {group:?}");
+                assert!(!is_exact || found == blocks, "{tokens}: {found}, not {blocks}");
+            }
+        }
+    }
 }

@@ -33,7 +33,7 @@ use super::DeviceKind;
 use super::params::{KvDtype, Params};
 use crate::model::cache::{Cache, CacheKind};
 use crate::model::{Layout, Refusal, RefusalRule};
-use crate::units::{Blocks, Bytes, CostCurve, Tokens};
+use crate::units::{Blocks, Bytes, CostCurve, CostTerm, Tokens};
 use groups::{LayerGroup, PoolLayout};
 use serde::Serialize;
 
@@ -221,51 +221,31 @@ impl Vllm {
         })
     }
 
-    /// An upper bound of [`Self::blocks_per_request`] in the form that the gate takes, for every
-    /// length: exact where every layer keeps every token. A windowed layer counts as if it kept all
-    /// of a sequence, which is what it does until the sequence outgrows the window and the tokens
-    /// in flight; or, where a token would then take more than a block over all groups, as if it
-    /// were full from the first token on.
+    /// [`Self::blocks_per_request`] in the form that the gate takes: the same number for every
+    /// length but zero, of which a gate counts no blocks and vLLM the states.
+    ///
+    /// It is an upper bound, and not [`CostCurve::is_exact`], where the groups are of more kinds
+    /// than a curve has terms, or blocks have 2^32 tokens or more; and for a model without caches,
+    /// for which there are no blocks and nothing that a gate could count.
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "a block has at least one token")]
     pub fn cost_curve(&self) -> CostCurve {
-        let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        let (tokens, fixed) = self
-            .curve_where(Spec::grows)
-            .or_else(|| self.curve_where(Spec::is_full))
-            // Nothing that the gate could take; what refuses every sequence is still a bound.
-            .unwrap_or((1, u64::MAX));
-        CostCurve::new(small(tokens).max(1), small(fixed)).expect("at least one token")
-    }
-
-    /// Tokens a block and blocks beside them, where the groups that `grows` names take blocks for
-    /// every token and the others at once what they ever take. `None` if a token takes more than
-    /// a block.
-    fn curve_where(&self, grows: fn(&Spec) -> bool) -> Option<(u64, u64)> {
-        let is_growing = |group: &LayerGroup| group.specs.first().is_some_and(grows);
         let Resolved { max_in_flight_tokens: in_flight, max_num_batched_tokens, .. } =
             self.resolved;
-        let fixed = self.groups.iter().map(|group| {
-            let tokens = if is_growing(group) { 1 } else { u64::MAX };
-            group.blocks(tokens, in_flight, max_num_batched_tokens)
-        });
-        let fixed = fixed.fold(0, u64::saturating_add);
-        let growing: Vec<u64> = self
-            .groups
-            .iter()
-            .filter(|group| is_growing(group))
-            .map(LayerGroup::smallest_block)
-            .collect();
-        // Every group rounds up by itself, and together they take a block every so many tokens.
-        match growing.as_slice() {
-            [] => Some((u64::from(u32::MAX), fixed.saturating_sub(1))),
-            [block] => Some((*block, fixed.saturating_sub(1))),
-            blocks => {
-                let common = blocks.iter().copied().fold(1, spec::lcm);
-                let taken = blocks.iter().map(|block| common.div_ceil(*block));
-                let taken = taken.fold(0, u64::saturating_add);
-                Some((common / taken.max(1), fixed)).filter(|(tokens, _)| *tokens > 0)
-            }
+        let mut terms = Vec::with_capacity(self.groups.len());
+        let (mut fixed_blocks, mut is_exact) = (0, true);
+        for group in &self.groups {
+            let (held, held_is_exact) = group.held(in_flight, max_num_batched_tokens);
+            // A smaller block never takes fewer.
+            let block_tokens = u32::try_from(held.block_tokens).unwrap_or(u32::MAX);
+            is_exact &= held_is_exact && u64::from(block_tokens) == held.block_tokens;
+            fixed_blocks = held.fixed_blocks.saturating_add(fixed_blocks);
+            let keep_tokens = Tokens(held.keep_tokens);
+            terms.push(CostTerm { block_tokens, keep_tokens, count: 1 });
+        }
+        match CostCurve::from_terms(fixed_blocks, &terms) {
+            Some(curve) if is_exact => curve,
+            Some(curve) => curve.as_upper_bound(),
+            None => CostCurve::NOTHING_FITS,
         }
     }
 

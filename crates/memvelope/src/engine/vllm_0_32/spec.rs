@@ -173,26 +173,65 @@ impl Spec {
         matches!(self.role, Role::Full | Role::Mla)
     }
 
-    /// Whether a longer sequence may hold more of it.
-    pub(crate) fn grows(&self) -> bool {
-        !matches!(self.role, Role::State { .. } | Role::Cross)
-    }
-
-    /// Blocks that a request of `tokens` may hold at once while `in_flight` tokens are scheduled
-    /// and not yet settled; `encoder` is the encoder's budget in tokens.
-    pub(crate) fn blocks(&self, tokens: u64, in_flight: u64, encoder: u64) -> u64 {
+    /// Blocks that a request may hold at once while `in_flight` tokens are scheduled and not yet
+    /// settled, as a function of its length; `encoder` is the encoder's budget in tokens.
+    pub(crate) fn held(&self, in_flight: u64, encoder: u64) -> Held {
+        let fixed = |fixed_blocks| Held { block_tokens: 1, keep_tokens: 0, fixed_blocks };
+        let growing = |keep_tokens, fixed_blocks| Held {
+            block_tokens: self.block_size.max(1),
+            keep_tokens,
+            fixed_blocks,
+        };
         match self.role {
-            Role::Full | Role::Mla => tokens.div_ceil(self.block_size),
+            Role::Full | Role::Mla => growing(u64::MAX, 0),
             // One more, because a window need not start where a block does.
             Role::Window { window } | Role::WindowMla { window } => {
-                let held = window.saturating_sub(1).saturating_add(in_flight).min(tokens);
-                held.div_ceil(self.block_size) + 1
+                growing(window.saturating_sub(1).saturating_add(in_flight), 1)
             }
-            Role::Chunk { chunk } => {
-                chunk.saturating_add(in_flight).min(tokens).div_ceil(self.block_size)
-            }
-            Role::State { pages, .. } => pages,
-            Role::Cross => encoder.div_ceil(self.block_size),
+            Role::Chunk { chunk } => growing(chunk.saturating_add(in_flight), 0),
+            Role::State { pages, .. } => fixed(pages),
+            Role::Cross => fixed(encoder.div_ceil(self.block_size.max(1))),
+        }
+    }
+}
+
+/// Blocks that a request of `n` tokens may hold of one layer:
+/// `ceil(min(n, keep_tokens) / block_tokens) + fixed_blocks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// At least one.
+    pub(crate) block_tokens: u64,
+    /// `u64::MAX`: all of them.
+    pub(crate) keep_tokens: u64,
+    pub(crate) fixed_blocks: u64,
+}
+
+impl Held {
+    pub(crate) const NOTHING: Self = Self { block_tokens: 1, keep_tokens: 0, fixed_blocks: 0 };
+
+    pub(crate) fn blocks(self, tokens: u64) -> u64 {
+        let growing = tokens.min(self.keep_tokens).div_ceil(self.block_tokens);
+        growing.saturating_add(self.fixed_blocks)
+    }
+
+    /// Never less than the other, at any length.
+    pub(crate) const fn covers(self, other: Self) -> bool {
+        self.fixed_blocks >= other.fixed_blocks
+            && (other.keep_tokens == 0
+                || self.keep_tokens >= other.keep_tokens && self.block_tokens <= other.block_tokens)
+    }
+
+    /// The least of its form that covers both.
+    pub(crate) fn covering(self, other: Self) -> Self {
+        let block_tokens = match [self, other].map(|held| held.keep_tokens) {
+            [0, _] => other.block_tokens,
+            [_, 0] => self.block_tokens,
+            _ => self.block_tokens.min(other.block_tokens),
+        };
+        Self {
+            block_tokens,
+            keep_tokens: self.keep_tokens.max(other.keep_tokens),
+            fixed_blocks: self.fixed_blocks.max(other.fixed_blocks),
         }
     }
 }

@@ -60,7 +60,7 @@ pub(super) unsafe extern "C" fn buffer_requested(
 ) {
     STATE.guarded(|| {
         let (pointer, bytes) = match STATE.arena() {
-            Some(arena) if crate::source::fork::in_child() => arena.discard_buffer(),
+            Some(arena) if crate::fork::in_child() => arena.discard_buffer(),
             Some(arena) => arena.request(STATE.null_tolerated.load(Ordering::Relaxed)),
             None => (std::ptr::null_mut(), 0),
         };

@@ -194,7 +194,7 @@ impl Recorder {
     /// The attachment, while CUPTI may be called for it.
     fn running(&self) -> Option<Arc<session::Run>> {
         let running = self.phase.load(Ordering::Acquire) == RUNNING;
-        if !running || crate::source::fork::in_child() {
+        if !running || crate::fork::in_child() {
             return None;
         }
         lock(&self.run).clone()

@@ -12,9 +12,10 @@ use super::{Coverage, failed, find};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::{Names, Sink};
+use crate::fork;
 use crate::source::driver::Driver;
 use crate::source::loader::LoadReport;
-use crate::source::{clock, fork, privileges};
+use crate::source::{clock, privileges};
 use cupti_sys::{
     Cupti, MissingSymbol, SubscriberParams, activity_attribute, activity_flag, activity_kind, cbid,
     domain, resource_cbid, result,

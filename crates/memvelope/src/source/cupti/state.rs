@@ -64,7 +64,7 @@ impl State {
 
     /// Where callbacks go; `None` while nothing is recorded, and in a forked child.
     pub(super) fn sink(&self) -> Option<&'static dyn Sink> {
-        if self.broken.load(Ordering::Relaxed) || crate::source::fork::in_child() {
+        if self.broken.load(Ordering::Relaxed) || crate::fork::in_child() {
             return None;
         }
         let pointer = self.sink.load(Ordering::Acquire);

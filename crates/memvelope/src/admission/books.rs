@@ -1,0 +1,404 @@
+//! The books of a gate: accounts, leases, prefixes, estimate and queue, under one lock.
+//!
+//! The lock is a leaf: it is held for well under a microsecond (once per step for a pass over the
+//! leases), and nothing foreign is called under it. What a lease does between two blocks needs no
+//! lock at all.
+
+use super::account::Account;
+use super::answer::{Reason, Usage};
+use super::outlook::Outlook;
+use super::policy::{Rule, rule};
+use super::pool::split;
+use super::prefixes::Prefixes;
+use super::queue::Queue;
+use super::request::Prefix;
+use super::roster::{Entry, NOBODY_ELSE, Roster};
+use super::settings::{CAPACITY_BLOCKS_MAX, GateConfig, Policy};
+use crate::units::{Blocks, CostCurve, Nanos};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What is behind the lock, and what never changes.
+#[derive(Debug)]
+pub(crate) struct Books {
+    /// Of the process that made the gate; in a forked child the lock may be held by a thread that
+    /// is not there, and is never touched.
+    generation: u32,
+    pub(crate) curve: CostCurve,
+    state: Mutex<State>,
+}
+
+/// An admission as the books see it: checked, in blocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    pub(crate) pool: u16,
+    pub(crate) class: u16,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) max_tokens: u64,
+    /// Blocks of the prompt, and of the whole sequence.
+    pub(crate) held: u32,
+    pub(crate) claim: u64,
+    pub(crate) prefix: Option<Prefix>,
+}
+
+/// Why not, with the blocks that lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: Reason,
+    pub(crate) short: u64,
+}
+
+/// How a lease ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was released: it ended by itself, or at its maximum.
+    Released,
+    /// The engine took its blocks to let others go on.
+    Preempted,
+}
+
+/// Everything that changes.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) rule: Box<dyn Rule>,
+    pub(crate) accounts: Vec<Account>,
+    pub(crate) roster: Roster,
+    pub(crate) prefixes: Prefixes,
+    pub(crate) outlook: Option<Outlook>,
+    pub(crate) queue: Queue,
+    pub(crate) epoch: u64,
+    pub(crate) now: Nanos,
+    /// Steps and their time since the first tick: how long a token takes.
+    pub(crate) pace: super::pace::Pace,
+    /// Tokens of a block that leases can share; 0 where a curve is no plain one, and nothing is
+    /// shared.
+    block_tokens: u32,
+    leases_max: usize,
+    is_lending: bool,
+}
+
+impl Books {
+    pub(crate) fn new(config: &GateConfig) -> Self {
+        let shares: Vec<u32> = config.pools.iter().map(|pool| pool.share).collect();
+        let floors = config.pools.iter().map(|pool| u64::from(pool.floor_percent));
+        let parts = split(config.capacity, &shares);
+        let mut accounts: Vec<_> = parts
+            .iter()
+            .zip(floors)
+            .map(|(part, percent)| Account::new(part.0, part.0 * percent / 100))
+            .collect();
+        raise_best(&mut accounts, config.capacity.0);
+        let outlook = config.estimate.filter(|_| config.policy == Policy::Banker);
+        // A block that only some layers fill, or that a window frees, is no one's to share.
+        let block_tokens = if config.curve.is_plain() { config.curve.block_tokens() } else { 0 };
+        Self {
+            generation: crate::fork::generation(),
+            curve: config.curve,
+            state: Mutex::new(State {
+                rule: rule(config.policy),
+                outlook: outlook
+                    .map(|e| Outlook::new(e, accounts.len(), blocks_per_token(&config.curve))),
+                queue: Queue::new(config.queue_max, accounts.len()),
+                accounts,
+                roster: Roster::default(),
+                prefixes: Prefixes::default(),
+                epoch: 0,
+                now: Nanos::ZERO,
+                pace: super::pace::Pace::default(),
+                block_tokens,
+                leases_max: config.leases_max as usize,
+                is_lending: config.pools.iter().any(|pool| pool.floor_percent < 100),
+            }),
+        }
+    }
+
+    /// The state; `None` in a forked child.
+    #[inline]
+    pub(crate) fn lock(&self) -> Option<MutexGuard<'_, State>> {
+        if self.generation != crate::fork::generation() {
+            return None;
+        }
+        // Nothing under the lock unwinds but a bug of ours, and then the sums are as they were
+        // before or after one change: each is made whole before the next.
+        Some(self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Blocks that one more token takes while every layer grows: in the long run, of all sequences.
+fn blocks_per_token(curve: &CostCurve) -> f32 {
+    curve.terms().map(|term| term.count as f32 / term.block_tokens as f32).sum()
+}
+
+/// Highest capacity that each account could ever have, if the others lent all they may.
+fn raise_best(accounts: &mut [Account], capacity: u64) {
+    let floors: u64 = accounts.iter().map(|account| account.floor).sum();
+    for account in accounts {
+        let possible = (capacity + account.floor).saturating_sub(floors).max(account.nominal);
+        account.capacity_best = account.capacity_best.max(possible);
+    }
+}
+
+impl State {
+    /// Whether any pool may lend.
+    #[inline]
+    pub(crate) const fn is_lending(&self) -> bool {
+        self.is_lending
+    }
+
+    pub(crate) const fn block_tokens(&self) -> u32 {
+        self.block_tokens
+    }
+
+    /// Whether the budget of a pool is below what its promises need.
+    #[inline]
+    pub(crate) fn is_overcommitted(&self, pool: usize) -> bool {
+        let account = &self.accounts[pool];
+        self.rule.required(account) > account.capacity
+    }
+
+    /// Takes a lease in, or says why not. Its slot.
+    pub(crate) fn admit(&mut self, ask: &Ask) -> Result<u32, Refusal> {
+        let shared = self.share_prefix(ask);
+        let outcome = self.check(ask, shared, true);
+        if outcome.is_err() {
+            self.unshare_prefix(ask, shared);
+            if shared > 0 {
+                // Counting its prefix a second time asks for more, but of nobody else.
+                return self.admit(&Ask { prefix: None, ..*ask });
+            }
+        }
+        outcome?;
+        Ok(self.enter(ask, shared))
+    }
+
+    /// Whether a lease may come in now. With `is_binding`, what lacks is borrowed if it can be.
+    pub(crate) fn check(
+        &mut self,
+        ask: &Ask,
+        shared: u32,
+        is_binding: bool,
+    ) -> Result<(), Refusal> {
+        let refuse = |reason, short| Err(Refusal { reason, short });
+        if self.roster.len() >= self.leases_max {
+            return refuse(Reason::TooManyLeases, 0);
+        }
+        let pool = usize::from(ask.pool);
+        let account = &self.accounts[pool];
+        let bound = if self.rule.bounds_claims() { ask.claim } else { u64::from(ask.held) };
+        if bound > account.capacity_best {
+            return refuse(Reason::TooLong, bound - account.capacity_best);
+        }
+        let (held, claim) = (ask.held - shared, ask.claim.min(CAPACITY_BLOCKS_MAX) as u32 - shared);
+        let lacking = self.rule.required(account).saturating_sub(account.capacity);
+        if lacking > 0 && !(is_binding && self.borrow(pool, lacking)) {
+            let own = self.rule.short_to_admit(&self.accounts[pool], held, claim);
+            return refuse(Reason::Overcommitted, lacking.max(own));
+        }
+        let short = self.rule.short_to_admit(&self.accounts[pool], held, claim);
+        let available = if short > 0 { self.lendable(pool) } else { 0 };
+        if short > available {
+            let account = &self.accounts[pool];
+            let is_shrunk = bound > account.capacity + available;
+            return refuse(
+                if is_shrunk { Reason::Overcommitted } else { Reason::NoCapacity },
+                short,
+            );
+        }
+        if !self.is_expected_to_fit(ask, held, claim, short) {
+            return refuse(Reason::Predicted, 0);
+        }
+        if short > 0 && is_binding {
+            self.borrow(pool, short);
+        }
+        Ok(())
+    }
+
+    fn is_expected_to_fit(&mut self, ask: &Ask, held: u32, claim: u32, borrowed: u64) -> bool {
+        let Some(outlook) = &mut self.outlook else { return true };
+        let leases = self.roster.len();
+        if outlook.is_stale(leases) {
+            outlook.refresh(&mut self.roster, &self.accounts);
+        }
+        let pool = usize::from(ask.pool);
+        let account = &self.accounts[pool];
+        let left = ask.max_tokens - ask.prompt_tokens;
+        let left_tokens = u32::try_from(left).unwrap_or(u32::MAX);
+        let share = super::forecast::Share { held, claim, left_tokens };
+        outlook.fits(account, pool, &share, ask.class, account.capacity + borrowed)
+    }
+
+    fn enter(&mut self, ask: &Ask, shared: u32) -> u32 {
+        let (held, claim) = (ask.held - shared, ask.claim.min(CAPACITY_BLOCKS_MAX) as u32 - shared);
+        let slot = self.roster.insert(Entry {
+            pool: ask.pool,
+            class: ask.class,
+            held,
+            claim,
+            shared,
+            reserved: held,
+            prompt_tokens: ask.prompt_tokens,
+            tokens: ask.prompt_tokens,
+            max_tokens: ask.max_tokens,
+            previous: NOBODY_ELSE,
+            next: NOBODY_ELSE,
+            ..Entry::default()
+        });
+        let account = &mut self.accounts[usize::from(ask.pool)];
+        account.needs.insert(claim - held, held);
+        account.claimed += u64::from(claim);
+        account.reserved += u64::from(held);
+        account.leases += 1;
+        account.admitted = account.admitted.saturating_add(1);
+        account.raise_peaks();
+        if let Some(outlook) = &mut self.outlook {
+            outlook.add(&mut self.roster[slot]);
+        }
+        if let Some(prefix) = ask.prefix {
+            self.join_prefix(slot, prefix, ask);
+        }
+        slot
+    }
+
+    /// A lease wants to hold `held` blocks of its own sequence, for `tokens` of it. Whether it may.
+    pub(crate) fn grow(&mut self, slot: u32, tokens: u64, held: u32) -> bool {
+        let entry = self.roster[slot];
+        let (pool, blocks) = (usize::from(entry.pool), held - entry.shared - entry.held);
+        if blocks > 0 && !self.may_draw(pool, entry.need(), blocks) {
+            let account = &mut self.accounts[pool];
+            account.waits = account.waits.saturating_add(1);
+            if let Some(outlook) = &mut self.outlook {
+                outlook.waited();
+            }
+            return false;
+        }
+        self.settle_prefill(slot, entry.reserved);
+        let account = &mut self.accounts[pool];
+        account.needs.shift(entry.need(), entry.held, blocks);
+        account.granted = account.granted.saturating_add(1);
+        account.raise_peaks();
+        let entry = &mut self.roster[slot];
+        entry.held += blocks;
+        entry.tokens = tokens;
+        if let Some(outlook) = &mut self.outlook {
+            outlook.grew();
+        }
+        true
+    }
+
+    /// Whether a lease with `need` may draw `blocks` now; borrows what lacks if it can be.
+    fn may_draw(&mut self, pool: usize, need: u32, blocks: u32) -> bool {
+        let account = &self.accounts[pool];
+        let lacking = self.rule.required(account).saturating_sub(account.capacity);
+        if lacking > 0 && !self.borrow(pool, lacking) {
+            // Overcommitted: the one that is nearest to its claim goes on while anything is free.
+            let account = &self.accounts[pool];
+            return account.needs.smallest() == Some(need) && i64::from(blocks) <= account.free();
+        }
+        let short = self.rule.short_to_grow(&self.accounts[pool], need, blocks);
+        short == 0 || self.borrow(pool, short)
+    }
+
+    /// Prefill reached `blocks` more blocks of a prompt.
+    pub(crate) fn settle_prefill(&mut self, slot: u32, blocks: u32) {
+        let entry = &mut self.roster[slot];
+        let blocks = blocks.min(entry.reserved);
+        entry.reserved -= blocks;
+        self.accounts[usize::from(entry.pool)].reserved -= u64::from(blocks);
+    }
+
+    /// A lease ends with so many tokens.
+    pub(crate) fn release(&mut self, slot: u32, tokens: u64, end: End) {
+        self.settle_prefill(slot, u32::MAX);
+        if self.roster[slot].prefix.is_some() {
+            self.leave_prefix(slot);
+        }
+        let entry = self.roster[slot];
+        if let Some(outlook) = &mut self.outlook {
+            // At its maximum it was cut: how long it would have become, nobody saw.
+            let has_ended = end == End::Released && tokens < entry.max_tokens;
+            outlook.remove(&entry, tokens - entry.prompt_tokens, has_ended);
+        }
+        self.roster.remove(slot);
+        let account = &mut self.accounts[usize::from(entry.pool)];
+        account.needs.remove(entry.need(), entry.held);
+        account.claimed -= u64::from(entry.claim);
+        account.leases -= 1;
+        account.released = account.released.saturating_add(1);
+        account.preempted = account.preempted.saturating_add(u64::from(end == End::Preempted));
+        account.released_blocks = account.released_blocks.wrapping_add(u64::from(entry.held));
+    }
+
+    /// Blocks that other pools could lend to one, all of them together.
+    pub(crate) fn lendable(&self, pool: usize) -> u64 {
+        if !self.is_lending {
+            return 0;
+        }
+        let others = self.accounts.iter().enumerate().filter(|(other, _)| *other != pool);
+        others.map(|(_, account)| self.spare_of(account)).sum()
+    }
+
+    fn spare_of(&self, account: &Account) -> u64 {
+        account.capacity.saturating_sub(self.rule.required(account).max(account.floor))
+    }
+
+    /// Moves `blocks` of capacity from other pools to one, all or nothing, from the richest first;
+    /// what they keep is what their promises need, and their floor.
+    pub(crate) fn borrow(&mut self, pool: usize, blocks: u64) -> bool {
+        if !self.is_lending || self.lendable(pool) < blocks {
+            return false;
+        }
+        let mut left = blocks;
+        while left > 0 {
+            let others = (0..self.accounts.len()).filter(|other| *other != pool);
+            let Some(richest) = others.max_by_key(|&other| self.spare_of(&self.accounts[other]))
+            else {
+                break;
+            };
+            let part = self.spare_of(&self.accounts[richest]).min(left);
+            if part == 0 {
+                break;
+            }
+            self.accounts[richest].capacity -= part;
+            self.accounts[pool].capacity += part;
+            left -= part;
+        }
+        debug_assert_eq!(left, 0, "it was lendable");
+        left == 0
+    }
+
+    /// Sets the capacity of the whole gate; a stale epoch changes nothing.
+    pub(crate) fn set_capacity(&mut self, blocks: Blocks, epoch: u64, pools: &[(u32, u8)]) -> bool {
+        if epoch <= self.epoch {
+            return false;
+        }
+        self.epoch = epoch;
+        let shares: Vec<u32> = pools.iter().map(|(share, _)| *share).collect();
+        let capacity = blocks.0.min(CAPACITY_BLOCKS_MAX);
+        for ((account, part), (_, percent)) in
+            self.accounts.iter_mut().zip(split(Blocks(capacity), &shares)).zip(pools)
+        {
+            account.nominal = part.0;
+            account.capacity = part.0;
+            account.floor = part.0 * u64::from(*percent) / 100;
+        }
+        raise_best(&mut self.accounts, capacity);
+        // What was borrowed went back with the new parts; who still needs it borrows again.
+        for pool in 0..self.accounts.len() {
+            let account = &self.accounts[pool];
+            let lacking = self.rule.required(account).saturating_sub(account.capacity);
+            if lacking > 0 {
+                let part = lacking.min(self.lendable(pool));
+                self.borrow(pool, part);
+            }
+        }
+        true
+    }
+
+    pub(crate) fn usage(&self, pool: usize) -> Usage {
+        Usage {
+            is_overcommitted: self.is_overcommitted(pool),
+            waiting: self.queue.len_of(pool) as u64,
+            epoch: self.epoch,
+            ..self.accounts[pool].usage()
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What the leases of one pool are expected to hold, and what they would hold at worst.
+//!
+//! Two curves over the future, which is counted in tokens that every lease generates from now on:
+//!
+//! * *expected*: mean and variance of the blocks held at [`AHEAD_TOKENS`], each lease being there
+//!   with the probability that its class survives so long, and never longer than its maximum;
+//! * *worst*: the peak if nobody ends before its maximum, which is exact up to the width of its
+//!   bins: whoever needs more is still there, and has grown by as much as the others.
+
+use super::survival::{AHEAD_TOKENS, POINTS, Row};
+
+/// Bins of need of the worst case: with 128, a newcomer is off by less than a percent of the
+/// largest need.
+const WORST_BINS: usize = 128;
+
+/// What one lease adds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Share {
+    /// Blocks it holds, and may come to hold.
+    pub(crate) held: u32,
+    pub(crate) claim: u32,
+    /// Tokens until its maximum.
+    pub(crate) left_tokens: u32,
+}
+
+/// The curves of one pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Forecast {
+    mean: Row,
+    variance: Row,
+    /// Blocks that a token takes.
+    blocks_per_token: f32,
+    /// By need: how many leases, what they hold, what they claim.
+    count: [i64; WORST_BINS],
+    held: [i64; WORST_BINS],
+    claim: [i64; WORST_BINS],
+    /// Blocks of need to a bin.
+    width: u32,
+}
+
+/// Mean and variance of what a lease holds at each point ahead.
+#[inline]
+fn outlook(share: &Share, row: &Row, blocks_per_token: f32) -> (Row, Row) {
+    let (mut mean, mut variance) = ([0.0; POINTS], [0.0; POINTS]);
+    let (held, claim, left) = (share.held as f32, share.claim as f32, share.left_tokens as f32);
+    let mut before = -1.0;
+    for point in 0..POINTS {
+        let ahead = AHEAD_TOKENS[point] as f32;
+        // Who reaches its maximum between two points holds its claim until then.
+        let is_there = if before < left { 1.0 } else { 0.0 };
+        let size = (held + ahead * blocks_per_token).min(claim);
+        let share = row[point] * is_there;
+        mean[point] = share * size;
+        variance[point] = share * (1.0 - share) * size * size;
+        before = ahead;
+    }
+    (mean, variance)
+}
+
+impl Forecast {
+    /// Nobody is there.
+    pub(crate) fn new(blocks_per_token: f32) -> Self {
+        Self {
+            mean: [0.0; POINTS],
+            variance: [0.0; POINTS],
+            blocks_per_token,
+            count: [0; WORST_BINS],
+            held: [0; WORST_BINS],
+            claim: [0; WORST_BINS],
+            width: 1,
+        }
+    }
+
+    /// Begins anew, for leases with needs of up to `need_max`.
+    pub(crate) fn clear(&mut self, need_max: u32) {
+        self.mean = [0.0; POINTS];
+        self.variance = [0.0; POINTS];
+        self.count = [0; WORST_BINS];
+        self.held = [0; WORST_BINS];
+        self.claim = [0; WORST_BINS];
+        self.width = need_max / WORST_BINS as u32 + 1;
+    }
+
+    #[inline]
+    fn bin(&self, share: &Share) -> usize {
+        ((share.claim - share.held) / self.width).min(WORST_BINS as u32 - 1) as usize
+    }
+
+    /// A lease is there.
+    #[inline]
+    pub(crate) fn add(&mut self, share: &Share, row: &Row) {
+        self.change(share, row, 1);
+    }
+
+    /// A lease that was there, as it was added, is not.
+    #[inline]
+    pub(crate) fn remove(&mut self, share: &Share, row: &Row) {
+        self.change(share, row, -1);
+    }
+
+    #[inline]
+    fn change(&mut self, share: &Share, row: &Row, sign: i8) {
+        let (mean, variance) = outlook(share, row, self.blocks_per_token);
+        for point in 0..POINTS {
+            self.mean[point] += f32::from(sign) * mean[point];
+            self.variance[point] += f32::from(sign) * variance[point];
+        }
+        let (bin, sign) = (self.bin(share), i64::from(sign));
+        self.count[bin] += sign;
+        self.held[bin] += sign * i64::from(share.held);
+        self.claim[bin] += sign * i64::from(share.claim);
+    }
+
+    /// Whether the expected peak, with a newcomer and `margin` standard deviations, stays within
+    /// `limit` blocks.
+    #[inline]
+    pub(crate) fn fits(&self, share: &Share, row: &Row, limit: f32, margin: f32) -> bool {
+        let (mean, variance) = outlook(share, row, self.blocks_per_token);
+        let mut is_fitting = true;
+        for point in 0..POINTS {
+            let room = limit - self.mean[point] - mean[point];
+            let spread = margin * margin * (self.variance[point] + variance[point]);
+            is_fitting &= room >= 0.0 && room * room >= spread;
+        }
+        is_fitting
+    }
+
+    /// The expected peak in blocks, and the largest with `margin` standard deviations.
+    pub(crate) fn peaks(&self, margin: f32) -> (f32, f32) {
+        let mut peaks = (0.0f32, 0.0f32);
+        for (&mean, &variance) in self.mean.iter().zip(&self.variance) {
+            peaks.0 = peaks.0.max(mean);
+            peaks.1 = peaks.1.max(mean + margin * variance.max(0.0).sqrt());
+        }
+        peaks
+    }
+
+    /// The peak if nobody ends before its maximum, with a newcomer, in blocks.
+    pub(crate) fn worst_peak(&self, newcomer: Option<&Share>) -> u64 {
+        let own_bin = newcomer.map(|share| self.bin(share));
+        let (mut count, mut held, mut peak) = (0, 0, 0);
+        for bin in (0..WORST_BINS).rev() {
+            let grown = (bin as i64 + 1) * i64::from(self.width);
+            let (mut at, mut own) = (held + count * grown + self.claim[bin], 0);
+            if let (Some(share), Some(own_bin)) = (newcomer, own_bin) {
+                own = match bin.cmp(&own_bin) {
+                    std::cmp::Ordering::Less => i64::from(share.held) + grown,
+                    std::cmp::Ordering::Equal => i64::from(share.claim),
+                    std::cmp::Ordering::Greater => 0,
+                };
+            }
+            at += own;
+            peak = peak.max(at);
+            count += self.count[bin];
+            held += self.held[bin];
+        }
+        // Before anybody grew.
+        let now = held + newcomer.map_or(0, |share| i64::from(share.held));
+        u64::try_from(peak.max(now)).unwrap_or(0)
+    }
+
+    /// After how many tokens the expected amount held leaves `blocks` of `capacity` free; `None` if
+    /// it does so nowhere on the curve.
+    pub(crate) fn tokens_until_free(&self, blocks: f32, capacity: f32) -> Option<u32> {
+        let point = self.mean.iter().position(|&mean| capacity - mean >= blocks)?;
+        let Some(before) = point.checked_sub(1) else { return Some(0) };
+        let (early, late) = (self.mean[before], self.mean[point]);
+        let (from, to) = (AHEAD_TOKENS[before] as f32, AHEAD_TOKENS[point] as f32);
+        let part = (early - (capacity - blocks)) / (early - late).max(f32::EPSILON);
+        Some((from + part.clamp(0.0, 1.0) * (to - from)) as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::survival::ALL_STAY;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn share(held: u32, need: u32) -> Share {
+        Share { held, claim: held + need, left_tokens: need * 16 }
+    }
+
+    /// The peak by looking at every block of growth.
+    fn naive(leases: &[Share]) -> u64 {
+        let longest = leases.iter().map(|l| l.claim - l.held).max().unwrap_or(0);
+        let at = |grown: u32| {
+            let there = leases.iter().filter(|l| l.claim - l.held >= grown);
+            there.map(|l| u64::from(l.held + grown)).sum::<u64>()
+        };
+        (0..=longest).map(at).max().unwrap_or(0)
+    }
+
+    proptest! {
+        #[test]
+        fn the_worst_peak_is_never_too_low_and_hardly_too_high(
+            leases in prop::collection::vec((1u32..300, 0u32..3000), 1..60),
+        ) {
+            let leases: Vec<_> = leases.into_iter().map(|(h, n)| share(h, n)).collect();
+            let most = leases.iter().map(|l| l.claim - l.held).max().unwrap_or(0);
+            let (newcomer, others) = leases.split_last().unwrap();
+            let mut forecast = Forecast::new(1.0 / 16.0);
+            forecast.clear(most);
+            others.iter().for_each(|lease| forecast.add(lease, &ALL_STAY));
+            let (found, exact) = (forecast.worst_peak(Some(newcomer)), naive(&leases));
+            prop_assert!(found >= exact, "{found} < {exact}");
+            let slack = leases.len() as u64 * u64::from(forecast.width);
+            prop_assert!(found <= exact + slack, "{found} > {exact} + {slack}");
+            forecast.add(newcomer, &ALL_STAY);
+            prop_assert_eq!(forecast.worst_peak(None), found);
+            for lease in &leases {
+                forecast.remove(lease, &ALL_STAY);
+            }
+            prop_assert_eq!(forecast.worst_peak(None), 0);
+        }
+    }
+
+    #[test]
+    fn certain_leases_have_no_variance_and_uncertain_ones_do() {
+        let mut forecast = Forecast::new(1.0 / 16.0);
+        forecast.clear(100);
+        forecast.add(&share(10, 100), &ALL_STAY);
+        assert_eq!(forecast.peaks(3.0), (110.0, 110.0));
+        let half = [0.5; POINTS];
+        forecast.add(&share(100, 0), &half);
+        let (mean, most) = forecast.peaks(2.0);
+        assert!((mean - 110.0).abs() < 1.0 && most > 155.0, "{mean} {most}");
+    }
+
+    #[test]
+    fn a_newcomer_fits_while_the_expected_peak_does() {
+        let mut forecast = Forecast::new(1.0 / 16.0);
+        forecast.clear(100);
+        forecast.add(&share(10, 90), &ALL_STAY);
+        assert!(forecast.fits(&share(10, 90), &ALL_STAY, 200.0, 3.0));
+        assert!(!forecast.fits(&share(10, 90), &ALL_STAY, 199.0, 3.0));
+        // One that ends soon, in all likelihood.
+        let mut soon = [0.0; POINTS];
+        soon[0] = 1.0;
+        assert!(forecast.fits(&share(10, 90), &soon, 120.0, 3.0));
+    }
+
+    #[test]
+    fn room_comes_when_leases_are_expected_to_end() {
+        let mut forecast = Forecast::new(1.0 / 16.0);
+        forecast.clear(0);
+        let mut row = [0.0; POINTS];
+        row[..5].copy_from_slice(&[1.0, 0.8, 0.6, 0.4, 0.2]); // over 64 tokens
+        forecast.add(&Share { held: 100, claim: 100, left_tokens: 1000 }, &row);
+        assert_eq!(forecast.tokens_until_free(50.0, 150.0), Some(0));
+        let half = forecast.tokens_until_free(50.0, 100.0).unwrap();
+        assert!((36..=44).contains(&half), "{half}");
+        assert_eq!(forecast.tokens_until_free(200.0, 100.0), None);
+    }
+}

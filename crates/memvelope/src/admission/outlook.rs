@@ -1,0 +1,156 @@
+//! The estimate of a gate: histories by class, a forecast for each pool, and how far both are
+//! trusted.
+//!
+//! It is brought up to date once per step (see [`Outlook::is_stale`]), in one pass over the leases;
+//! between two passes, admissions and releases are added and taken away.
+
+use super::account::Account;
+use super::forecast::{Forecast, Share};
+use super::roster::{Entry, Roster};
+use super::settings::Estimate;
+use super::survival::{CLASSES_MAX, Survival};
+use std::collections::HashMap;
+
+/// Ended outputs after which the tables of survival are computed anew, and steps after which they
+/// are in any case (what runs is history, too, and ages).
+const REBUILD_ENDED: u32 = 16;
+const REBUILD_STEPS: u32 = 64;
+
+/// Histories and forecasts.
+#[derive(Debug)]
+pub(crate) struct Outlook {
+    margin: f32,
+    /// Standard deviations beyond the margin, since leases had to wait.
+    caution: f32,
+    survival: Survival,
+    classes: HashMap<Box<str>, u16>,
+    forecasts: Vec<Forecast>,
+    /// A step passed since the forecasts were made.
+    is_stepped: bool,
+    /// Growths since then.
+    growths: u32,
+    waits: u32,
+    steps_since_rebuild: u32,
+}
+
+impl Outlook {
+    pub(crate) fn new(estimate: Estimate, pools: usize, blocks_per_token: f32) -> Self {
+        Self {
+            margin: estimate.margin as f32,
+            caution: 0.0,
+            survival: Survival::new(),
+            classes: HashMap::new(),
+            forecasts: vec![Forecast::new(blocks_per_token); pools],
+            is_stepped: true,
+            growths: 0,
+            waits: 0,
+            steps_since_rebuild: u32::MAX,
+        }
+    }
+
+    /// The number of a class; a new one is entered while there is room.
+    pub(crate) fn class(&mut self, name: &str) -> u16 {
+        if let Some(&class) = self.classes.get(name) {
+            return class;
+        }
+        let number = self.classes.len() + 1;
+        if number >= CLASSES_MAX {
+            return 0;
+        }
+        self.survival.add_class();
+        self.classes.insert(name.into(), number as u16);
+        number as u16
+    }
+
+    /// A step of the engine begins.
+    pub(crate) fn step(&mut self) {
+        self.is_stepped = true;
+    }
+
+    pub(crate) fn grew(&mut self) {
+        self.growths += 1;
+    }
+
+    pub(crate) fn waited(&mut self) {
+        self.waits += 1;
+    }
+
+    /// Whether the forecasts are of an earlier step. An engine that tells nobody of its steps
+    /// grows each lease by a block every so many tokens; half of them having done so is a change
+    /// of that order.
+    pub(crate) fn is_stale(&self, leases: usize) -> bool {
+        self.is_stepped || self.growths as usize > leases / 2 + 4
+    }
+
+    /// Makes the forecasts anew from what runs.
+    pub(crate) fn refresh(&mut self, roster: &mut Roster, accounts: &[Account]) {
+        self.steps_since_rebuild = self.steps_since_rebuild.saturating_add(1);
+        if self.survival.ended_since() >= REBUILD_ENDED || self.steps_since_rebuild >= REBUILD_STEPS
+        {
+            let running = roster.iter().map(|(_, entry)| (entry.class, entry.generated()));
+            self.survival.rebuild(running);
+            self.steps_since_rebuild = 0;
+        }
+        for (forecast, account) in self.forecasts.iter_mut().zip(accounts) {
+            // No need is larger than the capacity could ever be.
+            forecast.clear(u32::try_from(account.capacity_best).unwrap_or(u32::MAX));
+        }
+        for entry in roster.iter_mut() {
+            entry.counted = entry.share();
+            entry.counted_generated = entry.generated();
+            let row = self.survival.row(entry.class, entry.counted_generated);
+            self.forecasts[usize::from(entry.pool)].add(&entry.counted, row);
+        }
+        (self.is_stepped, self.growths, self.waits) = (false, 0, 0);
+    }
+
+    /// A lease came in.
+    #[inline]
+    pub(crate) fn add(&mut self, entry: &mut Entry) {
+        entry.counted = entry.share();
+        entry.counted_generated = entry.generated();
+        let row = self.survival.row(entry.class, entry.counted_generated);
+        self.forecasts[usize::from(entry.pool)].add(&entry.counted, row);
+    }
+
+    /// A lease went, having generated so many tokens.
+    #[inline]
+    pub(crate) fn remove(&mut self, entry: &Entry, generated: u64, has_ended: bool) {
+        let row = self.survival.row(entry.class, entry.counted_generated);
+        self.forecasts[usize::from(entry.pool)].remove(&entry.counted, row);
+        self.survival.leave(entry.class, generated, has_ended);
+    }
+
+    /// Whether a newcomer is expected to leave nobody waiting, in an account of `capacity` blocks.
+    pub(crate) fn fits(
+        &mut self,
+        account: &Account,
+        pool: usize,
+        share: &Share,
+        class: u16,
+        capacity: u64,
+    ) -> bool {
+        let forecast = &self.forecasts[pool];
+        // Whatever they do, it fits.
+        if account.claimed + account.shared + u64::from(share.claim) <= capacity {
+            return true;
+        }
+        let need = share.claim - share.held;
+        let smallest = account.needs.smallest().map_or(need, |smallest| smallest.min(need));
+        let limit = capacity as f32 - account.shared as f32 - smallest as f32;
+        let row = self.survival.row(class, 0);
+        if forecast.fits(share, row, limit, self.margin + self.caution) {
+            return true;
+        }
+        forecast.worst_peak(Some(share)) + account.shared <= capacity
+    }
+
+    /// Standard deviations kept free now.
+    pub(crate) fn margin(&self) -> f32 {
+        self.margin + self.caution
+    }
+
+    pub(crate) fn forecast(&self, pool: usize) -> &Forecast {
+        &self.forecasts[pool]
+    }
+}
