@@ -179,7 +179,9 @@ fn parse_csv(source: impl Read, file: &str) -> Outcome<Requests> {
         match reader.read_record(&mut record) {
             Ok(false) => break,
             Ok(true) if rows.len() == ROWS_MAX => {
-                return Err(Failure::bad(format!("{file}: more than {ROWS_MAX} rows")));
+                return Err(Failure::bad(format!(
+                    "{file}: more than {ROWS_MAX} rows\nhint: cut the file into parts"
+                )));
             }
             Ok(true) => {
                 let row = columns.request(&record, file, line_of(&reader), &mut classes)?;
@@ -191,7 +193,10 @@ fn parse_csv(source: impl Read, file: &str) -> Outcome<Requests> {
         }
     }
     if rows.is_empty() {
-        return Err(Failure::bad(format!("{file}: no requests, only a header")));
+        return Err(Failure::bad(format!(
+            "{file}: no requests, only a header\nhint: one line a request: {}",
+            COLUMNS.join(",")
+        )));
     }
     // Traces merged from several sources are not always in order; arrival decides.
     rows.sort_by(|a: &Request, b: &Request| a.arrival_s.total_cmp(&b.arrival_s));
@@ -276,7 +281,10 @@ impl Columns {
         let field = |column: usize| record.get(column).unwrap_or_default();
         let refuse = |name: &str, value: &str, expected: &str| {
             let value = short(value);
-            Failure::bad(format!("{file}:{line}: field `{name}`: {value:?} is not {expected}"))
+            Failure::bad(format!(
+                "{file}:{line}: field `{name}`: {value:?} is not {expected}\n\
+                 hint: correct the line, or leave it out"
+            ))
         };
         let text = field(self.timestamp);
         let arrival_s = text
@@ -324,14 +332,20 @@ fn malformed(error: &csv::Error, file: &str, line: u64, names: &[String]) -> Fai
             // The first field that is missing, or the first one too many.
             let field = (*len).min(*expected_len) as usize;
             Failure::bad(format!(
-                "{file}:{line}: field `{}`: the line has {len} fields, the header {expected_len}",
+                "{file}:{line}: field `{}`: the line has {len} fields, the header {expected_len}\n\
+                 hint: correct the line, or leave it out",
                 name(field)
             ))
         }
         csv::ErrorKind::Utf8 { err, .. } => {
-            Failure::bad(format!("{file}:{line}: field `{}`: not UTF-8", name(err.field())))
+            let name = name(err.field());
+            let hint = "hint: save the file as UTF-8";
+            Failure::bad(format!("{file}:{line}: field `{name}`: not UTF-8\n{hint}"))
         }
-        _ => Failure::bad(format!("{file}:{line}: {error}")),
+        _ => Failure::bad(format!(
+            "{file}:{line}: {error}\nhint: is this a CSV file of requests? {}",
+            COLUMNS.join(",")
+        )),
     }
 }
 

@@ -14,6 +14,12 @@ const PREFILL_BUDGET_TOKENS: u32 = 1024;
 /// The same for the built-in workload: what vLLM's server takes on a device of this size.
 const PREFILL_BUDGET_SYNCHRONISED_TOKENS: u32 = 8192;
 
+/// Longest sequence of a server: what models of the day take.
+const MAX_MODEL_LEN_TOKENS: u32 = 131_072;
+
+/// The same for the built-in workload, as its benchmark was run.
+const MAX_MODEL_LEN_SYNCHRONISED_TOKENS: u32 = 8192;
+
 /// Most requests of a run, and most runs of a policy at a load: an hour's work.
 const REQUESTS_MAX: usize = 10_000_000;
 const SEEDS_MAX: u32 = 1000;
@@ -62,8 +68,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 32_768)]
     pub(crate) server_cap: u32,
     /// Longest sequence, prompt and output, that the server takes, if its KV cache holds it.
-    #[arg(long, value_name = "N", default_value_t = 131_072)]
-    pub(crate) max_model_len: u32,
+    /// Default: 131072; for the built-in workload 8192.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_model_len: Option<u32>,
     /// The replica: 8b-h100, 70b-tp4-h100, 32b-h100 or 7b-gb200.
     #[arg(long, value_name = "NAME")]
     pub(crate) machine: Option<String>,
@@ -185,7 +192,13 @@ impl Args {
     /// A number that is none of its kind.
     pub(crate) fn limits(&self, rules: &Rules) -> Outcome<Limits> {
         within("--server-cap", self.server_cap, KV_TOKENS_MAX)?;
-        within("--max-model-len", self.max_model_len, KV_TOKENS_MAX)?;
+        let usual = if self.is_synchronised() {
+            MAX_MODEL_LEN_SYNCHRONISED_TOKENS
+        } else {
+            MAX_MODEL_LEN_TOKENS
+        };
+        let max_model_len = self.max_model_len.unwrap_or(usual);
+        within("--max-model-len", max_model_len, KV_TOKENS_MAX)?;
         let declared_tokens = match &*self.max_tokens {
             "none" => self.server_cap,
             text => {
@@ -195,7 +208,7 @@ impl Args {
             }
         };
         let held_tokens = rules.total_blocks * rules.block_tokens;
-        Ok(Limits { declared_tokens, sequence_tokens: self.max_model_len.min(held_tokens) })
+        Ok(Limits { declared_tokens, sequence_tokens: max_model_len.min(held_tokens) })
     }
 
     /// The policies to compare, in the order of the table.

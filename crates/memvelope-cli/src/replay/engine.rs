@@ -75,7 +75,7 @@ impl<'a> Engine<'a> {
             running: Vec::new(),
             used_blocks: 0,
             prefilling: 0,
-            tally: Tally::new(rules.total_blocks),
+            tally: Tally::new(rules.total_blocks, workload),
         }
     }
 
@@ -287,7 +287,7 @@ impl<'a> Engine<'a> {
     fn emit(&mut self, work: &Work) {
         let step_s = self.machine.step_s(work.batch, work.kv_tokens, work.prefill_s);
         self.now_s += step_s;
-        self.tally.step(step_s, self.used_blocks, work.emits);
+        self.tally.step(self.now_s, step_s, self.used_blocks, work.emits);
         let mut has_ended = false;
         for sequence in &mut self.running {
             match sequence.turn {

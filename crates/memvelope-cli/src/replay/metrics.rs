@@ -1,12 +1,15 @@
 //! What a run came to.
 
 use super::sequence::Sequence;
+use super::workload::Workload;
 use serde::Serialize;
 
 /// Counted while a run goes on.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     total_blocks: u32,
+    /// When the last request arrives; `None`: no time of arrivals (a closed loop, or all at once).
+    window_s: Option<f64>,
     /// Steps that computed something.
     pub(crate) steps: u64,
     /// Requests that had all their output, and those of them within both limits of their client.
@@ -26,7 +29,7 @@ pub(crate) struct Tally {
     pub(crate) paused: u64,
     pub(crate) output_tokens: u64,
     pub(crate) running_peak: u32,
-    /// Integral of blocks in use over time, and that time.
+    /// Integral of blocks in use over the time of arrivals, as far as steps ran, and that time.
     used_block_s: f64,
     busy_s: f64,
     /// When the last request ended.
@@ -37,9 +40,12 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// Nothing yet.
-    pub(crate) const fn new(total_blocks: u32) -> Self {
+    pub(crate) fn new(total_blocks: u32, workload: &Workload) -> Self {
+        let last_s = workload.jobs.last().map(|job| job.arrival_s);
+        let is_open = workload.concurrency.is_none();
         Self {
             total_blocks,
+            window_s: last_s.filter(|last_s| is_open && *last_s > 0.0),
             steps: 0,
             completed: 0,
             good: 0,
@@ -59,12 +65,15 @@ impl Tally {
         }
     }
 
-    /// A step of so many seconds, with so many blocks in use and tokens emitted.
-    pub(crate) fn step(&mut self, step_s: f64, used_blocks: u32, emitted: u32) {
+    /// A step of so many seconds until `now_s`, with so many blocks in use and tokens emitted.
+    pub(crate) fn step(&mut self, now_s: f64, step_s: f64, used_blocks: u32, emitted: u32) {
         self.steps += 1;
         self.output_tokens += u64::from(emitted);
-        self.used_block_s += f64::from(used_blocks) * step_s;
-        self.busy_s += step_s;
+        // Not while the last requests run dry: that says how long the trace is.
+        if self.window_s.is_none_or(|window_s| now_s <= window_s) {
+            self.used_block_s += f64::from(used_blocks) * step_s;
+            self.busy_s += step_s;
+        }
     }
 
     /// A request has all its output.
@@ -80,8 +89,9 @@ impl Tally {
         }
     }
 
-    /// The numbers of the table. `window_s`: from the first arrival to the last.
-    pub(crate) fn figures(mut self, window_s: f64) -> Figures {
+    /// The numbers of the table.
+    pub(crate) fn figures(mut self) -> Figures {
+        let window_s = self.window_s.unwrap_or(self.end_s);
         self.ttft_s.sort_unstable_by(f64::total_cmp);
         self.worst_gap_s.sort_unstable_by(f64::total_cmp);
         let capacity_s = f64::from(self.total_blocks) * self.busy_s;
@@ -118,7 +128,8 @@ fn percentile(sorted: &[f64], percent: f64) -> f64 {
 /// What a policy came to: of one run, or the mean of several.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Figures {
-    /// Requests a second that were answered within both limits, over the time of arrivals.
+    /// Requests a second that were answered within both limits, over the time from the first
+    /// arrival to the last; in a closed loop over all of it.
     pub(crate) goodput_req_per_s: f64,
     /// Those requests.
     pub(crate) good: f64,
@@ -134,7 +145,7 @@ pub(crate) struct Figures {
     pub(crate) overruns: f64,
     /// Steps in which every sequence waited for another.
     pub(crate) standstills: f64,
-    /// Blocks in use, over the time in which the replica computed.
+    /// Blocks in use, over the steps of the same time.
     pub(crate) kv_used_percent: f64,
     /// Time to the first token, of completed requests.
     pub(crate) ttft_p50_s: f64,

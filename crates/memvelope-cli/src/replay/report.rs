@@ -81,10 +81,10 @@ pub(crate) struct Settings {
     pub(crate) prefill_budget_tokens: u32,
     /// Absent: clients wait for ever.
     pub(crate) timeout_factor: Option<f64>,
-    /// What every client declares; absent where clients declare nothing.
+    /// What every client declares; absent where clients declare nothing, or each what it needs.
     pub(crate) max_tokens: Option<u32>,
-    /// What the policies count with instead, and where outputs are cut.
-    pub(crate) declared_tokens: u32,
+    /// What the policies count with where clients declare nothing; outputs are cut there.
+    pub(crate) server_cap_tokens: Option<u32>,
     /// Longest sequence that the server takes.
     pub(crate) sequence_tokens: u32,
     pub(crate) vllm_watermark: f64,
@@ -94,14 +94,16 @@ pub(crate) struct Settings {
 impl Settings {
     /// From what was given.
     pub(crate) fn new(args: &Args, rules: &Rules, limits: Limits) -> Self {
+        let is_declared = args.max_tokens != "none";
+        let cut = (!args.is_synchronised()).then_some(limits.declared_tokens);
         Self {
             block_tokens: rules.block_tokens,
             total_blocks: rules.total_blocks,
             max_batch: rules.max_batch,
             prefill_budget_tokens: rules.prefill_budget_tokens,
             timeout_factor: rules.timeout_factor,
-            max_tokens: (args.max_tokens != "none").then_some(limits.declared_tokens),
-            declared_tokens: limits.declared_tokens,
+            max_tokens: cut.filter(|_| is_declared),
+            server_cap_tokens: cut.filter(|_| !is_declared),
             sequence_tokens: limits.sequence_tokens,
             vllm_watermark: args.watermark,
             seeds: args.seeds,

@@ -50,13 +50,12 @@ fn write_policies(report: &Report, out: &mut String) -> Result {
         source.prompt_tokens / count,
         source.output_tokens / count
     )?;
-    match report.settings.max_tokens {
-        Some(tokens) => writeln!(out, "every client declares {tokens} tokens at most")?,
-        None => writeln!(
-            out,
-            "clients declare nothing; the server caps outputs at {} tokens",
-            report.settings.declared_tokens
-        )?,
+    match (report.settings.max_tokens, report.settings.server_cap_tokens) {
+        (Some(tokens), _) => writeln!(out, "every client declares {tokens} tokens at most")?,
+        (None, Some(cap)) => {
+            writeln!(out, "clients declare nothing; the server caps outputs at {cap} tokens")?;
+        }
+        (None, None) => writeln!(out, "every client declares what it will get")?,
     }
     let loads: Vec<_> = report.loads.iter().filter_map(|load| load.load).collect();
     if loads.is_empty() {

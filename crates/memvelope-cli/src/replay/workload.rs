@@ -177,18 +177,15 @@ mod tests {
 
     #[test]
     fn slices_are_spread_and_rates_are_met() {
-        let file = rows(&vec![(1, 1); 100]);
-        let starts: Vec<_> = (0..4)
-            .map(|seed| {
-                let workload = Workload::slice(&file, 20, (seed, 4), LIMITS);
-                assert_eq!(workload.jobs.len(), 20);
-                assert_eq!(workload.jobs[0].arrival_s, 0.0);
-                seed
-            })
-            .collect();
-        assert_eq!(starts.len(), 4);
+        let file = rows(&(1..=99).map(|prompt| (prompt, 1)).collect::<Vec<_>>());
+        let first = |seed| {
+            let workload = Workload::slice(&file, 20, (seed, 4), LIMITS);
+            assert_eq!((workload.jobs.len(), workload.jobs[0].arrival_s), (20, 0.0));
+            workload.jobs[0].prompt_tokens
+        };
+        assert_eq!([0, 1, 2, 3].map(first), [1, 20, 40, 60]);
         // More than there are: all, from the start.
-        assert_eq!(Workload::slice(&file, 1000, (3, 4), LIMITS).jobs.len(), 100);
+        assert_eq!(Workload::slice(&file, 1000, (3, 4), LIMITS).jobs.len(), 99);
         let fast = Workload::slice(&file, 20, (0, 1), LIMITS).at_rate(4.0);
         assert!((fast.jobs[19].arrival_s - 5.0).abs() < 1e-9);
         assert!(fast.backlog().jobs.iter().all(|job| job.arrival_s == 0.0));

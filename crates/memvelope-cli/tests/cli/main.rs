@@ -6,3 +6,4 @@ mod common;
 mod demo;
 mod doctor;
 mod plan;
+mod replay;

@@ -93,7 +93,17 @@ impl Policy for Gated {
         }
     }
 
-    fn leaves(&mut self, sequence: &Sequence, _leaving: Leaving) {
-        self.leases[sequence.job as usize] = None;
+    fn leaves(&mut self, sequence: &Sequence, leaving: Leaving) {
+        let Some(mut lease) = self.leases[sequence.job as usize].take() else { return };
+        match leaving {
+            Leaving::Preempted => drop(lease.preempt()),
+            Leaving::Finished => {
+                // The tokens in its last block, which the gate has not heard of yet: its length is
+                // evidence for others. They have their block, so this neither waits nor fails.
+                let tokens = Tokens(u64::from(sequence.kv)).saturating_sub(lease.tokens());
+                let _ = lease.grow(tokens);
+                lease.release();
+            }
+        }
     }
 }

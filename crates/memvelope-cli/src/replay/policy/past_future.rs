@@ -47,7 +47,7 @@ impl PastFuture {
             sequence.declared
         } else {
             // A high product instead of a remainder: the bias is one in 2^32 / 1000.
-            let at = u64::from(self.random.random::<u32>()) * longer.len() as u64 >> 32;
+            let at = (u64::from(self.random.random::<u32>()) * longer.len() as u64) >> 32;
             longer[at as usize].min(sequence.declared)
         };
         output.saturating_sub(sequence.generated).max(1)

@@ -119,14 +119,16 @@ fn lightllm_adds_up_the_future() {
     let mut policy = LightLlm::new(0.0);
     assert_eq!(policy.admit(&head, &view(&all, 4, 3)), Answer::Admit);
     assert_eq!(policy.admit(&head, &view(&all, 3, 2)), Answer::Wait);
-    // Not busy, and outputs have been short: 64 tokens are expected at least, so the maximum counts.
+    // Not busy, and 2048 tokens are expected at first, so maxima count: 15 + 48 tokens of the head
+    // alone at its end, and two blocks of each when the other one ends.
     let mut policy = LightLlm::new(1.0);
-    assert_eq!(policy.admit(&declared(16, 5, 48), &view(&all, 4, 3)), Answer::Wait);
+    assert_eq!(policy.admit(&declared(16, 5, 48), &view(&all, 4, 3)), Answer::Admit);
+    assert_eq!(policy.admit(&declared(16, 5, 48), &view(&all, 3, 2)), Answer::Wait);
     for _ in 0..200 {
         policy.leaves(&running(1, 64, 64), Leaving::Finished);
     }
-    // 64 + 15 tokens of the head alone are 5 blocks, and 2 of the other one.
-    assert_eq!(policy.admit(&declared(16, 5, 4096), &view(&all, 7, 6)), Answer::Admit);
+    // Outputs were 64 tokens, so the head comes to 15 + 64: five blocks.
+    assert_eq!(policy.admit(&declared(16, 5, 4096), &view(&all, 5, 4)), Answer::Admit);
     assert_eq!(policy.admit(&declared(16, 5, 4096), &view(&all, 4, 3)), Answer::Wait);
 }
 
