@@ -41,8 +41,9 @@ pub(crate) struct Tally {
 impl Tally {
     /// Nothing yet.
     pub(crate) fn new(total_blocks: u32, workload: &Workload) -> Self {
+        // Arrivals count from the first one, so the last one is also how long they take.
         let last_s = workload.jobs.last().map(|job| job.arrival_s);
-        let is_open = workload.concurrency.is_none();
+        let is_open = workload.concurrency.is_none() && workload.jobs.len() > 1;
         Self {
             total_blocks,
             window_s: last_s.filter(|last_s| is_open && *last_s > 0.0),
