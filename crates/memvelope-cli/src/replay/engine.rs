@@ -288,6 +288,9 @@ impl<'a> Engine<'a> {
         let step_s = self.machine.step_s(work.batch, work.kv_tokens, work.prefill_s);
         self.now_s += step_s;
         self.tally.step(self.now_s, step_s, self.used_blocks, work.emits);
+        if !self.queue.is_empty() {
+            self.tally.crowded(self.now_s);
+        }
         let mut has_ended = false;
         for sequence in &mut self.running {
             match sequence.turn {

@@ -34,6 +34,9 @@ pub(crate) struct Tally {
     busy_s: f64,
     /// When the last request ended.
     pub(crate) end_s: f64,
+    /// When somebody last waited, and the output tokens by then.
+    crowded_s: f64,
+    crowded_tokens: u64,
     ttft_s: Vec<f64>,
     worst_gap_s: Vec<f64>,
 }
@@ -61,6 +64,8 @@ impl Tally {
             used_block_s: 0.0,
             busy_s: 0.0,
             end_s: 0.0,
+            crowded_s: 0.0,
+            crowded_tokens: 0,
             ttft_s: Vec::new(),
             worst_gap_s: Vec::new(),
         }
@@ -74,6 +79,24 @@ impl Tally {
         if self.window_s.is_none_or(|window_s| now_s <= window_s) {
             self.used_block_s += f64::from(used_blocks) * step_s;
             self.busy_s += step_s;
+        }
+    }
+
+    /// Somebody waits: until now the replica had all the work that it can take.
+    pub(crate) fn crowded(&mut self, now_s: f64) {
+        (self.crowded_s, self.crowded_tokens) = (now_s, self.output_tokens);
+    }
+
+    /// Requests a second of a replica that always had somebody waiting, from its output tokens.
+    ///
+    /// Until the last one waited, that is: while the last requests run dry the replica is ever
+    /// emptier, for as long as the longest output, which says nothing of what it can take.
+    pub(crate) fn backlog_rate(&self) -> f64 {
+        let all = self.output_tokens.max(1) as f64;
+        if self.crowded_tokens > 0 {
+            self.crowded_tokens as f64 / all * self.completed as f64 / self.crowded_s
+        } else {
+            self.completed as f64 / self.end_s
         }
     }
 

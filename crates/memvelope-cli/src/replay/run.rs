@@ -109,7 +109,7 @@ impl Plan {
     fn backlog_rate(&self, workload: &Workload, seed: u32) -> Outcome<f64> {
         let rules = Rules { timeout_factor: None, ..self.rules };
         let tally = self.run_one(Kind::Oracle, &workload.backlog(), rules, seed)?;
-        Ok(tally.completed as f64 / tally.end_s)
+        Ok(tally.backlog_rate())
     }
 
     /// Runs everything.

@@ -148,7 +148,7 @@ fn bad_input_is_named_and_nothing_is_written() {
         (&[&good, "--block-tokens", "0"], &["--block-tokens"]),
         (&[&good, "--kv-tokens", "15"], &["--kv-tokens", "one block"]),
         (&[&good, "--step-ms", "0"], &["--step-ms"]),
-        (&[&good, "--kv-token-ns", "-1"], &["--kv-token-ns"]),
+        (&[&good, "--kv-token-ns=-1"], &["--kv-token-ns"]),
         (&[&good, "--watermark", "1"], &["--watermark"]),
         (&[&good, "--timeout-factor", "0"], &["--timeout-factor"]),
         (&[&good, "--prefill-budget", "0"], &["--prefill-budget"]),
@@ -198,14 +198,14 @@ fn real_traces_tell_the_policies_apart() {
     let check = |name: &str, more: &[&str]| {
         let Some(path) = trace(name) else { return };
         let file = path.to_str().unwrap();
-        let few = [file, "--seeds", "1", "--requests", "1500", "--load", "1.0"];
+        let few = [file, "--seeds", "1", "--requests", "2500", "--load", "1.3"];
         let report = replay(&[&few, more].concat());
         let of_oracle = |name: &str| get(policy(&report, 0, name), "goodput_of_oracle");
         let overruns = |name: &str| get(policy(&report, 0, name), "overruns");
         assert!(of_oracle("static") < 0.25, "{name}: {report}");
-        assert!((0.6..0.97).contains(&of_oracle("sum")), "{name}: {report}");
+        assert!((0.5..0.9).contains(&of_oracle("sum")), "{name}: {report}");
         assert!(of_oracle("lightllm-0") > of_oracle("sum"), "{name}: {report}");
-        assert!(of_oracle("vllm") > 0.97, "{name}: {report}");
+        assert!(of_oracle("vllm") > 0.92, "{name}: {report}");
         assert!(overruns("vllm") > 0.0, "{name}: {report}");
         for safe in ["static", "sum", "lightllm-0", "guaranteed", "oracle"] {
             assert_eq!(overruns(safe), 0.0, "{name}: {safe}");
