@@ -21,7 +21,8 @@ const ROWS_MAX: usize = 10_000_000;
 /// that their names fit in memory beside the rows.
 const CLASSES_MAX: usize = 1 << 20;
 
-/// What a file or the generator holds: requests in order of arrival, and the names of their classes.
+/// What a file or the generator holds: requests in order of arrival, and the names of their
+/// classes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Requests {
     /// In order of arrival.

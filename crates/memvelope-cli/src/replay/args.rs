@@ -46,7 +46,8 @@ pub(crate) struct Args {
     /// Replay a built-in workload instead of a file.
     #[arg(long, conflicts_with = "check_external")]
     pub(crate) workload: Option<Builtin>,
-    /// Hold the simulation against preemptions that were measured on vLLM; exit code 1 if it misses.
+    /// Hold the simulation against preemptions that were measured on vLLM; exit code 1 if it
+    /// misses.
     #[arg(long)]
     pub(crate) check_external: bool,
     /// Policies to compare, by name, separated by commas. Default: all.

@@ -1,8 +1,8 @@
 //! The step loop of one replica with a paged KV cache and chunked prefill.
 //!
 //! A step decodes one token of every sequence whose prompt is through, then spends its prefill
-//! budget on prompts: on those that hold KV first, then on the head of the queue, if the policy lets
-//! it in. A request is bound to KV only in a step that has prefill budget left for it: binding
+//! budget on prompts: on those that hold KV first, then on the head of the queue, if the policy
+//! lets it in. A request is bound to KV only in a step that has prefill budget left for it: binding
 //! earlier holds memory that nobody uses yet, and makes policies that look at memory alone admit
 //! until every client has given up.
 
@@ -23,8 +23,8 @@ pub(crate) struct Rules {
     pub(crate) max_batch: u32,
     /// Prompt tokens of a step. Decoded tokens are not taken from it.
     pub(crate) prefill_budget_tokens: u32,
-    /// A request that never held KV leaves the queue after so many times the time to the first token
-    /// that its client accepts; `None`: clients wait for ever.
+    /// A request that never held KV leaves the queue after so many times the time to the first
+    /// token that its client accepts; `None`: clients wait for ever.
     pub(crate) timeout_factor: Option<f64>,
 }
 
@@ -128,8 +128,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Sequences whose next token starts a block ask for it, in order; then the blocks are taken. If
-    /// there are too few, the policy's victims are preempted first. True: somebody was.
+    /// Sequences whose next token starts a block ask for it, in order; then the blocks are taken.
+    /// If there are too few, the policy's victims are preempted first. True: somebody was.
     fn take_blocks(&mut self) -> bool {
         let mut wanted = 0;
         for sequence in &mut self.running {

@@ -18,8 +18,8 @@ const MEASURED: [(f64, f64, f64); 4] = [
     (0.10, 168.0, 11_835.0),
 ];
 
-/// How far a simulated number of preemptions may be off. One run was measured at each watermark, and
-/// runs of the simulation differ by some 5 % between seeds.
+/// How far a simulated number of preemptions may be off. One run was measured at each watermark,
+/// and runs of the simulation differ by some 5 % between seeds.
 const TOLERANCE: f64 = 0.25;
 
 /// What the check came to.

@@ -50,11 +50,11 @@ impl Machine {
             // 16 GB of weights at 2.68 TB/s and 1 ms; 131,072 B of KV a token; 16 GFLOP a token at
             // 495 TFLOPS; 4 · 32 layers · 32 heads · 128 = 524,288 FLOP a pair.
             ("8b-h100", "8B, one H100", 7.0, 30.0, 49.0, 30.0, 1.06, 412_000, 100.0),
-            // A quarter of 141 GB, and 4 ms of all-reduces; a quarter of 327,680 B a token; 4 · 80 ·
-            // 64 · 128 FLOP a pair, over four devices.
+            // A quarter of 141 GB, and 4 ms of all-reduces; a quarter of 327,680 B a token; 4 · 80
+            // · 64 · 128 FLOP a pair, over four devices.
             ("70b-tp4-h100", "70B on four H100", 17.0, 71.0, 31.0, 71.0, 1.33, 411_000, 200.0),
-            // 65 GB of weights leave an 80 GB device little: 15,300 tokens of 262,144 B. 4 · 64 · 40
-            // · 128 FLOP a pair.
+            // 65 GB of weights leave an 80 GB device little: 15,300 tokens of 262,144 B. 4 · 64 ·
+            // 40 · 128 FLOP a pair.
             ("32b-h100", "32B, one H100, KV-tight", 25.0, 66.0, 98.0, 121.0, 2.65, 15_300, 200.0),
             // Qwen2.5-7B: 15.2 GB of weights at 8 TB/s · 80 % = 2.4 ms and 1 ms, as for the others;
             // 57,344 B of KV a token; 15.2 GFLOP a token at 2.5 PFLOPS · 50 %; 4 · 28 · 28 · 128

@@ -11,10 +11,10 @@ use crate::failure::{Failure, Outcome};
 use crate::requests::{self, Requests};
 use std::time::{Duration, Instant};
 
-/// A request that was never started leaves the queue after so many times the time to its first token
-/// that its client accepts. Tuned once, on the oracle at load 1.0: of 0.3 to 1.2, its goodput is
-/// highest from 0.7 to 0.9 on both of a trace of long outputs and a trace of conversations, and falls
-/// fast above 1, where requests are started that are late already.
+/// A request that was never started leaves the queue after so many times the time to its first
+/// token that its client accepts. Tuned once, on the oracle at load 1.0: of 0.3 to 1.2, its goodput
+/// is highest from 0.7 to 0.9 on both of a trace of long outputs and a trace of conversations, and
+/// falls fast above 1, where requests are started that are late already.
 pub(crate) const TIMEOUT_FACTOR: f64 = 0.8;
 
 /// Where requests come from.

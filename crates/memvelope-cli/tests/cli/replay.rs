@@ -1,5 +1,5 @@
-//! `memvelope replay`: tables and JSON, bad input, what was measured elsewhere, and real traces where
-//! they are.
+//! `memvelope replay`: tables and JSON, bad input, what was measured elsewhere, and real traces
+//! where they are.
 
 use crate::common::{json, memvelope, run, stderr, stdout};
 use serde_json::Value;

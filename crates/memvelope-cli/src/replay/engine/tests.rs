@@ -154,8 +154,8 @@ fn the_newest_is_preempted_and_recomputed() {
     let both = [job(0.0, 16, 17, 17), job(0.0, 16, 17, 17)];
     let tally = check(Kind::Vllm, &seconds(), rules(3), &workload(&both));
     assert_eq!((tally.preemptions, tally.overruns, tally.completed), (1, 1, 2));
-    // 17 steps of the first. The second had one token, does 16 + 1 of prompt in the eighteenth step,
-    // which emits its second, and has 15 to go.
+    // 17 steps of the first. The second had one token, does 16 + 1 of prompt in the eighteenth
+    // step, which emits its second, and has 15 to go.
     let figures = tally.figures();
     assert_eq!((figures.steps, figures.worst_gap_max_s), (33.0, 17.0));
     // The oracle starts the second in the last step of the first: then three blocks do.

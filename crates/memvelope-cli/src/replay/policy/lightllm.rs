@@ -1,7 +1,7 @@
 //! LightLLM's router: the peak of the running sequences and the head, each at its estimated length,
 //! must fit. The estimate is the moving average of finished outputs, or 1.1 times what the sequence
-//! has by now; above a ratio of blocks in use it is the declared maximum. With ratio 0 it always is,
-//! and nothing can run out.
+//! has by now; above a ratio of blocks in use it is the declared maximum. With ratio 0 it always
+//! is, and nothing can run out.
 
 use super::peak::Peak;
 use super::{Answer, Leaving, Policy, View};
@@ -10,8 +10,8 @@ use crate::replay::sequence::Sequence;
 /// LightLLM's default for the share of the cache in use above which maxima count.
 pub(crate) const BUSY_RATIO: f64 = 0.85;
 
-/// The moving average: where it begins, how much a finished output weighs at first, at last, and how
-/// the weight shrinks; shorter outputs count as this long.
+/// The moving average: where it begins, how much a finished output weighs at first, at last, and
+/// how the weight shrinks; shorter outputs count as this long.
 const AVERAGE_FIRST: f64 = 2048.0;
 const WEIGHT_FIRST: f64 = 0.5;
 const WEIGHT_LAST: f64 = 0.04;

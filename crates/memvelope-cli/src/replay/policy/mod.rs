@@ -178,8 +178,8 @@ impl Kind {
         found.map(|(kind, ..)| *kind).ok_or_else(|| {
             let known = Self::ALL.map(|(_, name, _)| name).join(",");
             Failure::bad(format!(
-                "--policies: there is no policy {name:?}\nhint: known: {known}; or leave the option \
-                 out for all of them"
+                "--policies: there is no policy {name:?}\nhint: known: {known}; or leave the \
+                 option out for all of them"
             ))
         })
     }

@@ -1,6 +1,6 @@
 //! The oracle: first come first served, and it knows how long every output will be. The head starts
-//! when the exact future peak of all, step by step, fits. Nothing can run out. It is the yardstick of
-//! the table, not an upper bound: another order may do better.
+//! when the exact future peak of all, step by step, fits. Nothing can run out. It is the yardstick
+//! of the table, not an upper bound: another order may do better.
 
 use super::peak::Peak;
 use super::{Answer, Policy, View};

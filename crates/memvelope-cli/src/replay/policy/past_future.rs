@@ -1,6 +1,6 @@
-//! Past-Future (arXiv 2507.10150): the length of each running sequence is drawn, in every step, from
-//! the lengths of past outputs that are longer than what it has; the head starts when the peak of
-//! the drawn future fits. Where the past says nothing, the declared maximum counts.
+//! Past-Future (arXiv 2507.10150): the length of each running sequence is drawn, in every step,
+//! from the lengths of past outputs that are longer than what it has; the head starts when the peak
+//! of the drawn future fits. Where the past says nothing, the declared maximum counts.
 
 use super::peak::Peak;
 use super::{Answer, Leaving, Policy, Setup, View};

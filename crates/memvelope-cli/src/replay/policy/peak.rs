@@ -27,8 +27,8 @@ impl Peak {
         self.entries.clear();
     }
 
-    /// A running sequence that will emit `left` tokens, the first in the coming step: it decodes, or
-    /// its prompt is through by then.
+    /// A running sequence that will emit `left` tokens, the first in the coming step: it decodes,
+    /// or its prompt is through by then.
     pub(crate) fn running(&mut self, sequence: &Sequence, left: u32) {
         // The last token emitted is not in the cache yet.
         self.push(sequence.prompt + sequence.generated - 1, left);

@@ -1,7 +1,7 @@
 //! vLLM's V1 scheduler, first come first served: a waiting or preempted request starts when the
-//! blocks of everything it has so far (not its maximum) fit, with a watermark of blocks left over if
-//! something already runs. When a running sequence finds no block, the newest one is preempted and
-//! recomputed later; a step that preempted admits nobody.
+//! blocks of everything it has so far (not its maximum) fit, with a watermark of blocks left over
+//! if something already runs. When a running sequence finds no block, the newest one is preempted
+//! and recomputed later; a step that preempted admits nobody.
 
 use super::{Answer, Policy, View};
 use crate::replay::sequence::Sequence;
