@@ -17,6 +17,9 @@ use super::settings::{CAPACITY_BLOCKS_MAX, GateConfig, Policy};
 use crate::units::{Blocks, CostCurve, Nanos};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// Blocks short of its maximum at which an output counts as cut there.
+const CUT_BLOCKS: u64 = 2;
+
 /// What is behind the lock, and what never changes.
 #[derive(Debug)]
 pub(crate) struct Books {
@@ -313,8 +316,11 @@ impl State {
         }
         let entry = self.roster[slot];
         if let Some(outlook) = &mut self.outlook {
-            // At its maximum it was cut: how long it would have become, nobody saw.
-            let has_ended = end == End::Released && tokens < entry.max_tokens;
+            // At its maximum it was cut: how long it would have become, nobody saw. Engines count the
+            // last token differently (its KV is never written), or tell the gate of blocks alone.
+            let left = entry.max_tokens - tokens;
+            let has_ended =
+                end == End::Released && left > CUT_BLOCKS * u64::from(self.block_tokens);
             outlook.remove(&entry, tokens - entry.prompt_tokens, has_ended);
         }
         self.roster.remove(slot);

@@ -23,11 +23,22 @@ pub(crate) struct Share {
     pub(crate) left_tokens: u32,
 }
 
+/// Blocks held at each point ahead: expected, its variance, and if nobody ends by itself.
+#[derive(Clone, Copy, Debug)]
+struct Curve {
+    mean: Row,
+    variance: Row,
+    most: Row,
+}
+
+impl Curve {
+    const ZERO: Self = Self { mean: [0.0; POINTS], variance: [0.0; POINTS], most: [0.0; POINTS] };
+}
+
 /// The curves of one pool.
 #[derive(Clone, Debug)]
 pub(crate) struct Forecast {
-    mean: Row,
-    variance: Row,
+    curve: Curve,
     /// Blocks that a token takes.
     blocks_per_token: f32,
     /// By need: how many leases, what they hold, what they claim.
@@ -38,31 +49,31 @@ pub(crate) struct Forecast {
     width: u32,
 }
 
-/// Mean and variance of what a lease holds at each point ahead.
+/// What a lease holds at each point ahead.
 #[inline]
-fn outlook(share: &Share, row: &Row, blocks_per_token: f32) -> (Row, Row) {
-    let (mut mean, mut variance) = ([0.0; POINTS], [0.0; POINTS]);
+fn outlook(share: &Share, row: &Row, blocks_per_token: f32) -> Curve {
+    let mut curve = Curve::ZERO;
     let (held, claim, left) = (share.held as f32, share.claim as f32, share.left_tokens as f32);
     let mut before = -1.0;
     for point in 0..POINTS {
         let ahead = AHEAD_TOKENS[point] as f32;
         // Who reaches its maximum between two points holds its claim until then.
         let is_there = if before < left { 1.0 } else { 0.0 };
-        let size = (held + ahead * blocks_per_token).min(claim);
-        let share = row[point] * is_there;
-        mean[point] = share * size;
-        variance[point] = share * (1.0 - share) * size * size;
+        let most = (held + ahead * blocks_per_token).min(claim) * is_there;
+        let share = row[point];
+        curve.most[point] = most;
+        curve.mean[point] = share * most;
+        curve.variance[point] = share * (1.0 - share) * most * most;
         before = ahead;
     }
-    (mean, variance)
+    curve
 }
 
 impl Forecast {
     /// Nobody is there.
     pub(crate) fn new(blocks_per_token: f32) -> Self {
         Self {
-            mean: [0.0; POINTS],
-            variance: [0.0; POINTS],
+            curve: Curve::ZERO,
             blocks_per_token,
             count: [0; WORST_BINS],
             held: [0; WORST_BINS],
@@ -73,8 +84,7 @@ impl Forecast {
 
     /// Begins anew, for leases with needs of up to `need_max`.
     pub(crate) fn clear(&mut self, need_max: u32) {
-        self.mean = [0.0; POINTS];
-        self.variance = [0.0; POINTS];
+        self.curve = Curve::ZERO;
         self.count = [0; WORST_BINS];
         self.held = [0; WORST_BINS];
         self.claim = [0; WORST_BINS];
@@ -100,10 +110,11 @@ impl Forecast {
 
     #[inline]
     fn change(&mut self, share: &Share, row: &Row, sign: i8) {
-        let (mean, variance) = outlook(share, row, self.blocks_per_token);
+        let own = outlook(share, row, self.blocks_per_token);
         for point in 0..POINTS {
-            self.mean[point] += f32::from(sign) * mean[point];
-            self.variance[point] += f32::from(sign) * variance[point];
+            self.curve.mean[point] += f32::from(sign) * own.mean[point];
+            self.curve.variance[point] += f32::from(sign) * own.variance[point];
+            self.curve.most[point] += f32::from(sign) * own.most[point];
         }
         let (bin, sign) = (self.bin(share), i64::from(sign));
         self.count[bin] += sign;
@@ -115,12 +126,14 @@ impl Forecast {
     /// `limit` blocks.
     #[inline]
     pub(crate) fn fits(&self, share: &Share, row: &Row, limit: f32, margin: f32) -> bool {
-        let (mean, variance) = outlook(share, row, self.blocks_per_token);
+        let own = outlook(share, row, self.blocks_per_token);
         let mut is_fitting = true;
         for point in 0..POINTS {
-            let room = limit - self.mean[point] - mean[point];
-            let spread = margin * margin * (self.variance[point] + variance[point]);
-            is_fitting &= room >= 0.0 && room * room >= spread;
+            let room = limit - self.curve.mean[point] - own.mean[point];
+            let spread = margin * margin * (self.curve.variance[point] + own.variance[point]);
+            // However wide the spread, nobody holds more than if all stayed.
+            let is_certain = self.curve.most[point] + own.most[point] <= limit;
+            is_fitting &= is_certain || (room >= 0.0 && room * room >= spread);
         }
         is_fitting
     }
@@ -128,9 +141,10 @@ impl Forecast {
     /// The expected peak in blocks, and the largest with `margin` standard deviations.
     pub(crate) fn peaks(&self, margin: f32) -> (f32, f32) {
         let mut peaks = (0.0f32, 0.0f32);
-        for (&mean, &variance) in self.mean.iter().zip(&self.variance) {
+        let Curve { mean, variance, most } = &self.curve;
+        for ((&mean, &variance), &most) in mean.iter().zip(variance).zip(most) {
             peaks.0 = peaks.0.max(mean);
-            peaks.1 = peaks.1.max(mean + margin * variance.max(0.0).sqrt());
+            peaks.1 = peaks.1.max((mean + margin * variance.max(0.0).sqrt()).min(most));
         }
         peaks
     }
@@ -162,9 +176,10 @@ impl Forecast {
     /// After how many tokens the expected amount held leaves `blocks` of `capacity` free; `None` if
     /// it does so nowhere on the curve.
     pub(crate) fn tokens_until_free(&self, blocks: f32, capacity: f32) -> Option<u32> {
-        let point = self.mean.iter().position(|&mean| capacity - mean >= blocks)?;
+        let mean = &self.curve.mean;
+        let point = mean.iter().position(|&mean| capacity - mean >= blocks)?;
         let Some(before) = point.checked_sub(1) else { return Some(0) };
-        let (early, late) = (self.mean[before], self.mean[point]);
+        let (early, late) = (mean[before], mean[point]);
         let (from, to) = (AHEAD_TOKENS[before] as f32, AHEAD_TOKENS[point] as f32);
         let part = (early - (capacity - blocks)) / (early - late).max(f32::EPSILON);
         Some((from + part.clamp(0.0, 1.0) * (to - from)) as u32)

@@ -16,6 +16,14 @@ use std::collections::HashMap;
 const REBUILD_ENDED: u32 = 16;
 const REBUILD_STEPS: u32 = 64;
 
+/// Standard deviations that a step adds to the margin in which every lease waited: a moment of it
+/// hardly counts, seconds do.
+const CAUTION_STEP: f32 = 0.01;
+/// Most standard deviations that waits add to the margin.
+const CAUTION_MAX: f32 = 2.0;
+/// What an output that ended leaves of the caution: it is forgotten over some hundreds.
+const CAUTION_KEPT: f32 = 1.0 - 1.0 / 256.0;
+
 /// Histories and forecasts.
 #[derive(Debug)]
 pub(crate) struct Outlook {
@@ -30,6 +38,8 @@ pub(crate) struct Outlook {
     /// Growths since then.
     growths: u32,
     waits: u32,
+    /// Outputs that ended since the last pass.
+    ended: u32,
     steps_since_rebuild: u32,
 }
 
@@ -44,6 +54,7 @@ impl Outlook {
             is_stepped: true,
             growths: 0,
             waits: 0,
+            ended: 0,
             steps_since_rebuild: u32::MAX,
         }
     }
@@ -101,7 +112,17 @@ impl Outlook {
             let row = self.survival.row(entry.class, entry.counted_generated);
             self.forecasts[usize::from(entry.pool)].add(&entry.counted, row);
         }
+        self.learn(roster.len());
         (self.is_stepped, self.growths, self.waits) = (false, 0, 0);
+    }
+
+    /// Trusts history less when leases had to wait, and more again with every output that ended
+    /// since.
+    fn learn(&mut self, leases: usize) {
+        let share = (self.waits as f32 / leases.max(1) as f32).min(1.0);
+        let forgotten = CAUTION_KEPT.powi(self.ended.min(1000) as i32);
+        self.caution = (self.caution * forgotten + CAUTION_STEP * share).min(CAUTION_MAX);
+        self.ended = 0;
     }
 
     /// A lease came in.
@@ -119,9 +140,14 @@ impl Outlook {
         let row = self.survival.row(entry.class, entry.counted_generated);
         self.forecasts[usize::from(entry.pool)].remove(&entry.counted, row);
         self.survival.leave(entry.class, generated, has_ended);
+        self.ended = self.ended.saturating_add(1);
     }
 
-    /// Whether a newcomer is expected to leave nobody waiting, in an account of `capacity` blocks.
+    /// Whether a newcomer is expected to leave nobody waiting, in an account of `capacity` blocks:
+    /// because everything claimed fits, or the predicted peak does, or the worst one.
+    ///
+    /// The prediction leaves the smallest need free: as soon as less is, every lease but the one
+    /// that has it waits.
     pub(crate) fn fits(
         &mut self,
         account: &Account,

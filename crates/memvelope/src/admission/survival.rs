@@ -20,11 +20,19 @@ pub(crate) const AHEAD_TOKENS: [u32; POINTS] = [
 /// Classes that are told apart, the unlabelled one included.
 pub(crate) const CLASSES_MAX: usize = 257;
 
-/// Weight of the history of all classes in that of one, in requests at risk: after so many of its
-/// own, a class speaks as loud as all others.
-const PRIOR_CLASS: f32 = 8.0;
-/// Weight of "runs to its maximum" in the history of all, in requests at risk.
-const PRIOR_ALL: f32 = 2.0;
+/// Weight of the history of all classes in that of one, in outputs that ended in the bin.
+const PRIOR_CLASS: f32 = 2.0;
+/// Weight of the bin before in the history of all, likewise: a bin where few have been and none has
+/// ended says little.
+const PRIOR_ALL: f32 = 1.0;
+/// Weight of "nobody ends here" where nothing is known, in requests at risk.
+const PRIOR_STAY: f32 = 2.0;
+/// What a bin further back counts of the next one: the hazard before is that of about an octave.
+const NEAREST: f32 = 0.8;
+/// How much wider a bin is than the one before, in the mean: four to an octave.
+const WIDER: f32 = 1.189_207;
+/// Where hardly anybody has been, no bin is expected to end more than this share.
+const HAZARD_MAX: f32 = 0.5;
 /// What a completion leaves of the weight of earlier ones: a memory of about a thousand, long enough
 /// for the tail to be seen, short enough to follow the traffic.
 const KEPT: f32 = 1.0 - 1.0 / 1024.0;
@@ -111,19 +119,37 @@ impl Lengths {
     }
 
     /// Computes the table anew. `prior` has the hazards that `prior_weight` requests speak for.
-    fn rebuild(&mut self, prior: Option<&[f32; BINS]>, prior_weight: f32) {
-        let (mut beyond, prior_weight) = (0.0, prior_weight * self.weight);
+    fn rebuild(&mut self, prior: Option<&[f32; BINS]>, prior_ended: f32) {
+        let (mut beyond, prior_ended) = (0.0, prior_ended * self.weight);
+        let mut at_risk = [0.0; BINS];
         for bin in (0..BINS).rev() {
             let censored = self.left[bin] - self.ended[bin] + self.weight * self.running[bin];
             // Who is censored within a bin was at risk in half of it.
-            let at_risk = beyond + self.ended[bin] + 0.5 * censored;
-            let expected = prior.map_or(0.0, |prior| prior[bin]);
-            self.hazard[bin] =
-                (self.ended[bin] + prior_weight * expected) / (at_risk + prior_weight);
+            at_risk[bin] = beyond + self.ended[bin] + 0.5 * censored;
             beyond += self.ended[bin] + censored;
         }
+        // Of the bins before, the nearest most.
+        let (mut ended_before, mut at_risk_before) = (0.0, 0.0);
         for bin in 0..BINS {
+            let (ended, at_risk) = (self.ended[bin], at_risk[bin]);
+            // Where hardly anybody has been, the hazard of a token goes on as it was: an exponential
+            // tail, as usual for this estimator (B. W. Brown, M. Hollander, R. M. Korwar, in
+            // "Reliability and Biometry", SIAM 1974).
+            let expected = match prior {
+                Some(prior) => prior[bin],
+                None if at_risk_before > 0.0 => {
+                    (WIDER * ended_before / at_risk_before).min(HAZARD_MAX)
+                }
+                None => 0.0,
+            };
+            self.hazard[bin] = if expected > 0.0 {
+                (ended + prior_ended) / (at_risk + prior_ended / expected)
+            } else {
+                ended / (at_risk + PRIOR_STAY * self.weight)
+            };
             self.survivors[bin + 1] = self.survivors[bin] * (1.0 - self.hazard[bin]);
+            ended_before = NEAREST * ended_before + ended;
+            at_risk_before = NEAREST * at_risk_before + at_risk;
         }
         self.version = self.version.wrapping_add(1);
     }
