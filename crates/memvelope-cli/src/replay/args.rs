@@ -220,7 +220,9 @@ impl Args {
         let wanted = self.policies.iter().map(|name| Kind::named(name.trim()));
         let wanted = wanted.collect::<Outcome<Vec<_>>>()?;
         let all = Kind::ALL.iter().map(|(kind, ..)| *kind);
-        Ok(all.filter(|kind| wanted.is_empty() || wanted.contains(kind)).collect())
+        // Without its estimate the gate admits what can only wait: a lesson, not a choice.
+        let is_usual = |kind: &Kind| wanted.is_empty() && *kind != Kind::BankerAlone;
+        Ok(all.filter(|kind| is_usual(kind) || wanted.contains(kind)).collect())
     }
 
     /// Checks loads, seeds and the number of requests.

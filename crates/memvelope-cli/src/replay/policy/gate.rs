@@ -15,6 +15,10 @@ pub(crate) struct Gated {
     leases: Vec<Option<Lease>>,
     /// Names of classes by number: the gate tells them apart, and needs no better ones.
     classes: Vec<String>,
+    /// The engine preempts when a lease must wait, instead of pausing its sequence; those that wait
+    /// for that in this step, with the tokens that they want.
+    is_preempting: bool,
+    waiting: Vec<(u32, Tokens)>,
 }
 
 fn name_of(classes: &mut Vec<String>, class: usize) -> &str {
@@ -42,9 +46,20 @@ impl Gated {
         Self::open(setup, GateConfig { estimate, ..config(setup)? })
     }
 
+    /// Policy `Optimistic`, which leaves it to the engine to preempt.
+    ///
+    /// # Errors
+    /// The gate refuses its configuration.
+    pub(crate) fn optimistic(setup: &Setup) -> Outcome<Self> {
+        let policy = admission::Policy::Optimistic { watermark: setup.watermark };
+        let gated = Self::open(setup, GateConfig { policy, ..config(setup)? })?;
+        Ok(Self { is_preempting: true, ..gated })
+    }
+
     fn open(setup: &Setup, config: GateConfig) -> Outcome<Self> {
         let leases = (0..setup.jobs).map(|_| None).collect();
-        Ok(Self { gate: Gate::new(config)?, leases, classes: Vec::new() })
+        let (classes, waiting) = (Vec::new(), Vec::new());
+        Ok(Self { gate: Gate::new(config)?, leases, classes, is_preempting: false, waiting })
     }
 }
 
@@ -88,7 +103,11 @@ impl Policy for Gated {
         let tokens = Tokens(u64::from(sequence.kv) + 1).saturating_sub(lease.tokens());
         match lease.grow(tokens) {
             Ok(growth) if growth.is_granted() => Growth::Granted,
-            // Not before the declared maximum, which outputs keep to.
+            _ if self.is_preempting => {
+                self.waiting.push((sequence.job, tokens));
+                Growth::Granted
+            }
+            // Not for the declared maximum, which outputs keep to.
             _ => Growth::Wait,
         }
     }
@@ -96,7 +115,14 @@ impl Policy for Gated {
     fn leaves(&mut self, sequence: &Sequence, leaving: Leaving) {
         let Some(mut lease) = self.leases[sequence.job as usize].take() else { return };
         match leaving {
-            Leaving::Preempted => drop(lease.preempt()),
+            Leaving::Preempted => {
+                lease.preempt();
+                let leases = &mut self.leases;
+                self.waiting.retain(|&(job, tokens)| {
+                    let lease = leases[job as usize].as_mut();
+                    lease.is_some_and(|lease| lease.grow(tokens).is_ok_and(|g| !g.is_granted()))
+                });
+            }
             Leaving::Finished => {
                 // The tokens in its last block, which the gate has not heard of yet: its length is
                 // evidence for others. They have their block, so this neither waits nor fails.

@@ -126,6 +126,7 @@ pub(crate) enum Kind {
     PastFuture,
     PastFutureKept,
     Guaranteed,
+    Optimistic,
     Banker,
     BankerAlone,
     Oracle,
@@ -149,7 +150,7 @@ pub(crate) struct Setup {
 
 impl Kind {
     /// Every policy, with its name and what it does.
-    pub(crate) const ALL: [(Self, &'static str, &'static str); 12] = [
+    pub(crate) const ALL: [(Self, &'static str, &'static str); 13] = [
         (Self::StaticMax, "static", "reserve the longest sequence the server takes"),
         (Self::SumMax, "sum", "reserve prompt + declared maximum (TensorRT-LLM, no evict)"),
         (Self::LightLlmZero, "lightllm-0", "LightLLM, ratio 0: peak of declared maxima"),
@@ -159,6 +160,11 @@ impl Kind {
         (Self::PastFuture, "past-future", "Past-Future: peak of outputs drawn from the past"),
         (Self::PastFutureKept, "past-future-5", "the same, 5 % of the blocks kept back"),
         (Self::Guaranteed, "guaranteed", "memvelope's gate, policy Guaranteed"),
+        (
+            Self::Optimistic,
+            "optimistic",
+            "memvelope's gate, policy Optimistic; preempts the newest",
+        ),
         (Self::Banker, "banker", "memvelope's gate, policy Banker with its estimate"),
         (Self::BankerAlone, "banker-alone", "the same without the estimate"),
         (Self::Oracle, "oracle", "first come first served, knowing every length"),
@@ -199,6 +205,7 @@ impl Kind {
             Self::PastFuture => Box::new(PastFuture::new(0.0, setup)),
             Self::PastFutureKept => Box::new(PastFuture::new(past_future::KEPT, setup)),
             Self::Guaranteed => Box::new(Gated::guaranteed(setup)?),
+            Self::Optimistic => Box::new(Gated::optimistic(setup)?),
             Self::Banker => Box::new(Gated::banker(setup, Some(Estimate::default()))?),
             Self::BankerAlone => Box::new(Gated::banker(setup, None)?),
             Self::Oracle => Box::new(Oracle::default()),
