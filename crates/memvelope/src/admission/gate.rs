@@ -202,10 +202,14 @@ impl Gate {
         all
     }
 
-    /// What is handed out in one pool; `None` if there is none of that name.
+    /// What is handed out in one pool; `None` if there is none of that name. In a forked child:
+    /// nothing.
     #[must_use]
     pub fn pool_usage(&self, name: &str) -> Option<Usage> {
         let pool = self.inner.pool(name)?;
+        if self.inner.is_forked() {
+            return Some(Usage::default());
+        }
         match &self.inner.keeper {
             Keeper::LockFree(gate) => Some(gate.usage(pool)),
             Keeper::Books(books) => books.lock().map(|state| state.usage(pool)),
@@ -338,11 +342,11 @@ impl Inner {
         }
     }
 
-    pub(super) fn cancel_ticket(&self, number: u32) -> Option<(Ask, Settled)> {
+    pub(super) fn cancel_ticket(&self, number: u32, reason: Reason) -> Option<(Ask, Settled)> {
         match &self.keeper {
             _ if self.is_forked() => None,
-            Keeper::LockFree(gate) => gate.cancel(number),
-            Keeper::Books(books) => books.cancel(number),
+            Keeper::LockFree(gate) => gate.cancel(number, reason),
+            Keeper::Books(books) => books.cancel(number, reason),
         }
     }
 
