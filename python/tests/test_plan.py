@@ -484,7 +484,7 @@ def test_a_gate_hands_out_all_but_the_null_block():
     with pytest.raises(memvelope.Rejected) as caught:
         gate.admit(2001)
     assert caught.value.reason == "too_long"
-    longer = Gate.from_plan(planned, max_tokens=4096, pools={"chat": 1, "batch": 1})
+    longer = Gate.from_plan(planned, max_model_len=4096, pools={"chat": 1, "batch": 1})
     with longer.admit(2001, 48, pool="chat") as lease:
         assert lease.claim_blocks == 129
     with pytest.raises(TypeError, match=r"plan: expected a memvelope\.Plan, not dict"):
