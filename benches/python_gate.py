@@ -91,8 +91,7 @@ def refuse(policy):
 
 
 def grow(policy):
-    def run(repeats, gate=gate(policy, 100_000_000)):
-        lease = gate.admit(1, OPERATIONS * 2)
+    def run(repeats, lease=gate(policy, 10_000_000).admit(1, 99_000_000)):
         for _ in repeats:
             lease.grow()
 
@@ -100,24 +99,32 @@ def grow(policy):
 
 
 def grow_many(policy):
-    """A token for each lease of a batch: time of one lease."""
+    """A token for each lease of a batch, in one call. Time of one lease."""
+    owner = gate(policy, 10_000_000)
+    # Of different lengths, so that one in sixteen needs a block, as in a running batch.
+    leases = [owner.admit(1 + number, 30_000) for number in range(BATCH)]
 
-    def run(repeats, gate=gate(policy, 100_000_000)):
-        leases = [gate.admit(1 + number, OPERATIONS * 2) for number in range(BATCH)]
+    def run(repeats):
         for _ in itertools.islice(repeats, OPERATIONS // BATCH):
-            gate.grow_many(leases)
+            owner.grow_many(leases)
 
     return run
 
 
 def peer():
-    """A decision of admitperf's policy on a snapshot of signals; `None` where it is not there."""
+    """A verdict of admitperf's threshold on the KV cache, from signals that are at hand; `None`
+    where it is not installed."""
     try:
-        from admitperf.core.policy import AdmissionPolicy
+        from admitperf.policies import KvThreshold
     except ImportError:
-        print("ignored: admitperf is not installed")
         return None
-    return AdmissionPolicy
+    policy, signals = KvThreshold(threshold=0.9), {"vllm:kv_cache_usage_perc": 0.5}
+
+    def run(repeats):
+        for _ in repeats:
+            assert policy(signals).admitted
+
+    return run
 
 
 def main():
@@ -135,6 +142,13 @@ def main():
             (f"grow_many, a lease of {BATCH}", grow_many),
         ]:
             row(f"Python, {policy}: {name}", subject(policy), floor, empty_pair)
+    verdict = peer()
+    if verdict is None:
+        print("ignored: admitperf is not installed")
+        return
+    for policy in ("guaranteed", "banker"):
+        name = f"Python, {policy}: try_admit + release"
+        row(name, admit_release(policy), "admitperf KvThreshold", verdict)
 
 
 main()
