@@ -1,8 +1,25 @@
+from collections.abc import Callable, Coroutine, Iterable
 from os import PathLike
 from types import TracebackType
-from typing import Any, Literal, SupportsIndex, TypedDict, final
+from typing import Any, Literal, SupportsIndex, final
 
 from typing_extensions import Self
+
+from ._types import (
+    _Document,
+    _Group,
+    _KvDtype,
+    _Policy,
+    _Pool,
+    _Prefix,
+    _Reason,
+    _Refusal,
+    _Resolved,
+    _Rule,
+    _Sequences,
+    _Weights,
+    _WorstCase,
+)
 
 __all__ = [
     "ConfigureGateError",
@@ -35,43 +52,12 @@ __all__ = [
     "WriteFileError",
     "__version__",
     "_EmptyCall",
+    "_Ticket",
     "doctor",
     "plan",
 ]
 
 __version__: str
-
-_Document = str | PathLike[str] | dict[str, Any]
-"""A path to a JSON file (or to the folder it lies in), its text, or the dict in it."""
-
-_KvDtype = Literal[
-    "auto",
-    "float16",
-    "bfloat16",
-    "fp8",
-    "fp8_e4m3",
-    "fp8_e5m2",
-    "fp8_ds_mla",
-    "int8_per_token_head",
-    "int4_per_token_head",
-    "fp8_per_token_head",
-    "nvfp4",
-]
-
-_Rule = Literal[
-    "tensor_parallel",
-    "backend",
-    "dtype",
-    "block_size",
-    "pages",
-    "memory",
-    "unknown_weights",
-    "parameter",
-]
-
-_Reason = Literal[
-    "no_capacity", "too_long", "bad_token_count", "no_maximum", "unknown_pool", "overcommitted"
-]
 
 def doctor() -> dict[str, Any]:
     """What memvelope can see from this process, and what to do about the rest.
@@ -124,55 +110,6 @@ def plan(
     Raises `ReadFileError`, `ReadModelError`, `UnknownModelError`, and `TypeError` or `ValueError`
     for an argument.
     """
-
-class _Refusal(TypedDict):
-    rule: _Rule
-    reason: str
-
-class _Sequences(TypedDict):
-    tokens: int
-    """Length of each."""
-    blocks: int | None
-    """Blocks that one may hold; `None` without an engine."""
-    bytes: int
-    """Bytes that one may hold."""
-    count: int
-    """How many fit, never more than the engine runs at once."""
-    bound_by: Literal["kv_cache", "max_num_seqs"]
-
-class _WorstCase(TypedDict):
-    sequences: int
-    tokens: int
-    need_bytes: int
-    tokens_each: int | None
-    """The length up to which so many sequences fit at once."""
-
-class _Weights(TypedDict):
-    param_count: int
-    """Elements as stored; packed types count their containers."""
-    param_bytes: int
-    bytes_by_dtype: dict[str, int]
-
-class _Resolved(TypedDict):
-    kv_cache_dtype: _KvDtype
-    block_size: int
-    tensor_parallel: int
-    attn_backends: list[str]
-    max_num_batched_tokens: int
-    max_num_seqs: int
-    max_in_flight_tokens: int
-    is_state_aligned: bool
-    native_max_model_len: int | None
-
-class _Group(TypedDict):
-    num_layers: int
-    block_size: int
-    """Tokens a block."""
-    page_size_bytes: int
-    specs: list[dict[str, Any]]
-    """The caches of its layers, equal ones once, with their number."""
-    blocks_per_request: int | None
-    """Blocks that one sequence of the longest length may hold."""
 
 @final
 class Plan:
@@ -320,33 +257,48 @@ class Gate:
     def __new__(
         cls,
         envelope: Envelope,
+        policy: _Policy = "banker",
         *,
+        max_model_len: SupportsIndex | None = None,
         max_new_tokens_default: SupportsIndex | None = None,
-        max_tokens: SupportsIndex | None = None,
-        pools: dict[str, int] | None = None,
+        pools: dict[str, _Pool] | None = None,
+        estimate: bool = True,
+        margin: float | None = None,
+        watermark: float = 0.0,
+        queue_max: SupportsIndex | None = None,
+        leases_max: SupportsIndex | None = None,
     ) -> Self: ...
     @staticmethod
     def from_blocks(
         capacity_blocks: SupportsIndex,
         block_tokens: SupportsIndex = 16,
+        policy: _Policy = "banker",
+        *,
+        max_model_len: SupportsIndex | None = None,
         max_new_tokens_default: SupportsIndex | None = None,
-        max_tokens: SupportsIndex | None = None,
-        pools: dict[str, int] | None = None,
+        pools: dict[str, _Pool] | None = None,
+        estimate: bool = True,
+        margin: float | None = None,
+        watermark: float = 0.0,
+        queue_max: SupportsIndex | None = None,
+        leases_max: SupportsIndex | None = None,
     ) -> Gate:
         """A gate on a declared number of blocks: needs no model and no driver."""
     @staticmethod
     def from_plan(
         plan: Plan,
+        policy: _Policy = "banker",
         *,
+        max_model_len: SupportsIndex | None = None,
         max_new_tokens_default: SupportsIndex | None = None,
-        max_tokens: SupportsIndex | None = None,
-        pools: dict[str, int] | None = None,
+        pools: dict[str, _Pool] | None = None,
+        estimate: bool = True,
+        margin: float | None = None,
+        watermark: float = 0.0,
+        queue_max: SupportsIndex | None = None,
+        leases_max: SupportsIndex | None = None,
     ) -> Gate:
-        """A gate on the blocks that a plan leaves: all but the null block.
-
-        A sequence takes exactly what the engine says of its length: layers that keep a window of it
-        grow no further once it is longer than that. `max_tokens` is the plan's `max_model_len`
-        unless told otherwise.
+        """A gate on the blocks of a plan, all but the null block; `max_model_len` is the plan's.
 
         Raises `PlanRefused`, and `ValueError` for a plan without an engine, which has no blocks.
         """
@@ -355,6 +307,9 @@ class Gate:
         prompt_tokens: SupportsIndex,
         max_new_tokens: SupportsIndex | None = None,
         pool: str | None = None,
+        klass: str | None = None,
+        *,
+        prefix: _Prefix | None = None,
     ) -> Lease | None:
         """Admits a sequence, or returns `None`. `admit` says why."""
     def admit(
@@ -362,34 +317,93 @@ class Gate:
         prompt_tokens: SupportsIndex,
         max_new_tokens: SupportsIndex | None = None,
         pool: str | None = None,
+        klass: str | None = None,
+        *,
+        prefix: _Prefix | None = None,
     ) -> Lease:
         """Admits a sequence, or raises `Rejected`."""
+    def wait_admit(
+        self,
+        prompt_tokens: SupportsIndex,
+        max_new_tokens: SupportsIndex | None = None,
+        pool: str | None = None,
+        klass: str | None = None,
+        *,
+        prefix: _Prefix | None = None,
+        timeout: float | None = None,
+        priority: SupportsIndex = 0,
+    ) -> Coroutine[Any, Any, Lease]:
+        """Waits in the queue on an asyncio loop, or raises `Rejected`; `timeout` in seconds."""
+    def explain(
+        self,
+        prompt_tokens: SupportsIndex,
+        max_new_tokens: SupportsIndex | None = None,
+        pool: str | None = None,
+        klass: str | None = None,
+        *,
+        prefix: _Prefix | None = None,
+    ) -> dict[str, Any]:
+        """What would be answered now, and what would have changed it; "text" is for people."""
+    def _enqueue(
+        self,
+        prompt_tokens: SupportsIndex,
+        max_new_tokens: SupportsIndex | None,
+        pool: str | None,
+        klass: str | None,
+        prefix: _Prefix | None,
+        priority: SupportsIndex,
+    ) -> _Ticket: ...
+    def grow_many(self, leases: Iterable[Lease], tokens: SupportsIndex = 1) -> bytes:
+        """Marks a step and grows all: a byte each, 1 granted, 0 wait, 2 refused."""
+    def victims(self) -> list[dict[str, Any]]:
+        """Whom to preempt when the budget shrank, the cheapest first."""
     def set_capacity(self, blocks: SupportsIndex, epoch: SupportsIndex) -> bool:
         """Sets the capacity in blocks; a stale epoch changes nothing and returns `False`."""
+    def step(self) -> None:
+        """Marks a step of the engine."""
     def tick(self, now_ns: SupportsIndex) -> None:
-        """Tells the gate the time, once per step or so: `retry_after` is made of it."""
+        """Marks a step of the engine at a time: `retry_after` is made of it."""
     def usage(self) -> dict[str, Any]:
         """What is handed out, over all pools; `rejected` counts by reason."""
+    def pool_usage(self, name: str) -> dict[str, Any]:
+        """The same of one pool."""
+
+@final
+class _Ticket:
+    """A place in the queue, for `wait_admit`."""
+
+    def take(self, wake: Callable[[], None]) -> Lease | None: ...
+    def expire(self) -> Lease: ...
+    def close(self) -> None: ...
 
 @final
 class Lease:
     """The right to use blocks, released exactly once: by `release()`, at the end of its `with`
     block, or when it is collected."""
 
-    def grow(self, tokens: SupportsIndex = 1) -> int:
-        """The sequence grew by `tokens`. Returns how many blocks are newly held.
+    def grow(self, tokens: SupportsIndex = 1) -> int | None:
+        """The sequence grew by `tokens`. How many blocks are newly held; `None`: it must wait.
 
-        Raises `PastMaximum`, `LeaseReleased`, or `Rejected` for what is no token count; nothing
-        has changed then.
+        Raises `PastMaximum`, `LeaseReleased`, or `Rejected` for what is no token count.
         """
+    def prefill(self, tokens: SupportsIndex) -> None:
+        """So many more tokens of the prompt are in the cache."""
     def release(self) -> bool:
         """Gives the blocks back. Returns whether this call did it; a second one changes nothing."""
+    def preempt(self) -> int:
+        """Gives the blocks back for others. How many tokens are to be computed again."""
+    def explain(self, tokens: SupportsIndex = 1) -> dict[str, Any]:
+        """What a growth would be answered now, and from which numbers."""
     @property
     def released(self) -> bool: ...
     @property
     def held_blocks(self) -> int: ...
     @property
     def claim_blocks(self) -> int: ...
+    @property
+    def need_blocks(self) -> int: ...
+    @property
+    def serial(self) -> int | None: ...
     @property
     def tokens(self) -> int: ...
     def __enter__(self) -> Self: ...

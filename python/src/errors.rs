@@ -209,7 +209,18 @@ const fn advice(reason: Reason) -> Option<&'static str> {
         Reason::BadTokenCount => Some("token counts are ints of at least 1 and below 2**63"),
         Reason::NoMaximum => Some("pass max_new_tokens, or give the gate a max_new_tokens_default"),
         Reason::UnknownPool => Some("the gate was made without a pool of this name"),
-        Reason::Overcommitted => Some("the budget shrank below what is claimed; leases must end"),
+        Reason::Overcommitted => {
+            Some("the budget shrank below what is in use or asked for; leases must end")
+        }
+        Reason::Predicted => Some("what runs already is expected to need the room"),
+        Reason::Queued => Some("others wait in the queue and come first; wait_admit joins them"),
+        Reason::QueueFull => Some("as many wait as may; send it to another replica"),
+        Reason::Expired => Some("its time was up before there was room"),
+        Reason::Cancelled => Some("its place in the queue was given up"),
+        Reason::TooManyLeases => Some("there are as many leases as leases_max says"),
+        Reason::Forked => {
+            Some("this process was forked off the gate's; make a gate of its own after the fork")
+        }
         Reason::NoCapacity | Reason::TooLong => None,
     }
 }

@@ -13,8 +13,12 @@ mod envelope;
 mod errors;
 mod floor;
 mod gate;
+mod lease;
+mod options;
 mod plan;
+mod request;
 mod session;
+mod ticket;
 
 memvelope::export_session_table!();
 
@@ -34,11 +38,15 @@ mod _native {
     #[pymodule_export]
     use super::floor::Floor;
     #[pymodule_export]
-    use super::gate::{Gate, Lease};
+    use super::gate::Gate;
+    #[pymodule_export]
+    use super::lease::Lease;
     #[pymodule_export]
     use super::plan::{Plan, plan};
     #[pymodule_export]
     use super::session::{Session, Span};
+    #[pymodule_export]
+    use super::ticket::Ticket;
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name is Python's")]

@@ -11,6 +11,12 @@ import pytest
 from memvelope import ConfigureGateError, Gate, LeaseReleased, PastMaximum, Rejected
 
 
+def guaranteed(blocks=100, **keywords):
+    """A gate whose claims fit: what it admits is plain arithmetic."""
+    keywords.setdefault("max_model_len", 16 * blocks)
+    return Gate.from_blocks(blocks, policy="guaranteed", **keywords)
+
+
 def check(gate, request, reason, short_by_tokens):
     """The request is refused for that reason by both doors, and counted twice."""
     before = gate.usage()
@@ -51,8 +57,6 @@ REFUSED = [
     ((b"12", 10), "bad_token_count", 0),
     ((10, "12"), "bad_token_count", 0),
     ((10, []), "bad_token_count", 0),
-    ((10,), "no_maximum", 0),
-    ((10, None), "no_maximum", 0),
     ((10, 10, "other"), "unknown_pool", 0),
     ((1600, 1), "too_long", 1),
     ((10_000, 600), "too_long", 9_000),
@@ -62,11 +66,11 @@ REFUSED = [
 
 @pytest.mark.parametrize(("request_", "reason", "short_by_tokens"), REFUSED)
 def test_refused_with_a_reason(request_, reason, short_by_tokens):
-    check(Gate.from_blocks(100), request_, reason, short_by_tokens)
+    check(guaranteed(100), request_, reason, short_by_tokens)
 
 
 def test_no_capacity_says_how_much_and_when():
-    gate = Gate.from_blocks(100)
+    gate = guaranteed(100)
     held = gate.admit(1000, 400)
     assert check(gate, (300, 20), "no_capacity", 320 - 12 * 16).retry_after_ns == 10**9
     held.release()
@@ -74,7 +78,7 @@ def test_no_capacity_says_how_much_and_when():
 
 
 def test_retry_after_follows_the_rate_of_release():
-    gate = Gate.from_blocks(100)
+    gate = guaranteed(100)
     for second in range(20):
         gate.tick(second * 10**9)
         gate.admit(160, 160).release()
@@ -85,11 +89,13 @@ def test_retry_after_follows_the_rate_of_release():
 
 
 def test_a_shrunk_budget_is_overcommitted():
-    gate = Gate.from_blocks(100)
+    gate = guaranteed(100)
     lease = gate.admit(160, 640)
     assert gate.set_capacity(40, epoch=1)
     check(gate, (16, 16), "overcommitted", 32)
-    assert lease.grow(640) == 40, "no lease is revoked"
+    assert not lease.released and lease.grow(480) == 30, "no lease is revoked"
+    assert lease.grow(160) is None and lease.tokens == 640, "there is no more"
+    assert lease.explain(160)["short_blocks"] == 10
     assert not gate.set_capacity(1000, epoch=1), "a stale epoch changes nothing"
     assert gate.usage()["capacity_blocks"] == 40
     lease.release()
@@ -97,7 +103,7 @@ def test_a_shrunk_budget_is_overcommitted():
 
 
 def test_a_lease_holds_its_prompt_and_grows_to_its_claim():
-    gate = Gate.from_blocks(100)
+    gate = guaranteed(100)
     lease = gate.admit(33, 31)
     assert (lease.tokens, lease.held_blocks, lease.claim_blocks) == (33, 3, 4)
     grown = [lease.grow() for _ in range(31)]
@@ -112,7 +118,7 @@ def test_a_lease_holds_its_prompt_and_grows_to_its_claim():
 
 @pytest.mark.parametrize("tokens", [-1, 2**63, 2**80, 1.0, "1", [1]])
 def test_growing_by_what_is_no_count_is_refused(tokens):
-    lease = Gate.from_blocks(100).admit(16, 16)
+    lease = guaranteed(100).admit(16, 16)
     with pytest.raises(Rejected) as caught:
         lease.grow(tokens)
     assert caught.value.reason == "bad_token_count"
@@ -120,7 +126,7 @@ def test_growing_by_what_is_no_count_is_refused(tokens):
 
 
 def test_a_lease_is_released_once():
-    gate = Gate.from_blocks(100)
+    gate = guaranteed(100)
     with gate.admit(16, 16) as lease:
         lease.grow(2)
         assert not lease.released
@@ -135,14 +141,14 @@ def test_a_lease_is_released_once():
 
 
 def test_a_with_block_releases_and_lets_the_exception_through():
-    gate = Gate.from_blocks(100)
+    gate = guaranteed(100)
     with pytest.raises(KeyError), gate.admit(16, 16):
         raise KeyError("the block's own")
     assert gate.usage()["leases"] == 0
 
 
 def test_a_dropped_lease_is_released():
-    gate = Gate.from_blocks(100)
+    gate = guaranteed(100)
     lease = gate.admit(16, 16)
     cycle = [lease]
     cycle.append(cycle)
@@ -154,7 +160,7 @@ def test_a_dropped_lease_is_released():
 
 
 def test_a_lease_outlives_its_gate():
-    gate = Gate.from_blocks(100)
+    gate = guaranteed(100)
     lease = gate.admit(16, 160)
     del gate
     gc.collect()
@@ -164,7 +170,7 @@ def test_a_lease_outlives_its_gate():
 
 def test_numbers_that_stand_for_ints_are_counts():
     numpy = pytest.importorskip("numpy")
-    gate = Gate.from_blocks(100)
+    gate = guaranteed(100)
     lease = gate.admit(numpy.int64(33), numpy.uint8(31))
     assert lease.grow(numpy.int32(31)) == 1
     check(gate, (numpy.int16(-3), 10), "bad_token_count", 0)
@@ -177,11 +183,11 @@ def test_an_exception_inside_a_number_is_not_swallowed():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Gate.from_blocks(100).try_admit(Interrupted(), 10)
+        guaranteed(100).try_admit(Interrupted(), 10)
 
 
 def test_pools_share_the_capacity():
-    gate = Gate.from_blocks(100, pools={"short": 3, "long": 1})
+    gate = guaranteed(100, pools={"short": 3, "long": 1})
     assert gate.admit(75 * 16 - 1, 1).claim_blocks == 75, "the first pool is the default"
     check(gate, (26 * 16, 1, "long"), "too_long", 16 + 1)
     with gate.admit(25 * 16 - 1, 1, pool="long"):
@@ -190,10 +196,12 @@ def test_pools_share_the_capacity():
 
 
 def test_defaults_and_limits():
-    gate = Gate.from_blocks(100, max_new_tokens_default=100, max_tokens=200)
+    gate = guaranteed(100, max_new_tokens_default=100, max_model_len=200)
     assert gate.admit(60).claim_blocks == 10
-    check(gate, (101,), "too_long", 1)
-    check(gate, (101, None), "too_long", 1)
+    # Near the longest length, what stands in for a maximum is what is left.
+    assert gate.admit(150, None).claim_blocks == 13
+    check(gate, (200,), "too_long", 1)
+    assert guaranteed(100, max_model_len=200).admit(60).claim_blocks == 13
 
 
 @pytest.mark.parametrize(
@@ -206,30 +214,58 @@ def test_defaults_and_limits():
         ({"capacity_blocks": 1, "block_tokens": 0}, ValueError, "block_tokens"),
         ({"capacity_blocks": 1, "block_tokens": 2**33}, ValueError, "block_tokens"),
         ({"capacity_blocks": 1, "block_tokens": 1.0}, TypeError, "block_tokens"),
-        ({"capacity_blocks": 1, "max_tokens": 0}, ConfigureGateError, "max_tokens"),
+        ({"capacity_blocks": 1, "max_model_len": 0}, ConfigureGateError, "max_model_len"),
         ({"capacity_blocks": 1, "max_new_tokens_default": -3}, ValueError, "max_new_tokens"),
         ({"capacity_blocks": 1, "pools": {"a": 0}}, ConfigureGateError, "share 0"),
         ({"capacity_blocks": 1, "pools": {"a": -1}}, ValueError, "pools"),
         ({"capacity_blocks": 1, "pools": {3: 1}}, TypeError, "pools"),
         ({"capacity_blocks": 1, "pools": {"": 1}}, ConfigureGateError, "empty name"),
         ({"capacity_blocks": 1, "pools": [("a", 1)]}, TypeError, "pools"),
+        ({"capacity_blocks": 1, "pools": {"a": {}}}, ValueError, "share"),
+        ({"capacity_blocks": 1, "pools": {"a": {"shares": 1}}}, ValueError, "floor_percent"),
+        (
+            {"capacity_blocks": 1, "pools": {"a": {"share": 1, "floor_percent": 101}}},
+            ConfigureGateError,
+            "at most 100",
+        ),
+        ({"capacity_blocks": 1, "policy": "best"}, ValueError, "guaranteed, banker, optimistic"),
+        ({"capacity_blocks": 1, "max_tokens": 1}, TypeError, "max_model_len"),
+        ({"capacity_blocks": 1, "watermark": 0.1}, ValueError, "optimistic"),
+        ({"capacity_blocks": 1, "policy": "optimistic", "watermark": 2}, ConfigureGateError, "wat"),
+        ({"capacity_blocks": 1, "margin": -1}, ConfigureGateError, "margin"),
+        ({"capacity_blocks": 1, "margin": "2"}, TypeError, "margin"),
+        ({"capacity_blocks": 1, "margin": 2, "estimate": False}, ValueError, "estimate"),
+        ({"capacity_blocks": 1, "estimate": 1}, TypeError, "estimate"),
+        ({"capacity_blocks": 1, "leases_max": 0}, ConfigureGateError, "leases_max"),
+        ({"capacity_blocks": 1, "queue_max": -1}, ValueError, "queue_max"),
     ],
 )
 def test_bad_configuration_names_the_argument(arguments, error, word):
     with pytest.raises(error, match=word):
-        Gate.from_blocks(**arguments)
+        Gate.from_blocks(**{"max_model_len": 16, **arguments})
+
+
+@pytest.mark.parametrize("policy", ["guaranteed", "banker"])
+def test_a_policy_that_needs_a_cap_says_so(policy):
+    with pytest.raises(ConfigureGateError) as caught:
+        Gate.from_blocks(100, policy=policy)
+    for word in (policy, "max_model_len", "max_new_tokens_default"):
+        assert word in str(caught.value)
+    assert caught.value.argument == "max_model_len"
+    assert Gate.from_blocks(100, policy=policy, max_new_tokens_default=16).admit(1)
+    assert Gate.from_blocks(100, policy="optimistic").admit(1)
 
 
 @pytest.mark.parametrize(("blocks", "epoch"), [(-1, 1), (2**64, 1), (1, -1), (1, 2**64)])
 def test_bad_capacity_changes_nothing(blocks, epoch):
-    gate = Gate.from_blocks(100)
+    gate = guaranteed(100)
     with pytest.raises(ValueError, match="is not a number of"):
         gate.set_capacity(blocks, epoch)
     assert gate.usage()["capacity_blocks"] == 100
 
 
 def test_threads_never_hold_more_than_there_is():
-    gate = Gate.from_blocks(200)
+    gate = guaranteed(200)
     failures = []
     over = threading.Event()
 
@@ -267,7 +303,7 @@ def test_threads_never_hold_more_than_there_is():
 
 def test_rejections_survive_pickling():
     with pytest.raises(Rejected) as caught:
-        Gate.from_blocks(10).admit(1000, 5)
+        guaranteed(10).admit(1000, 5)
     copy = pickle.loads(pickle.dumps(caught.value))
     assert type(copy) is Rejected
     assert (copy.reason, copy.short_by_tokens) == ("too_long", 845)
@@ -295,7 +331,7 @@ def test_one_lease_may_be_grown_and_released_by_many_threads():
         def __index__(self):
             return sum(1 for _ in range(50)) // 50
 
-    gate = Gate.from_blocks(100)
+    gate = guaranteed(100)
     lease = gate.admit(16, 200)
     problems = []
 

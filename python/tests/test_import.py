@@ -50,7 +50,7 @@ for library in ('libcuda', 'libcupti', 'libnvidia-ml', 'libtorch'):
 def test_a_gate_works_without_any_driver(child, tmp_path):
     code = """
 import memvelope
-gate = memvelope.Gate.from_blocks(10)
+gate = memvelope.Gate.from_blocks(10, policy="guaranteed", max_model_len=160)
 with gate.admit(100, 60) as lease:
     assert lease.claim_blocks == 10 and gate.try_admit(1, 1) is None
 print(gate.usage()['admitted'])

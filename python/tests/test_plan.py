@@ -482,9 +482,9 @@ def test_a_gate_hands_out_all_but_the_null_block():
         assert lease.claim_blocks == 128
     # The plan's longest length is the gate's.
     with pytest.raises(memvelope.Rejected) as caught:
-        gate.admit(2001)
+        gate.admit(2001, 48)
     assert caught.value.reason == "too_long"
-    longer = Gate.from_plan(planned, max_tokens=4096, pools={"chat": 1, "batch": 1})
+    longer = Gate.from_plan(planned, max_model_len=4096, pools={"chat": 1, "batch": 1})
     with longer.admit(2001, 48, pool="chat") as lease:
         assert lease.claim_blocks == 129
     with pytest.raises(TypeError, match=r"plan: expected a memvelope\.Plan, not dict"):
@@ -536,7 +536,7 @@ def test_the_command_says_the_same(arguments, options, tmp_path):
 
 
 def test_stubs_name_the_fields_of_every_dict():
-    stub = pathlib.Path(memvelope.__file__).parent / "_native.pyi"
+    stub = pathlib.Path(memvelope.__file__).parent / "_types.pyi"
     fields = {
         node.name: {item.target.id for item in node.body if isinstance(item, ast.AnnAssign)}
         for node in ast.parse(stub.read_text()).body

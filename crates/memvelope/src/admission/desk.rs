@@ -118,23 +118,25 @@ impl Books {
 
     /// What became of a ticket; else `waker` is woken when something does.
     pub(crate) fn poll(&self, number: u32, waker: &Waker) -> Option<(Ask, Settled)> {
+        let mut own = Some(waker.clone()); // Declared first, so dropped after the lock.
         let mut state = self.lock()?;
         let ask = state.queue.ask_of(number)?;
-        state.queue.take(number, Some(waker)).map(|settled| (ask, settled))
+        state.queue.take(number, &mut own).map(|settled| (ask, settled))
     }
 
-    /// A ticket is given back. If it has a lease already, that is returned to be released.
-    pub(crate) fn cancel(&self, number: u32) -> Option<(Ask, Settled)> {
+    /// A ticket is given back, for `reason`. If something became of it already, that is returned:
+    /// a lease is to be used or released.
+    pub(crate) fn cancel(&self, number: u32, reason: Reason) -> Option<(Ask, Settled)> {
         let mut state = self.lock()?;
         let ask = state.queue.ask_of(number)?;
-        if let Some(settled) = state.queue.take(number, None) {
+        if let Some(settled) = state.queue.take(number, &mut None) {
             return Some((ask, settled));
         }
         let pool = usize::from(ask.pool);
-        state.accounts[pool].count(Reason::Cancelled);
-        let gone = Settled::Rejected(Rejection::never(Reason::Cancelled, Tokens::ZERO));
+        state.accounts[pool].count(reason);
+        let gone = Settled::Rejected(Rejection::never(reason, Tokens::ZERO));
         let own = state.queue.settle(number, gone);
-        state.queue.take(number, None);
+        state.queue.take(number, &mut None);
         // The next may fit where this one did not.
         let wakers = state.dispatch_after(pool, &self.curve);
         drop(state);

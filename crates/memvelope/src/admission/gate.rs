@@ -202,10 +202,14 @@ impl Gate {
         all
     }
 
-    /// What is handed out in one pool; `None` if there is none of that name.
+    /// What is handed out in one pool; `None` if there is none of that name. In a forked child:
+    /// nothing.
     #[must_use]
     pub fn pool_usage(&self, name: &str) -> Option<Usage> {
         let pool = self.inner.pool(name)?;
+        if self.inner.is_forked() {
+            return Some(Usage::default());
+        }
         match &self.inner.keeper {
             Keeper::LockFree(gate) => Some(gate.usage(pool)),
             Keeper::Books(books) => books.lock().map(|state| state.usage(pool)),
@@ -338,17 +342,21 @@ impl Inner {
         }
     }
 
-    pub(super) fn cancel_ticket(&self, number: u32) -> Option<(Ask, Settled)> {
+    pub(super) fn cancel_ticket(&self, number: u32, reason: Reason) -> Option<(Ask, Settled)> {
         match &self.keeper {
             _ if self.is_forked() => None,
-            Keeper::LockFree(gate) => gate.cancel(number),
-            Keeper::Books(books) => books.cancel(number),
+            Keeper::LockFree(gate) => gate.cancel(number, reason),
+            Keeper::Books(books) => books.cancel(number, reason),
         }
     }
 
     /// Why a request would not be admitted to a gate that takes no lock; nothing is counted.
     pub(super) fn short_of(&self, gate: &LockFree, ask: &Ask) -> Option<Shortage> {
-        let reading = gate.pool(usize::from(ask.pool)).account.reading();
+        let pool = usize::from(ask.pool);
+        if gate.usage(pool).waiting > 0 {
+            return Some(Shortage::Queued);
+        }
+        let reading = gate.pool(pool).account.reading();
         let (capacity, claimed) = (reading.capacity, reading.claimed);
         let fits = capacity.checked_sub(claimed).is_some_and(|free| ask.claim <= free);
         (!fits).then_some(Shortage::Claims { capacity, claimed })

@@ -156,6 +156,11 @@ impl Guaranteed {
         })
     }
 
+    /// Whether this is a forked child of the process that opened it.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.aside.generation.load(Relaxed) != crate::fork::generation()
+    }
+
     /// Somebody more waits, or somebody less.
     pub(crate) fn set_waiting(&self, waiting: usize) {
         self.waiting.store(u32::try_from(waiting).unwrap_or(u32::MAX), SeqCst);
@@ -163,7 +168,7 @@ impl Guaranteed {
 
     #[cold]
     fn tell_owner(&self) {
-        if self.aside.generation.load(Relaxed) != crate::fork::generation() {
+        if self.is_forked() {
             return; // In a forked child the locks may be held by threads that are not there.
         }
         let owner = locked(&self.aside.owner).upgrade();

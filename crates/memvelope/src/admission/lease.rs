@@ -65,6 +65,11 @@ impl Lease {
     }
 
     fn draw(&mut self, grown: u64) -> Growth {
+        if let Home::Sums(account) = &self.home
+            && account.is_forked()
+        {
+            return Growth::Wait; // The blocks are the parent's.
+        }
         let (blocks, room_tokens) = match &self.home {
             Home::Sums(account) => account.blocks_of(grown),
             Home::Books(books, _) => {

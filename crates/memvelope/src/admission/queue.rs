@@ -125,20 +125,19 @@ impl Queue {
         waiting.waker.take()
     }
 
-    /// What became of a ticket, which then ceases to be; or who is to be woken when something does.
-    pub(crate) fn take(&mut self, number: u32, waker: Option<&Waker>) -> Option<Settled> {
+    /// What became of a ticket, which then ceases to be. `waker` is replaced by whoever was to be
+    /// woken before, or left as it is: dropping one runs foreign code, which is done when no lock
+    /// is held.
+    pub(crate) fn take(&mut self, number: u32, waker: &mut Option<Waker>) -> Option<Settled> {
         let place = self.tickets.get_mut(number as usize)?;
         let waiting = place.as_mut()?;
         if let Some(settled) = waiting.settled {
-            *place = None;
+            *place = None; // Who was to be woken left it when it was settled.
             self.spare.push(number);
             return Some(settled);
         }
-        if let Some(waker) = waker {
-            match &mut waiting.waker {
-                Some(known) => known.clone_from(waker),
-                none => *none = Some(waker.clone()),
-            }
+        if waker.is_some() {
+            std::mem::swap(&mut waiting.waker, waker);
         }
         None
     }
@@ -175,8 +174,22 @@ mod tests {
             order.push(number);
         }
         assert_eq!(order, [urgent, patient, late]);
-        assert_eq!(queue.take(late, None), Some(Settled::Admitted(late)));
-        assert_eq!(queue.take(late, None), None, "a ticket is taken once");
+        assert_eq!(queue.take(late, &mut None), Some(Settled::Admitted(late)));
+        assert_eq!(queue.take(late, &mut None), None, "a ticket is taken once");
+    }
+
+    #[test]
+    fn whoever_was_to_be_woken_comes_back_to_be_dropped_outside() {
+        let mut queue = Queue::new(1, 1);
+        let number = queue.push(ask(0), Nanos(0), 0, None).unwrap();
+        let mut waker = Some(Waker::noop().clone());
+        assert_eq!(queue.take(number, &mut waker), None);
+        assert!(waker.is_none(), "nobody was before");
+        waker = Some(Waker::noop().clone());
+        assert_eq!(queue.take(number, &mut waker), None);
+        assert!(waker.is_some(), "the one before");
+        assert_eq!(queue.take(number, &mut None), None);
+        assert!(queue.settle(number, Settled::Admitted(0)).is_some(), "a look removes nobody");
     }
 
     #[test]
@@ -190,7 +203,7 @@ mod tests {
         queue.settle(second, Settled::Admitted(0));
         assert_eq!(queue.expired(Nanos(49)), None);
         assert_eq!((queue.len_of(0), queue.len_of(1)), (1, 0));
-        queue.take(second, None).unwrap();
+        queue.take(second, &mut None).unwrap();
         assert_eq!(queue.push(ask(0), Nanos(9), 0, None), Some(second), "its number is free");
         assert_eq!(queue.head(0).map(|(number, _)| number), Some(first));
     }

@@ -1,13 +1,15 @@
 //! Tickets: a place in the queue of a gate, and a future of the lease that comes of it.
 
-use super::answer::Rejection;
+use super::answer::{Reason, Rejection};
 use super::books::Ask;
 use super::gate::Inner;
 use super::lease::Lease;
 use super::queue::Settled;
+use crate::units::Tokens;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+
 use std::task::{Context, Poll, Waker};
 
 /// A place in the queue. It is a future, for any executor, and can be polled by hand. Dropping it
@@ -33,6 +35,20 @@ impl Ticket {
         Some(self.outcome(&ask, settled))
     }
 
+    /// Its time is up on the caller's own clock, as if a deadline had passed: the place is given up.
+    ///
+    /// # Errors
+    /// [`Reason::Expired`], unless something became of it before: then that is the answer, and a
+    /// lease is still good.
+    pub fn expire(mut self) -> Result<Lease, Rejection> {
+        let settled =
+            self.number.take().and_then(|number| self.inner.cancel_ticket(number, Reason::Expired));
+        match settled {
+            Some((ask, settled)) => self.outcome(&ask, settled),
+            None => Err(Rejection::never(Reason::Expired, Tokens::ZERO)),
+        }
+    }
+
     fn outcome(&self, ask: &Ask, settled: Settled) -> Result<Lease, Rejection> {
         match settled {
             Settled::Admitted(slot) => Ok(self.inner.lease(ask, slot)),
@@ -52,7 +68,7 @@ impl Future for Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let Some(number) = self.number.take() else { return };
-        if let Some((ask, settled)) = self.inner.cancel_ticket(number) {
+        if let Some((ask, settled)) = self.inner.cancel_ticket(number, Reason::Cancelled) {
             // It was let in, and nobody will use it.
             drop(self.outcome(&ask, settled));
         }
