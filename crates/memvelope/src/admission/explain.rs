@@ -263,6 +263,7 @@ impl Lease {
         }
         let grown = self.tokens + tokens.0;
         match &self.home {
+            Home::Sums(account) if account.is_forked() => {}
             Home::Sums(account) => {
                 let blocks = account.blocks_of(grown).0.saturating_sub(self.held.into());
                 let reading = account.reading();

@@ -202,11 +202,12 @@ impl Gate {
         all
     }
 
-    /// What is handed out in one pool; `None` if there is none of that name.
+    /// What is handed out in one pool; `None` if there is none of that name, and in a forked child.
     #[must_use]
     pub fn pool_usage(&self, name: &str) -> Option<Usage> {
         let pool = self.inner.pool(name)?;
         match &self.inner.keeper {
+            _ if self.inner.is_forked() => None,
             Keeper::LockFree(gate) => Some(gate.usage(pool)),
             Keeper::Books(books) => books.lock().map(|state| state.usage(pool)),
         }

@@ -100,6 +100,8 @@ impl Guaranteed {
     pub(crate) fn open(capacity: Blocks, curve: CostCurve) -> &'static Self {
         // Never wait: a fork may have left the lock taken, and a fresh account is as good.
         let spare = SPARE.try_lock().ok().and_then(|mut spare| spare.pop());
+        // Nor one of the parent's, whose own locks may have been left taken.
+        let spare = spare.filter(|account| !account.is_forked());
         let account = spare.unwrap_or_else(|| Box::leak(Box::default()));
         for counter in [
             &account.book,
@@ -130,6 +132,9 @@ impl Guaranteed {
 
     #[cold]
     fn retire(&'static self) {
+        if self.is_forked() {
+            return; // A lock of it may be held by a thread that is not there.
+        }
         if let Ok(mut spare) = SPARE.try_lock() {
             spare.push(self);
         }
@@ -144,6 +149,13 @@ impl Guaranteed {
     /// Names who is told when blocks come back and somebody waits.
     pub(crate) fn set_owner(&self, owner: Weak<LockFree>) {
         *locked(&self.aside.owner) = owner;
+    }
+
+    /// Whether this process was forked off the one that opened it: the blocks are the parent's, and
+    /// locks may be held by threads that are not there.
+    #[inline]
+    pub(crate) fn is_forked(&self) -> bool {
+        self.aside.generation.load(Relaxed) != crate::fork::generation()
     }
 
     /// Blocks of a sequence, as its gate counts.
@@ -163,8 +175,8 @@ impl Guaranteed {
 
     #[cold]
     fn tell_owner(&self) {
-        if self.aside.generation.load(Relaxed) != crate::fork::generation() {
-            return; // In a forked child the locks may be held by threads that are not there.
+        if self.is_forked() {
+            return;
         }
         let owner = locked(&self.aside.owner).upgrade();
         if let Some(owner) = owner {

@@ -66,6 +66,7 @@ impl Lease {
 
     fn draw(&mut self, grown: u64) -> Growth {
         let (blocks, room_tokens) = match &self.home {
+            Home::Sums(account) if account.is_forked() => return Growth::Wait,
             Home::Sums(account) => account.blocks_of(grown),
             Home::Books(books, _) => {
                 let blocks = books.curve.blocks(Tokens(grown));
