@@ -118,23 +118,25 @@ impl Books {
 
     /// What became of a ticket; else `waker` is woken when something does.
     pub(crate) fn poll(&self, number: u32, waker: &Waker) -> Option<(Ask, Settled)> {
+        // Foreign code runs when a waker is cloned or dropped: before and after the lock.
+        let mut waker = Some(waker.clone());
         let mut state = self.lock()?;
         let ask = state.queue.ask_of(number)?;
-        state.queue.take(number, Some(waker)).map(|settled| (ask, settled))
+        state.queue.take(number, &mut waker).map(|settled| (ask, settled))
     }
 
     /// A ticket is given back. If it has a lease already, that is returned to be released.
     pub(crate) fn cancel(&self, number: u32) -> Option<(Ask, Settled)> {
         let mut state = self.lock()?;
         let ask = state.queue.ask_of(number)?;
-        if let Some(settled) = state.queue.take(number, None) {
+        if let Some(settled) = state.queue.take(number, &mut None) {
             return Some((ask, settled));
         }
         let pool = usize::from(ask.pool);
         state.accounts[pool].count(Reason::Cancelled);
         let gone = Settled::Rejected(Rejection::never(Reason::Cancelled, Tokens::ZERO));
         let own = state.queue.settle(number, gone);
-        state.queue.take(number, None);
+        state.queue.take(number, &mut None);
         // The next may fit where this one did not.
         let wakers = state.dispatch_after(pool, &self.curve);
         drop(state);

@@ -236,23 +236,25 @@ impl LockFree {
     }
 
     pub(crate) fn poll(&self, number: u32, waker: &Waker) -> Option<(Ask, Settled)> {
+        // Foreign code runs when a waker is cloned or dropped: before and after the lock.
+        let mut waker = Some(waker.clone());
         let mut line = self.line();
         let ask = line.queue.ask_of(number)?;
-        line.queue.take(number, Some(waker)).map(|settled| (ask, settled))
+        line.queue.take(number, &mut waker).map(|settled| (ask, settled))
     }
 
     /// A ticket is given back. If it has blocks already, they are returned to be released.
     pub(crate) fn cancel(&self, number: u32) -> Option<(Ask, Settled)> {
         let mut line = self.line();
         let ask = line.queue.ask_of(number)?;
-        if let Some(settled) = line.queue.take(number, None) {
+        if let Some(settled) = line.queue.take(number, &mut None) {
             return Some((ask, settled));
         }
         let pool = usize::from(ask.pool);
         self.pool(pool).count(Reason::Cancelled);
         let gone = Settled::Rejected(Rejection::never(Reason::Cancelled, Tokens::ZERO));
         let own = line.queue.settle(number, gone);
-        line.queue.take(number, None);
+        line.queue.take(number, &mut None);
         self.pool(pool).account.set_waiting(line.queue.len_of(pool));
         drop(line);
         drop(own);

@@ -125,8 +125,10 @@ impl Queue {
         waiting.waker.take()
     }
 
-    /// What became of a ticket, which then ceases to be; or who is to be woken when something does.
-    pub(crate) fn take(&mut self, number: u32, waker: Option<&Waker>) -> Option<Settled> {
+    /// What became of a ticket, which then ceases to be. Else `waker` is woken when something does;
+    /// in its place the caller gets whoever was to be woken before, and drops it when no lock is
+    /// held: it may own a task, and the task leases and tickets of this gate.
+    pub(crate) fn take(&mut self, number: u32, waker: &mut Option<Waker>) -> Option<Settled> {
         let place = self.tickets.get_mut(number as usize)?;
         let waiting = place.as_mut()?;
         if let Some(settled) = waiting.settled {
@@ -134,11 +136,8 @@ impl Queue {
             self.spare.push(number);
             return Some(settled);
         }
-        if let Some(waker) = waker {
-            match &mut waiting.waker {
-                Some(known) => known.clone_from(waker),
-                none => *none = Some(waker.clone()),
-            }
+        if waker.is_some() {
+            std::mem::swap(&mut waiting.waker, waker);
         }
         None
     }
@@ -175,8 +174,8 @@ mod tests {
             order.push(number);
         }
         assert_eq!(order, [urgent, patient, late]);
-        assert_eq!(queue.take(late, None), Some(Settled::Admitted(late)));
-        assert_eq!(queue.take(late, None), None, "a ticket is taken once");
+        assert_eq!(queue.take(late, &mut None), Some(Settled::Admitted(late)));
+        assert_eq!(queue.take(late, &mut None), None, "a ticket is taken once");
     }
 
     #[test]
@@ -190,7 +189,7 @@ mod tests {
         queue.settle(second, Settled::Admitted(0));
         assert_eq!(queue.expired(Nanos(49)), None);
         assert_eq!((queue.len_of(0), queue.len_of(1)), (1, 0));
-        queue.take(second, None).unwrap();
+        queue.take(second, &mut None).unwrap();
         assert_eq!(queue.push(ask(0), Nanos(9), 0, None), Some(second), "its number is free");
         assert_eq!(queue.head(0).map(|(number, _)| number), Some(first));
     }
