@@ -148,6 +148,12 @@ impl State {
         self.block_tokens
     }
 
+    /// Whether there are, or before the last release were, as many leases as there may be: what ends
+    /// in one pool then lets somebody into another.
+    pub(crate) const fn is_crowded(&self) -> bool {
+        self.roster.len() + 1 >= self.leases_max
+    }
+
     /// Whether the budget of a pool is below what its promises need.
     #[inline]
     pub(crate) fn is_overcommitted(&self, pool: usize) -> bool {

@@ -199,12 +199,24 @@ impl State {
         if self.queue.is_empty() {
             return Wakers::new();
         }
-        if self.is_lending() {
+        // What is lent, and the number of leases, is common to all pools.
+        if self.is_lending() || self.is_crowded() {
             return self.dispatch_all(curve);
         }
         let mut wakers = Wakers::new();
+        self.expire(&mut wakers);
         self.dispatch(pool, curve, &mut wakers);
         wakers
+    }
+
+    /// Rejects those whose deadline is past.
+    fn expire(&mut self, wakers: &mut Wakers) {
+        while let Some(number) = self.queue.expired(self.now) {
+            let pool = usize::from(self.queue.pool_of(number).unwrap_or(0));
+            self.accounts[pool].count(Reason::Expired);
+            let late = Rejection::never(Reason::Expired, Tokens::ZERO);
+            wakers.extend(self.queue.settle(number, Settled::Rejected(late)));
+        }
     }
 
     fn dispatch_all(&mut self, curve: &CostCurve) -> Wakers {
@@ -212,12 +224,7 @@ impl State {
         if self.queue.is_empty() {
             return wakers;
         }
-        while let Some(number) = self.queue.expired(self.now) {
-            let pool = usize::from(self.queue.pool_of(number).unwrap_or(0));
-            self.accounts[pool].count(Reason::Expired);
-            let late = Rejection::never(Reason::Expired, Tokens::ZERO);
-            wakers.extend(self.queue.settle(number, Settled::Rejected(late)));
-        }
+        self.expire(&mut wakers);
         for pool in 0..self.accounts.len() {
             self.dispatch(pool, curve, &mut wakers);
         }
