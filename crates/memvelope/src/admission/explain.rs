@@ -3,6 +3,7 @@
 use super::answer::{Reason, Rejection};
 use super::books::{Ask, Refusal, State};
 use super::gate::{Fault, Gate, Keeper};
+use super::guaranteed::Shortage;
 use super::lease::{Home, Lease};
 use super::request::Request;
 use crate::units::{Blocks, CostCurve, Nanos, Tokens};
@@ -112,9 +113,13 @@ impl Gate {
                     let total = Tokens(ask.max_tokens);
                     let rejection = gate.rejection(usize::from(ask.pool), total, short);
                     explanation.refuse(&rejection);
-                    let free = usage.capacity_blocks.saturating_sub(usage.claimed_blocks);
-                    explanation.short_blocks = Blocks(ask.claim).saturating_sub(free);
-                    explanation.change_linear(&ask, &gate.curve, free);
+                    if short == Shortage::Queued {
+                        explanation.admitted_if.push(Change::QueueAhead(usage.waiting));
+                    } else {
+                        let free = usage.capacity_blocks.saturating_sub(usage.claimed_blocks);
+                        explanation.short_blocks = Blocks(ask.claim).saturating_sub(free);
+                        explanation.change_linear(&ask, &gate.curve, free);
+                    }
                 }
                 explanation
             }

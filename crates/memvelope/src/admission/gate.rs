@@ -349,7 +349,11 @@ impl Inner {
 
     /// Why a request would not be admitted to a gate that takes no lock; nothing is counted.
     pub(super) fn short_of(&self, gate: &LockFree, ask: &Ask) -> Option<Shortage> {
-        let reading = gate.pool(usize::from(ask.pool)).account.reading();
+        let account = gate.pool(usize::from(ask.pool)).account;
+        if account.has_waiting() {
+            return Some(Shortage::Queued);
+        }
+        let reading = account.reading();
         let (capacity, claimed) = (reading.capacity, reading.claimed);
         let fits = capacity.checked_sub(claimed).is_some_and(|free| ask.claim <= free);
         (!fits).then_some(Shortage::Claims { capacity, claimed })

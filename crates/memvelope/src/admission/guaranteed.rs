@@ -173,6 +173,12 @@ impl Guaranteed {
         self.waiting.store(u32::try_from(waiting).unwrap_or(u32::MAX), SeqCst);
     }
 
+    /// Whether somebody waits, and comes first.
+    #[inline]
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+
     #[cold]
     fn tell_owner(&self) {
         if self.is_forked() {
@@ -228,7 +234,7 @@ impl Guaranteed {
     /// comes first.
     #[inline]
     pub(crate) fn admit(&self, first: Blocks, claim: Blocks) -> Result<(), Shortage> {
-        if self.waiting.load(Relaxed) > 0 {
+        if self.has_waiting() {
             return Err(Shortage::Queued);
         }
         self.admit_next(first, claim)

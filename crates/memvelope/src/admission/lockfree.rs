@@ -278,12 +278,11 @@ impl LockFree {
                 let settled =
                     match pool.account.admit_next(Blocks(ask.held.into()), Blocks(ask.claim)) {
                         Ok(()) => Settled::Admitted(0),
-                        Err(Shortage::Claims { capacity, .. })
+                        Err(short @ Shortage::Claims { capacity, .. })
                             if ask.claim > pool.capacity_best.load(Relaxed).max(capacity) =>
                         {
-                            pool.count(Reason::TooLong);
-                            let short_by = Tokens(ask.max_tokens);
-                            Settled::Rejected(Rejection::never(Reason::TooLong, short_by))
+                            let total = Tokens(ask.max_tokens);
+                            Settled::Rejected(self.refuse_short(number, total, short))
                         }
                         Err(_) => break,
                     };
