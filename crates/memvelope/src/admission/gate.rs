@@ -232,7 +232,7 @@ impl Gate {
 
 impl Inner {
     #[inline]
-    fn is_forked(&self) -> bool {
+    pub(super) fn is_forked(&self) -> bool {
         self.generation != crate::fork::generation()
     }
 
@@ -333,7 +333,6 @@ impl Inner {
 
     pub(super) fn poll_ticket(&self, number: u32, waker: &Waker) -> Option<(Ask, Settled)> {
         match &self.keeper {
-            _ if self.is_forked() => None,
             Keeper::LockFree(gate) => gate.poll(number, waker),
             Keeper::Books(books) => books.poll(number, waker),
         }
