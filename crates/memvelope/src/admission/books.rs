@@ -164,7 +164,7 @@ impl State {
     /// Takes a lease in, or says why not. Its slot.
     pub(crate) fn admit(&mut self, ask: &Ask) -> Result<u32, Refusal> {
         let shared = self.share_prefix(ask);
-        let outcome = self.check(ask, shared, true);
+        let outcome = self.check(ask, shared);
         if outcome.is_err() {
             self.unshare_prefix(ask, shared);
             if shared > 0 {
@@ -176,13 +176,8 @@ impl State {
         Ok(self.enter(ask, shared))
     }
 
-    /// Whether a lease may come in now. With `is_binding`, what lacks is borrowed if it can be.
-    pub(crate) fn check(
-        &mut self,
-        ask: &Ask,
-        shared: u32,
-        is_binding: bool,
-    ) -> Result<(), Refusal> {
+    /// Whether a lease may come in now. What lacks is borrowed if it can be.
+    pub(crate) fn check(&mut self, ask: &Ask, shared: u32) -> Result<(), Refusal> {
         let refuse = |reason, short| Err(Refusal { reason, short });
         if self.roster.len() >= self.leases_max {
             return refuse(Reason::TooManyLeases, 0);
@@ -195,7 +190,7 @@ impl State {
         }
         let (held, claim) = (ask.held - shared, ask.claim.min(CAPACITY_BLOCKS_MAX) as u32 - shared);
         let lacking = self.rule.required(account).saturating_sub(account.capacity);
-        if lacking > 0 && !(is_binding && self.borrow(pool, lacking)) {
+        if lacking > 0 && !self.borrow(pool, lacking) {
             let own = self.rule.short_to_admit(&self.accounts[pool], held, claim);
             return refuse(Reason::Overcommitted, lacking.max(own));
         }
@@ -212,7 +207,7 @@ impl State {
         if !self.is_expected_to_fit(ask, held, claim, short) {
             return refuse(Reason::Predicted, 0);
         }
-        if short > 0 && is_binding {
+        if short > 0 {
             self.borrow(pool, short);
         }
         Ok(())
@@ -291,7 +286,7 @@ impl State {
     }
 
     /// Whether a lease with `need` may draw `blocks` now; borrows what lacks if it can be.
-    fn may_draw(&mut self, pool: usize, need: u32, blocks: u32) -> bool {
+    pub(crate) fn may_draw(&mut self, pool: usize, need: u32, blocks: u32) -> bool {
         let account = &self.accounts[pool];
         let lacking = self.rule.required(account).saturating_sub(account.capacity);
         if lacking > 0 && !self.borrow(pool, lacking) {
@@ -369,6 +364,16 @@ impl State {
         }
         debug_assert_eq!(left, 0, "it was lendable");
         left == 0
+    }
+
+    /// Tries something out: what it borrowed goes back.
+    pub(crate) fn try_out<T>(&mut self, attempt: impl FnOnce(&mut Self) -> T) -> T {
+        let before: Vec<u64> = self.accounts.iter().map(|account| account.capacity).collect();
+        let outcome = attempt(self);
+        for (account, capacity) in self.accounts.iter_mut().zip(before) {
+            account.capacity = capacity;
+        }
+        outcome
     }
 
     /// Sets the capacity of the whole gate; a stale epoch changes nothing.

@@ -167,13 +167,15 @@ impl State {
         if self.queue.len_of(usize::from(ask.pool)) > 0 {
             return Err(Refusal { reason: Reason::Queued, short: 0 });
         }
-        let shared = self.share_prefix(ask);
-        let outcome = self.check(ask, shared, false);
-        self.unshare_prefix(ask, shared);
-        match outcome {
-            Err(_) if shared > 0 => self.check(&Ask { prefix: None, ..*ask }, 0, false),
-            outcome => outcome,
-        }
+        self.try_out(|state| {
+            let shared = state.share_prefix(ask);
+            let outcome = state.check(ask, shared);
+            state.unshare_prefix(ask, shared);
+            match outcome {
+                Err(_) if shared > 0 => state.check(&Ask { prefix: None, ..*ask }, 0),
+                outcome => outcome,
+            }
+        })
     }
 
     fn explain(&mut self, ask: &Ask, curve: &CostCurve) -> Explanation {
@@ -285,7 +287,7 @@ impl Lease {
                 let held = books.curve.blocks(Tokens(grown)).0;
                 let blocks = held.saturating_sub(self.held.into());
                 explanation.blocks = Blocks(blocks);
-                if let Some(state) = books.lock() {
+                if let Some(mut state) = books.lock() {
                     state.explain_growth(*slot, blocks as u32, &mut explanation);
                 }
             }
@@ -295,7 +297,7 @@ impl Lease {
 }
 
 impl State {
-    fn explain_growth(&self, slot: u32, blocks: u32, explanation: &mut GrowthExplanation) {
+    fn explain_growth(&mut self, slot: u32, blocks: u32, explanation: &mut GrowthExplanation) {
         let entry = self.roster[slot];
         let pool = usize::from(entry.pool);
         let account = &self.accounts[pool];
@@ -312,7 +314,8 @@ impl State {
             self.rule.short_to_grow(account, entry.need(), blocks)
         };
         explanation.short_blocks = Blocks(short);
-        explanation.is_granted = blocks == 0 || short <= self.lendable(pool);
+        explanation.is_granted =
+            blocks == 0 || self.try_out(|state| state.may_draw(pool, entry.need(), blocks));
     }
 }
 
