@@ -184,7 +184,9 @@ impl State {
         }
         let pool = usize::from(ask.pool);
         let account = &self.accounts[pool];
-        let bound = if self.rule.bounds_claims() { ask.claim } else { u64::from(ask.held) };
+        // A prompt of 2^32 blocks and more was cut; its claim was not.
+        let is_bounded = self.rule.bounds_claims() || ask.held == u32::MAX;
+        let bound = if is_bounded { ask.claim } else { u64::from(ask.held) };
         if bound > account.capacity_best {
             return refuse(Reason::TooLong, bound - account.capacity_best);
         }

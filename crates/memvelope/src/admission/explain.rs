@@ -281,7 +281,7 @@ impl Lease {
                 explanation.smallest_need_blocks = self.need();
                 let short = u64::try_from(blocks as i64 - free).unwrap_or(0);
                 explanation.short_blocks = Blocks(short);
-                explanation.is_granted = !explanation.is_overcommitted || short == 0;
+                explanation.is_granted = blocks == 0 || !explanation.is_overcommitted || short == 0;
             }
             Home::Books(books, slot) => {
                 let held = books.curve.blocks(Tokens(grown)).0;
