@@ -191,6 +191,13 @@ impl Guaranteed {
     }
 
     #[cfg(test)]
+    pub(crate) fn set_counters(&self, value: u64) {
+        for counter in [&self.admitted, &self.released, &self.aside.waits] {
+            counter.store(value, Relaxed);
+        }
+    }
+
+    #[cfg(test)]
     fn is_spare(&'static self) -> bool {
         SPARE.lock().unwrap().iter().any(|spare| std::ptr::eq(*spare, self))
     }

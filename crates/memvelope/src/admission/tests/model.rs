@@ -25,11 +25,12 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let lease = 0usize..1000;
     let prefix = prop_oneof![2 => Just(None), 1 => (0u64..3, 1u64..200).prop_map(Some)];
-    let admit = (0u64..200, 0u64..320, 0usize..30, prefix).prop_map(|(prompt, new, pool, prefix)| {
-        // One in thirty asks for a pool that does not exist.
-        let pool = if pool == 29 { 3 } else { pool % 3 };
-        Step::Admit { prompt, new, pool, prefix }
-    });
+    let admit =
+        (0u64..200, 0u64..320, 0usize..30, prefix).prop_map(|(prompt, new, pool, prefix)| {
+            // One in thirty asks for a pool that does not exist.
+            let pool = if pool == 29 { 3 } else { pool % 3 };
+            Step::Admit { prompt, new, pool, prefix }
+        });
     let step = prop_oneof![
         8 => admit,
         10 => (lease.clone(), 0u64..60).prop_map(|(lease, tokens)| Step::Grow { lease, tokens }),
