@@ -7,11 +7,12 @@ use super::pool::split;
 use super::queue::{Queue, Settled};
 use super::rate::{RETRY_MAX, ReleaseRate};
 use super::settings::{CAPACITY_BLOCKS_MAX, GateConfig};
+use super::sync::{Mutex, MutexGuard};
 use crate::units::{Blocks, CostCurve, Nanos, Tokens};
 use std::cmp::Reverse;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 
 /// One pool.

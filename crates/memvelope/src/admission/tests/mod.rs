@@ -1,12 +1,26 @@
 //! The gate as a whole: tables, a naive double, threads, and a model checker for the part without
 //! a lock.
 
+#![cfg_attr(
+    loom,
+    allow(dead_code, reason = "the model checker's build has none of the other tests")
+)]
+
+#[cfg(not(loom))]
 mod budget;
+#[cfg(not(loom))]
 mod life;
+#[cfg(loom)]
+mod loom;
+#[cfg(not(loom))]
 mod model;
+#[cfg(not(loom))]
 mod naive;
+#[cfg(not(loom))]
 mod queue;
+#[cfg(not(loom))]
 mod refusals;
+#[cfg(not(loom))]
 mod stress;
 
 use super::*;
