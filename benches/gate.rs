@@ -1,4 +1,9 @@
-//! Claim: admit + release costs at most four uncontended atomic pairs, a rejection less.
+//! Claims, each with its floor or peer in the same run:
+//!
+//! * `Guaranteed`: admit + release costs at most four uncontended atomic pairs;
+//! * `Banker`: admit + release below 300 ns at 1,000 and at 10,000 live leases, and hardly more at
+//!   the latter; growth into a new block below 200 ns;
+//! * a lock around a sorted map that looks for an order of completion costs a thousand times that.
 //!
 //! `cargo bench -p memvelope --bench gate` prints rows for the table in `benches/README.md`.
 
@@ -6,23 +11,184 @@
 #[allow(unreachable_pub, reason = "benches share the file by path")]
 mod pair;
 
-use memvelope::admission::{Gate, GateConfig, Lease, PoolConfig};
+use memvelope::admission::{Estimate, Gate, GateConfig, Lease, Policy, Request};
 use memvelope::units::{Blocks, CostCurve, Tokens};
+use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::AcqRel};
+use std::time::Instant;
 
-const OPERATIONS: u64 = 200_000;
+const OPERATIONS: u64 = 100_000;
+/// For what takes microseconds.
+const OPERATIONS_FEW: u64 = 200;
+/// Prompts and new tokens of the sequences that run: up to this, seeded and all different.
+const PROMPT_MAX: u64 = 2000;
+const NEW_MAX: u64 = 8000;
+/// Blocks of capacity for each lease: more than it holds on average, less than it claims.
+const BLOCKS_EACH: u64 = 200;
+const THREADS: usize = 8;
+
+/// splitmix64, seeded.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (x ^ (x >> 31)) % end
+    }
+
+    fn request(&mut self) -> Request<'static> {
+        let (prompt, new) = (1 + self.below(PROMPT_MAX), 1 + self.below(NEW_MAX));
+        Request::new(Tokens(prompt), Some(Tokens(new)))
+    }
+}
+
+/// A gate with live leases of many needs, grown to many lengths, that remembers short outputs.
+struct Busy {
+    gate: Gate,
+    leases: Vec<Lease>,
+    requests: Vec<Request<'static>>,
+}
+
+impl Busy {
+    fn new(policy: Policy, estimate: Option<Estimate>, count: usize) -> Self {
+        let curve = CostCurve::new(16, 0).expect("16 tokens a block");
+        let capacity = Blocks(BLOCKS_EACH * count as u64 + 100_000 * u64::from(count == 0));
+        let config = GateConfig::new(capacity, curve, Tokens(1_000_000));
+        let gate = Gate::new(GateConfig { policy, estimate, ..config }).expect("a plain gate");
+        let mut random = Random(count as u64);
+        for _ in 0..2000 {
+            let request = random.request();
+            if let Ok(mut lease) = gate.try_admit(&request) {
+                let _ = lease.grow(Tokens(random.below(200)));
+            }
+            gate.step();
+        }
+        let mut leases = Vec::with_capacity(count);
+        for _ in 0..100 * count {
+            if leases.len() == count {
+                break;
+            }
+            if leases.len() % 64 == 0 {
+                gate.step();
+            }
+            leases.extend(gate.try_admit(&random.request()).map(|mut lease| {
+                let _ = lease.grow(Tokens(random.below(200)));
+                lease
+            }));
+        }
+        assert_eq!(leases.len(), count, "{:?}", gate.usage());
+        let requests = (0..1024).map(|_| random.request()).collect();
+        Self { gate, leases, requests }
+    }
+
+    fn admit_release(&self, operations: u64) {
+        for operation in 0..operations {
+            let request = black_box(&self.requests[operation as usize % 1024]);
+            // The lease stays where `try_admit` put it.
+            let lease = self.gate.try_admit(request);
+            black_box(&lease);
+            assert!(lease.is_ok(), "there is room");
+        }
+    }
+
+    /// One lease grows by a block at a time.
+    fn grow(&self, operations: u64) {
+        const NEW: u64 = 16 * 512;
+        let mut lease = None::<Lease>;
+        for step in 0..operations {
+            if step % 512 == 0 {
+                lease.take();
+                let request = Request::new(Tokens(16), Some(Tokens(NEW)));
+                lease = self.gate.try_admit(&request).ok();
+            }
+            let grown = lease.as_mut().map(|lease| lease.grow(black_box(Tokens(16))));
+            let grown = black_box(grown).expect("there is room").expect("below its maximum");
+            assert!(grown.is_granted(), "there is room");
+        }
+    }
+
+    /// A step of the engine, and the first admission of it, which brings the estimate up to date.
+    fn refresh(&self, operations: u64) {
+        for operation in 0..operations {
+            self.gate.step();
+            let lease = self.gate.try_admit(&self.requests[operation as usize % 1024]);
+            black_box(&lease);
+        }
+    }
+}
+
+/// What the same promise costs without the tree: needs in order, gone through for each admission.
+struct Sorted {
+    leases: Mutex<BTreeMap<(u64, u64), u64>>,
+    capacity: u64,
+}
+
+impl Sorted {
+    fn like(busy: &Busy) -> Self {
+        let leases = busy.leases.iter().zip(0..);
+        let leases = leases.map(|(lease, number)| ((lease.need().0, number), lease.held().0));
+        let capacity = busy.gate.usage().capacity_blocks.0;
+        Self { leases: Mutex::new(leases.collect()), capacity }
+    }
+
+    fn admit_release(&self, busy: &Busy, operations: u64) {
+        for operation in 0..operations {
+            let request = black_box(&busy.requests[operation as usize % 1024]);
+            let (prompt, new) =
+                (request.prompt_tokens.0, request.max_new_tokens.map_or(0, |n| n.0));
+            let (held, claim) = (prompt.div_ceil(16), (prompt + new).div_ceil(16));
+            let key = (claim - held, u64::MAX);
+            let is_safe = {
+                let mut leases = self.leases.lock().expect("nobody panics");
+                leases.insert(key, held);
+                let all: u64 = leases.values().sum();
+                let mut free = self.capacity.saturating_sub(all);
+                leases.iter().all(|((need, _), held)| {
+                    let fits = *need <= free;
+                    free += held;
+                    fits
+                })
+            };
+            assert!(black_box(is_safe), "there is room");
+            self.leases.lock().expect("nobody panics").remove(&key);
+        }
+    }
+}
+
+/// Latencies of admit + release while eight threads do nothing else.
+fn contended(name: &str, operate: &(dyn Fn(u64) + Sync)) {
+    let count = if pair::is_quick() { 100 } else { 50_000 };
+    let mut times: Vec<u64> = std::thread::scope(|scope| {
+        let time = move || {
+            let times = (0..count).map(|_| {
+                let begin = Instant::now();
+                operate(1);
+                begin.elapsed().as_nanos() as u64
+            });
+            times.collect::<Vec<_>>()
+        };
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(time)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("it ended")).collect()
+    });
+    times.sort_unstable();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    println!("| {name} | {} | {} | {} |", at(0.5), at(0.99), at(0.999));
+}
+
+fn row(
+    subject: (&'static str, &mut dyn FnMut(u64)),
+    peer: (&'static str, &mut dyn FnMut(u64)),
+    operations: u64,
+) {
+    pair::measure(subject, peer, operations).print();
+}
 
 fn main() {
-    let curve = CostCurve::new(16, 0).expect("16 tokens a block");
-    let config = GateConfig::new(Blocks(100_000), curve);
-    let pools = ["short", "long"].map(|name| PoolConfig { name: name.into(), share: 1 }).into();
-    let gate = Gate::new(config.clone()).expect("a plain gate");
-    let pooled = Gate::new(GateConfig { pools, ..config.clone() }).expect("a gate with two pools");
-    let full = Gate::new(config).expect("a plain gate");
-    let all = full.try_admit(Tokens(1), Some(Tokens(16 * 100_000 - 1)), None).expect("it is empty");
-    let empty = gate.try_admit(Tokens(1), Some(Tokens(1_000_000)), None).expect("it is empty");
-
     let floor = AtomicU64::new(0);
     let mut atomic_pair = |operations| {
         for _ in 0..operations {
@@ -30,47 +196,104 @@ fn main() {
             black_box(&floor).fetch_sub(1, AcqRel);
         }
     };
-    // The lease stays where `try_admit` put it. What a caller pays who moves it away at once (the
-    // copy waits for stores that are not through yet) is a row of its own.
-    let admit_release = |gate: &Gate, pool: Option<&str>, operations| {
-        for _ in 0..operations {
-            let lease = gate.try_admit(black_box(Tokens(700)), black_box(Some(Tokens(300))), pool);
-            black_box(&lease);
-            assert!(lease.is_ok(), "there is room");
+    let lock = Mutex::new(0u64);
+    let mut two_locks = |operations| {
+        for _ in 0..2 * operations {
+            *black_box(&lock).lock().expect("nobody panics") += 1;
         }
     };
-    let grow = |operations| {
-        let mut lease = None::<Lease>;
-        for step in 0..operations {
-            // A fresh sequence now and then, so that this never reaches a maximum.
-            if step % 4096 == 0 {
-                lease.take();
-                lease = gate.try_admit(Tokens(1), Some(Tokens(4096)), None).ok();
-            }
-            let grown = lease.as_mut().map(|lease| lease.grow(black_box(Tokens(1))));
-            black_box(grown).expect("there is room").expect("below its maximum");
-        }
-    };
+    let estimate = Some(Estimate::default());
+    let busy = |policy, estimate, count| Busy::new(policy, estimate, count);
+    let guaranteed = busy(Policy::Guaranteed, None, 0);
+    let (small, large) = (busy(Policy::Banker, None, 1000), busy(Policy::Banker, None, 10_000));
+    let (small_estimate, large_estimate) =
+        (busy(Policy::Banker, estimate, 1000), busy(Policy::Banker, estimate, 10_000));
 
     println!("| subject | ns | peer | ns | ratio |\n|---|---|---|---|---|");
-    let mut row = |subject: &'static str, run: &mut dyn FnMut(u64)| {
-        pair::measure((subject, run), ("atomic pair", &mut atomic_pair), OPERATIONS).print();
+    let pair = "atomic pair";
+    let n = OPERATIONS;
+    row(
+        ("Guaranteed: admit + release", &mut |n| guaranteed.admit_release(n)),
+        (pair, &mut atomic_pair),
+        n,
+    );
+    row(
+        ("Guaranteed: grow into a block", &mut |n| guaranteed.grow(n)),
+        (pair, &mut atomic_pair),
+        n,
+    );
+    refused(Policy::Guaranteed, (pair, &mut atomic_pair));
+    let two = "two uncontended locks";
+    for (name, busy) in [
+        ("Banker: admit + release, 1,000 live", &small),
+        ("Banker: admit + release, 10,000 live", &large),
+        ("Banker with estimate: admit + release, 1,000 live", &small_estimate),
+        ("Banker with estimate: admit + release, 10,000 live", &large_estimate),
+    ] {
+        row((name, &mut |n| busy.admit_release(n)), (two, &mut two_locks), n);
+    }
+    for (name, few, many) in [
+        ("Banker: admit + release, 10,000 live", &small, &large),
+        ("Banker with estimate: admit + release, 10,000 live", &small_estimate, &large_estimate),
+    ] {
+        let mut peer = |n| few.admit_release(n);
+        row((name, &mut |n| many.admit_release(n)), ("the same, 1,000 live", &mut peer), n);
+    }
+    row(
+        ("Banker: grow into a block, 1,000 live", &mut |n| small.grow(n)),
+        (two, &mut two_locks),
+        n,
+    );
+    row(
+        ("Banker: grow into a block, 10,000 live", &mut |n| large.grow(n)),
+        (two, &mut two_locks),
+        n,
+    );
+    refused(Policy::Banker, (two, &mut two_locks));
+    for (name, busy) in [
+        ("sorted map under a lock: admit + release, 1,000 live", &small),
+        ("sorted map under a lock: admit + release, 10,000 live", &large),
+    ] {
+        let sorted = Sorted::like(busy);
+        let mut peer = |n| busy.admit_release(n);
+        let mut subject = |n| sorted.admit_release(busy, n);
+        row((name, &mut subject), ("Banker", &mut peer), OPERATIONS_FEW);
+    }
+    for (name, busy) in [
+        ("estimate: a step and its first admission, 1,000 live", &small_estimate),
+        ("estimate: a step and its first admission, 10,000 live", &large_estimate),
+    ] {
+        let mut peer = |n| busy.admit_release(n);
+        row((name, &mut |n| busy.refresh(n)), ("admit + release", &mut peer), OPERATIONS_FEW);
+    }
+
+    println!("\n| 8 threads, admit + release | p50 ns | p99 ns | p99.9 ns |\n|---|---|---|---|");
+    contended("clock alone", &|n| drop(black_box(n)));
+    contended("Guaranteed", &|n| guaranteed.admit_release(n));
+    contended("Banker, 10,000 live", &|n| large.admit_release(n));
+    contended("Banker with estimate, 10,000 live", &|n| large_estimate.admit_release(n));
+}
+
+/// Refusals, of a gate that is full.
+fn refused(policy: Policy, peer: (&'static str, &mut dyn FnMut(u64))) {
+    let full = Busy::new(policy, None, 0);
+    let request = Request::new(Tokens(16 * 100_000 - 1), Some(Tokens(1)));
+    let full_request = Request::new(Tokens(16 * 50_000), Some(Tokens(16 * 10_000)));
+    let lengthy = full.gate.try_admit(&request);
+    assert!(lengthy.is_err(), "longer than any sequence");
+    let _half = full.gate.try_admit(&full_request).expect("it is empty");
+    let _rest: Vec<_> =
+        std::iter::from_fn(|| full.gate.try_admit(&full.requests[0]).ok()).collect();
+    let name = match policy {
+        Policy::Guaranteed => "Guaranteed: refused",
+        _ => "Banker: refused",
     };
-    row("admit + release", &mut |n| admit_release(&gate, None, n));
-    row("admit + release, named pool", &mut |n| admit_release(&pooled, Some("long"), n));
-    row("admit + move the lease + release", &mut |operations| {
+    let mut subject = |operations| {
         for _ in 0..operations {
-            let lease = gate.try_admit(black_box(Tokens(700)), black_box(Some(Tokens(300))), None);
-            drop(black_box(lease).expect("there is room"));
-        }
-    });
-    row("grow by a token", &mut |n| grow(n));
-    row("rejected: no capacity", &mut |operations| {
-        for _ in 0..operations {
-            let refused = full.try_admit(black_box(Tokens(700)), Some(Tokens(300)), None);
+            let refused = full.gate.try_admit(black_box(&full_request));
             black_box(&refused);
             assert!(refused.is_err(), "it is full");
         }
-    });
-    drop((all, empty));
+    };
+    row((name, &mut subject), peer, OPERATIONS);
 }

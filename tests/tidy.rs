@@ -48,6 +48,9 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "crates/memvelope/src/runtime/session.rs",
     "crates/memvelope-inject/",
     "crates/memvelope-sim/",
+    // Tests alone: `fork`, and an allocator that counts.
+    "crates/memvelope/tests/gate_alloc.rs",
+    "crates/memvelope/tests/gate_fork.rs",
     // Kernel launches and raw driver allocations through cudarc: the demo's workload, not the library.
     "crates/memvelope-cli/src/demo/device.rs",
     "python/src/",

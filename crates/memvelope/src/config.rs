@@ -105,6 +105,8 @@ keys! {
         "Set by `--device sim` on the process it re-executes: the private directory with the simulated libraries.";
     GPU = "MEMVELOPE_GPU", Tests, Shape::Word(&["auto", "require", "off"]),
         "`require` turns a GPU test that is ignored for want of a GPU into a failure; `off` ignores them all.";
+    SOAK_S = "MEMVELOPE_SOAK_S", Tests, number("s", 1, 86_400, 1),
+        "How long the gate's soak test runs; without it, a second and a half.";
 }
 
 /// The library's configuration. [`Config::default`] is the table's defaults; [`Config::from_env`]

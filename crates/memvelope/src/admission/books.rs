@@ -151,6 +151,12 @@ impl State {
         self.block_tokens
     }
 
+    /// Whether there are, or before the last release were, as many leases as there may be: what ends
+    /// in one pool then lets somebody into another.
+    pub(crate) const fn is_crowded(&self) -> bool {
+        self.roster.len() + 1 >= self.leases_max
+    }
+
     /// Whether the budget of a pool is below what its promises need.
     #[inline]
     pub(crate) fn is_overcommitted(&self, pool: usize) -> bool {
@@ -161,7 +167,7 @@ impl State {
     /// Takes a lease in, or says why not. Its slot.
     pub(crate) fn admit(&mut self, ask: &Ask) -> Result<u32, Refusal> {
         let shared = self.share_prefix(ask);
-        let outcome = self.check(ask, shared, true);
+        let outcome = self.check(ask, shared);
         if outcome.is_err() {
             self.unshare_prefix(ask, shared);
             if shared > 0 {
@@ -173,26 +179,23 @@ impl State {
         Ok(self.enter(ask, shared))
     }
 
-    /// Whether a lease may come in now. With `is_binding`, what lacks is borrowed if it can be.
-    pub(crate) fn check(
-        &mut self,
-        ask: &Ask,
-        shared: u32,
-        is_binding: bool,
-    ) -> Result<(), Refusal> {
+    /// Whether a lease may come in now. What lacks is borrowed if it can be.
+    pub(crate) fn check(&mut self, ask: &Ask, shared: u32) -> Result<(), Refusal> {
         let refuse = |reason, short| Err(Refusal { reason, short });
         if self.roster.len() >= self.leases_max {
             return refuse(Reason::TooManyLeases, 0);
         }
         let pool = usize::from(ask.pool);
         let account = &self.accounts[pool];
-        let bound = if self.rule.bounds_claims() { ask.claim } else { u64::from(ask.held) };
+        // A prompt of 2^32 blocks and more was cut; its claim was not.
+        let is_bounded = self.rule.bounds_claims() || ask.held == u32::MAX;
+        let bound = if is_bounded { ask.claim } else { u64::from(ask.held) };
         if bound > account.capacity_best {
             return refuse(Reason::TooLong, bound - account.capacity_best);
         }
         let (held, claim) = (ask.held - shared, ask.claim.min(CAPACITY_BLOCKS_MAX) as u32 - shared);
         let lacking = self.rule.required(account).saturating_sub(account.capacity);
-        if lacking > 0 && !(is_binding && self.borrow(pool, lacking)) {
+        if lacking > 0 && !self.borrow(pool, lacking) {
             let own = self.rule.short_to_admit(&self.accounts[pool], held, claim);
             return refuse(Reason::Overcommitted, lacking.max(own));
         }
@@ -209,7 +212,7 @@ impl State {
         if !self.is_expected_to_fit(ask, held, claim, short) {
             return refuse(Reason::Predicted, 0);
         }
-        if short > 0 && is_binding {
+        if short > 0 {
             self.borrow(pool, short);
         }
         Ok(())
@@ -288,7 +291,7 @@ impl State {
     }
 
     /// Whether a lease with `need` may draw `blocks` now; borrows what lacks if it can be.
-    fn may_draw(&mut self, pool: usize, need: u32, blocks: u32) -> bool {
+    pub(crate) fn may_draw(&mut self, pool: usize, need: u32, blocks: u32) -> bool {
         let account = &self.accounts[pool];
         let lacking = self.rule.required(account).saturating_sub(account.capacity);
         if lacking > 0 && !self.borrow(pool, lacking) {
@@ -369,6 +372,16 @@ impl State {
         }
         debug_assert_eq!(left, 0, "it was lendable");
         left == 0
+    }
+
+    /// Tries something out: what it borrowed goes back.
+    pub(crate) fn try_out<T>(&mut self, attempt: impl FnOnce(&mut Self) -> T) -> T {
+        let before: Vec<u64> = self.accounts.iter().map(|account| account.capacity).collect();
+        let outcome = attempt(self);
+        for (account, capacity) in self.accounts.iter_mut().zip(before) {
+            account.capacity = capacity;
+        }
+        outcome
     }
 
     /// Sets the capacity of the whole gate; a stale epoch changes nothing.

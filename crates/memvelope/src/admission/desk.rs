@@ -118,10 +118,11 @@ impl Books {
 
     /// What became of a ticket; else `waker` is woken when something does.
     pub(crate) fn poll(&self, number: u32, waker: &Waker) -> Option<(Ask, Settled)> {
-        let mut own = Some(waker.clone()); // Declared first, so dropped after the lock.
+        // Foreign code runs when a waker is cloned or dropped: before and after the lock.
+        let mut waker = Some(waker.clone());
         let mut state = self.lock()?;
         let ask = state.queue.ask_of(number)?;
-        state.queue.take(number, &mut own).map(|settled| (ask, settled))
+        state.queue.take(number, &mut waker).map(|settled| (ask, settled))
     }
 
     /// A ticket is given back, for `reason`. If something became of it already, that is returned:
@@ -199,12 +200,24 @@ impl State {
         if self.queue.is_empty() {
             return Wakers::new();
         }
-        if self.is_lending() {
+        // What is lent, and the number of leases, is common to all pools.
+        if self.is_lending() || self.is_crowded() {
             return self.dispatch_all(curve);
         }
         let mut wakers = Wakers::new();
+        self.expire(&mut wakers);
         self.dispatch(pool, curve, &mut wakers);
         wakers
+    }
+
+    /// Rejects those whose deadline is past.
+    fn expire(&mut self, wakers: &mut Wakers) {
+        while let Some(number) = self.queue.expired(self.now) {
+            let pool = usize::from(self.queue.pool_of(number).unwrap_or(0));
+            self.accounts[pool].count(Reason::Expired);
+            let late = Rejection::never(Reason::Expired, Tokens::ZERO);
+            wakers.extend(self.queue.settle(number, Settled::Rejected(late)));
+        }
     }
 
     fn dispatch_all(&mut self, curve: &CostCurve) -> Wakers {
@@ -212,12 +225,7 @@ impl State {
         if self.queue.is_empty() {
             return wakers;
         }
-        while let Some(number) = self.queue.expired(self.now) {
-            let pool = usize::from(self.queue.pool_of(number).unwrap_or(0));
-            self.accounts[pool].count(Reason::Expired);
-            let late = Rejection::never(Reason::Expired, Tokens::ZERO);
-            wakers.extend(self.queue.settle(number, Settled::Rejected(late)));
-        }
+        self.expire(&mut wakers);
         for pool in 0..self.accounts.len() {
             self.dispatch(pool, curve, &mut wakers);
         }

@@ -113,7 +113,7 @@ impl Gate {
                     let total = Tokens(ask.max_tokens);
                     let rejection = gate.rejection(usize::from(ask.pool), total, short);
                     explanation.refuse(&rejection);
-                    if matches!(short, Shortage::Queued) {
+                    if short == Shortage::Queued {
                         explanation.admitted_if.push(Change::QueueAhead(usage.waiting));
                     } else {
                         let free = usage.capacity_blocks.saturating_sub(usage.claimed_blocks);
@@ -167,13 +167,15 @@ impl State {
         if self.queue.len_of(usize::from(ask.pool)) > 0 {
             return Err(Refusal { reason: Reason::Queued, short: 0 });
         }
-        let shared = self.share_prefix(ask);
-        let outcome = self.check(ask, shared, false);
-        self.unshare_prefix(ask, shared);
-        match outcome {
-            Err(_) if shared > 0 => self.check(&Ask { prefix: None, ..*ask }, 0, false),
-            outcome => outcome,
-        }
+        self.try_out(|state| {
+            let shared = state.share_prefix(ask);
+            let outcome = state.check(ask, shared);
+            state.unshare_prefix(ask, shared);
+            match outcome {
+                Err(_) if shared > 0 => state.check(&Ask { prefix: None, ..*ask }, 0),
+                outcome => outcome,
+            }
+        })
     }
 
     fn explain(&mut self, ask: &Ask, curve: &CostCurve) -> Explanation {
@@ -268,6 +270,7 @@ impl Lease {
         }
         let grown = self.tokens + tokens.0;
         match &self.home {
+            Home::Sums(account) if account.is_forked() => {}
             Home::Sums(account) => {
                 let blocks = account.blocks_of(grown).0.saturating_sub(self.held.into());
                 let reading = account.reading();
@@ -278,13 +281,13 @@ impl Lease {
                 explanation.smallest_need_blocks = self.need();
                 let short = u64::try_from(blocks as i64 - free).unwrap_or(0);
                 explanation.short_blocks = Blocks(short);
-                explanation.is_granted = !explanation.is_overcommitted || short == 0;
+                explanation.is_granted = blocks == 0 || !explanation.is_overcommitted || short == 0;
             }
             Home::Books(books, slot) => {
                 let held = books.curve.blocks(Tokens(grown)).0;
                 let blocks = held.saturating_sub(self.held.into());
                 explanation.blocks = Blocks(blocks);
-                if let Some(state) = books.lock() {
+                if let Some(mut state) = books.lock() {
                     state.explain_growth(*slot, blocks as u32, &mut explanation);
                 }
             }
@@ -294,7 +297,7 @@ impl Lease {
 }
 
 impl State {
-    fn explain_growth(&self, slot: u32, blocks: u32, explanation: &mut GrowthExplanation) {
+    fn explain_growth(&mut self, slot: u32, blocks: u32, explanation: &mut GrowthExplanation) {
         let entry = self.roster[slot];
         let pool = usize::from(entry.pool);
         let account = &self.accounts[pool];
@@ -311,7 +314,8 @@ impl State {
             self.rule.short_to_grow(account, entry.need(), blocks)
         };
         explanation.short_blocks = Blocks(short);
-        explanation.is_granted = blocks == 0 || short <= self.lendable(pool);
+        explanation.is_granted =
+            blocks == 0 || self.try_out(|state| state.may_draw(pool, entry.need(), blocks));
     }
 }
 

@@ -202,15 +202,12 @@ impl Gate {
         all
     }
 
-    /// What is handed out in one pool; `None` if there is none of that name. In a forked child:
-    /// nothing.
+    /// What is handed out in one pool; `None` if there is none of that name, and in a forked child.
     #[must_use]
     pub fn pool_usage(&self, name: &str) -> Option<Usage> {
         let pool = self.inner.pool(name)?;
-        if self.inner.is_forked() {
-            return Some(Usage::default());
-        }
         match &self.inner.keeper {
+            _ if self.inner.is_forked() => None,
             Keeper::LockFree(gate) => Some(gate.usage(pool)),
             Keeper::Books(books) => books.lock().map(|state| state.usage(pool)),
         }
@@ -235,7 +232,7 @@ impl Gate {
 
 impl Inner {
     #[inline]
-    fn is_forked(&self) -> bool {
+    pub(super) fn is_forked(&self) -> bool {
         self.generation != crate::fork::generation()
     }
 
@@ -336,7 +333,6 @@ impl Inner {
 
     pub(super) fn poll_ticket(&self, number: u32, waker: &Waker) -> Option<(Ask, Settled)> {
         match &self.keeper {
-            _ if self.is_forked() => None,
             Keeper::LockFree(gate) => gate.poll(number, waker),
             Keeper::Books(books) => books.poll(number, waker),
         }
@@ -352,11 +348,11 @@ impl Inner {
 
     /// Why a request would not be admitted to a gate that takes no lock; nothing is counted.
     pub(super) fn short_of(&self, gate: &LockFree, ask: &Ask) -> Option<Shortage> {
-        let pool = usize::from(ask.pool);
-        if gate.usage(pool).waiting > 0 {
+        let account = gate.pool(usize::from(ask.pool)).account;
+        if account.has_waiting() {
             return Some(Shortage::Queued);
         }
-        let reading = gate.pool(pool).account.reading();
+        let reading = account.reading();
         let (capacity, claimed) = (reading.capacity, reading.claimed);
         let fits = capacity.checked_sub(claimed).is_some_and(|free| ask.claim <= free);
         (!fits).then_some(Shortage::Claims { capacity, claimed })

@@ -9,12 +9,16 @@ use super::lockfree::LockFree;
 use super::settings::CAPACITY_BLOCKS_MAX;
 use super::sync::{AtomicU32, AtomicU64};
 use crate::units::{Blocks, CostCurve};
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::{Mutex, PoisonError, Weak};
 
 /// Set in the word once the gate is gone; the lease that then takes the claims to zero is the last
 /// user of the account.
 const CLOSED: u64 = 1 << 63;
+/// Set in the word while somebody waits in the queue. One word with the claims, so that a release
+/// that makes room and a newcomer that finds none cannot miss each other: whichever of the two
+/// changes comes second sees the first.
+const WAITING: u64 = 1 << 62;
 const CAPACITY_SHIFT: u32 = 32;
 const LOW: u64 = u32::MAX as u64;
 /// A lease, in the upper half of the book.
@@ -75,8 +79,8 @@ struct Aside {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Guaranteed {
-    /// `{closed: 1, capacity: 31, claimed: 32}`. The sum of claims never exceeds 31 bits, so
-    /// adding to it never carries into the capacity.
+    /// `{closed: 1, waiting: 1, capacity: 30, claimed: 32}`. The sum of claims never exceeds 30 bits,
+    /// so adding to it never carries into the capacity.
     word: AtomicU64,
     /// `{leases: 32, held: 32}`. A lease claims at least one block, so leases fit as claims do.
     book: AtomicU64,
@@ -84,8 +88,6 @@ pub(crate) struct Guaranteed {
     released: AtomicU64,
     claimed_peak: AtomicU64,
     held_peak: AtomicU64,
-    /// How many wait in the queue for this pool.
-    waiting: AtomicU32,
     aside: Box<Aside>,
 }
 
@@ -100,6 +102,8 @@ impl Guaranteed {
     pub(crate) fn open(capacity: Blocks, curve: CostCurve) -> &'static Self {
         // Never wait: a fork may have left the lock taken, and a fresh account is as good.
         let spare = SPARE.try_lock().ok().and_then(|mut spare| spare.pop());
+        // Nor one of the parent's, whose own locks may have been left taken.
+        let spare = spare.filter(|account| !account.is_forked());
         let account = spare.unwrap_or_else(|| Box::leak(Box::default()));
         for counter in [
             &account.book,
@@ -111,7 +115,6 @@ impl Guaranteed {
         ] {
             counter.store(0, Relaxed);
         }
-        account.waiting.store(0, Relaxed);
         account.aside.generation.store(crate::fork::generation(), Relaxed);
         *locked(&account.aside.curve) = Some(curve);
         *locked(&account.aside.owner) = Weak::new();
@@ -130,6 +133,9 @@ impl Guaranteed {
 
     #[cold]
     fn retire(&'static self) {
+        if self.is_forked() {
+            return; // A lock of it may be held by a thread that is not there.
+        }
         if let Ok(mut spare) = SPARE.try_lock() {
             spare.push(self);
         }
@@ -146,6 +152,13 @@ impl Guaranteed {
         *locked(&self.aside.owner) = owner;
     }
 
+    /// Whether this process was forked off the one that opened it: the blocks are the parent's, and
+    /// locks may be held by threads that are not there.
+    #[inline]
+    pub(crate) fn is_forked(&self) -> bool {
+        self.aside.generation.load(Relaxed) != crate::fork::generation()
+    }
+
     /// Blocks of a sequence, as its gate counts.
     #[cold]
     pub(crate) fn blocks_of(&self, tokens: u64) -> (u64, u64) {
@@ -156,20 +169,25 @@ impl Guaranteed {
         })
     }
 
-    /// Whether this is a forked child of the process that opened it.
-    pub(crate) fn is_forked(&self) -> bool {
-        self.aside.generation.load(Relaxed) != crate::fork::generation()
+    /// Whether anybody waits from now on. Called by whoever has the lock of the queue.
+    pub(crate) fn set_waiting(&self, waiting: usize) {
+        match (self.has_waiting(), waiting > 0) {
+            (false, true) => self.word.fetch_or(WAITING, AcqRel),
+            (true, false) => self.word.fetch_and(!WAITING, AcqRel),
+            _ => return,
+        };
     }
 
-    /// Somebody more waits, or somebody less.
-    pub(crate) fn set_waiting(&self, waiting: usize) {
-        self.waiting.store(u32::try_from(waiting).unwrap_or(u32::MAX), SeqCst);
+    /// Whether somebody waits, and comes first.
+    #[inline]
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.word.load(Relaxed) & WAITING != 0
     }
 
     #[cold]
     fn tell_owner(&self) {
         if self.is_forked() {
-            return; // In a forked child the locks may be held by threads that are not there.
+            return;
         }
         let owner = locked(&self.aside.owner).upgrade();
         if let Some(owner) = owner {
@@ -177,7 +195,26 @@ impl Guaranteed {
         }
     }
 
-    #[cfg(test)]
+    /// Forgets the accounts of an earlier run of the model checker, whose atomics went with it.
+    #[cfg(all(test, loom))]
+    pub(crate) fn forget_spares() {
+        locked(&SPARE).clear();
+    }
+
+    /// How often it is among those that nobody uses.
+    #[cfg(all(test, loom))]
+    pub(crate) fn spares(&'static self) -> usize {
+        locked(&SPARE).iter().filter(|spare| std::ptr::eq(**spare, self)).count()
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn set_counters(&self, value: u64) {
+        for counter in [&self.admitted, &self.released, &self.aside.waits] {
+            counter.store(value, Relaxed);
+        }
+    }
+
+    #[cfg(all(test, not(loom)))]
     fn is_spare(&'static self) -> bool {
         SPARE.lock().unwrap().iter().any(|spare| std::ptr::eq(*spare, self))
     }
@@ -188,7 +225,7 @@ const fn claimed_of(word: u64) -> u64 {
 }
 
 const fn capacity_of(word: u64) -> u64 {
-    (word & !CLOSED) >> CAPACITY_SHIFT
+    (word & !(CLOSED | WAITING)) >> CAPACITY_SHIFT
 }
 
 /// Raises a peak. The common case is a load.
@@ -201,11 +238,11 @@ fn raise(peak: &AtomicU64, value: u64) {
 
 /// Where another thread may come in between. Nothing in a build for use; in tests it gives way now
 /// and then, so that the windows of a few nanoseconds are really entered.
-#[cfg(not(test))]
+#[cfg(any(not(test), loom))]
 #[inline(always)]
 const fn interleave() {}
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 fn interleave() {
     use std::cell::Cell;
     thread_local!(static CALLS: Cell<u32> = const { Cell::new(0) });
@@ -221,27 +258,31 @@ impl Guaranteed {
     /// comes first.
     #[inline]
     pub(crate) fn admit(&self, first: Blocks, claim: Blocks) -> Result<(), Shortage> {
-        if self.waiting.load(Relaxed) > 0 {
-            return Err(Shortage::Queued);
-        }
-        self.admit_next(first, claim)
+        self.enter(first, claim, WAITING)
     }
 
     /// [`Self::admit`] for whoever is next in the queue.
     #[inline]
     pub(crate) fn admit_next(&self, first: Blocks, claim: Blocks) -> Result<(), Shortage> {
+        self.enter(first, claim, 0)
+    }
+
+    /// Takes in a lease unless one of `barriers` is up.
+    #[inline]
+    fn enter(&self, first: Blocks, claim: Blocks, barriers: u64) -> Result<(), Shortage> {
         debug_assert!(0 < claim.0 && first <= claim);
-        // Sequentially consistent with `set_waiting` before it: either this sees what a release
-        // gave back, or the release sees that somebody waits.
-        let mut seen = self.word.load(SeqCst);
+        let mut seen = self.word.load(Acquire);
         let claimed = loop {
+            if seen & barriers != 0 {
+                return Err(Shortage::Queued);
+            }
             let (capacity, claimed) = (capacity_of(seen), claimed_of(seen));
             // Subtract rather than add: a claim may be as large as 2^63 blocks.
             if capacity.checked_sub(claimed).is_none_or(|free| claim.0 > free) {
                 return Err(Shortage::Claims { capacity, claimed });
             }
             interleave();
-            match self.word.compare_exchange_weak(seen, seen + claim.0, SeqCst, Relaxed) {
+            match self.word.compare_exchange_weak(seen, seen + claim.0, AcqRel, Acquire) {
                 Ok(_) => break claimed + claim.0,
                 Err(now) => seen = now,
             }
@@ -295,22 +336,29 @@ impl Guaranteed {
         self.released.fetch_add(claim, Relaxed);
         interleave();
         // Last: from here on the account may serve another gate.
-        let before = self.word.fetch_sub(claim, SeqCst);
-        if before & CLOSED != 0 {
-            if claimed_of(before) == claim {
-                self.retire();
-            }
-        } else if self.waiting.load(SeqCst) > 0 {
+        let before = self.word.fetch_sub(claim, AcqRel);
+        if before & (CLOSED | WAITING) != 0 {
+            self.end(before, claim);
+        }
+    }
+
+    /// A claim was given back that somebody waits for, or that was the last one.
+    #[cold]
+    fn end(&'static self, before: u64, claim: u64) {
+        if before & CLOSED == 0 {
             self.tell_owner();
+        } else if claimed_of(before) == claim {
+            self.retire();
         }
     }
 
     /// Sets the capacity. Linearises with `admit`: a grant that begins after this returned sees it.
     pub(crate) fn set_capacity(&self, capacity: Blocks) {
+        const KEPT: u64 = CLOSED | WAITING | LOW;
         let field = capacity.0.min(CAPACITY_BLOCKS_MAX) << CAPACITY_SHIFT;
         let mut seen = self.word.load(Relaxed);
         while let Err(now) =
-            self.word.compare_exchange_weak(seen, (seen & (CLOSED | LOW)) | field, SeqCst, Relaxed)
+            self.word.compare_exchange_weak(seen, (seen & KEPT) | field, AcqRel, Relaxed)
         {
             seen = now;
         }
@@ -344,7 +392,7 @@ impl Guaranteed {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -71,6 +71,7 @@ impl Lease {
             return Growth::Wait; // The blocks are the parent's.
         }
         let (blocks, room_tokens) = match &self.home {
+            Home::Sums(account) if account.is_forked() => return Growth::Wait,
             Home::Sums(account) => account.blocks_of(grown),
             Home::Books(books, _) => {
                 let blocks = books.curve.blocks(Tokens(grown));

@@ -7,11 +7,12 @@ use super::pool::split;
 use super::queue::{Queue, Settled};
 use super::rate::{RETRY_MAX, ReleaseRate};
 use super::settings::{CAPACITY_BLOCKS_MAX, GateConfig};
+use super::sync::{Mutex, MutexGuard};
 use crate::units::{Blocks, CostCurve, Nanos, Tokens};
 use std::cmp::Reverse;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 
 /// One pool.
@@ -236,10 +237,11 @@ impl LockFree {
     }
 
     pub(crate) fn poll(&self, number: u32, waker: &Waker) -> Option<(Ask, Settled)> {
-        let mut own = Some(waker.clone()); // Declared first, so dropped after the lock.
+        // Foreign code runs when a waker is cloned or dropped: before and after the lock.
+        let mut waker = Some(waker.clone());
         let mut line = self.line();
         let ask = line.queue.ask_of(number)?;
-        line.queue.take(number, &mut own).map(|settled| (ask, settled))
+        line.queue.take(number, &mut waker).map(|settled| (ask, settled))
     }
 
     /// A ticket is given back, for `reason`. If something became of it already, that is returned:
@@ -278,12 +280,11 @@ impl LockFree {
                 let settled =
                     match pool.account.admit_next(Blocks(ask.held.into()), Blocks(ask.claim)) {
                         Ok(()) => Settled::Admitted(0),
-                        Err(Shortage::Claims { capacity, .. })
+                        Err(short @ Shortage::Claims { capacity, .. })
                             if ask.claim > pool.capacity_best.load(Relaxed).max(capacity) =>
                         {
-                            pool.count(Reason::TooLong);
-                            let short_by = Tokens(ask.max_tokens);
-                            Settled::Rejected(Rejection::never(Reason::TooLong, short_by))
+                            let total = Tokens(ask.max_tokens);
+                            Settled::Rejected(self.refuse_short(number, total, short))
                         }
                         Err(_) => break,
                     };

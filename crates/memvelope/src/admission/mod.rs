@@ -38,8 +38,6 @@ mod rate;
 mod request;
 mod roster;
 mod settings;
-#[cfg(test)]
-mod stress;
 mod survival;
 mod sync;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! who may grow, what can be lent, and whether the account is overcommitted.
 
 use super::account::Account;
+use super::needs::Needs;
 use super::settings::Policy;
 use std::fmt::Debug;
 
@@ -13,8 +14,14 @@ use std::fmt::Debug;
 /// The contract: if [`Self::required`] is within the capacity before a change that was answered with
 /// 0, it is so after it, and then held is within the capacity.
 pub(crate) trait Rule: Debug + Send + Sync {
-    /// Capacity under which the account's promises hold.
-    fn required(&self, account: &Account) -> u64;
+    /// Capacity under which promises hold to leases that have `needs` and exclusive claims of
+    /// `claimed`, where `shared` blocks are nobody's to give back.
+    fn required_of(&self, needs: &Needs, claimed: u64, shared: u64) -> u64;
+    /// The same of an account.
+    #[inline]
+    fn required(&self, account: &Account) -> u64 {
+        self.required_of(&account.needs, account.claimed, account.shared)
+    }
     /// Capacity lacking for a lease that takes `held` at once and may come to hold `claim`. Asked
     /// of accounts that are not overcommitted.
     fn short_to_admit(&self, account: &Account, held: u32, claim: u32) -> u64;
@@ -35,8 +42,8 @@ fn positive(blocks: i64) -> u64 {
 struct Claims;
 
 impl Rule for Claims {
-    fn required(&self, account: &Account) -> u64 {
-        account.claimed + account.shared
+    fn required_of(&self, _: &Needs, claimed: u64, shared: u64) -> u64 {
+        claimed + shared
     }
     fn short_to_admit(&self, account: &Account, _held: u32, claim: u32) -> u64 {
         (self.required(account) + u64::from(claim)).saturating_sub(account.capacity)
@@ -54,8 +61,9 @@ impl Rule for Claims {
 struct Safety;
 
 impl Rule for Safety {
-    fn required(&self, account: &Account) -> u64 {
-        account.held() + positive(i64::from(account.needs.due()))
+    #[inline]
+    fn required_of(&self, needs: &Needs, _claimed: u64, shared: u64) -> u64 {
+        needs.held() as u64 + shared + positive(i64::from(needs.due()))
     }
     #[inline]
     fn short_to_admit(&self, account: &Account, held: u32, claim: u32) -> u64 {
@@ -82,8 +90,8 @@ struct Watermark {
 }
 
 impl Rule for Watermark {
-    fn required(&self, account: &Account) -> u64 {
-        account.held()
+    fn required_of(&self, needs: &Needs, _claimed: u64, shared: u64) -> u64 {
+        needs.held() as u64 + shared
     }
     #[expect(
         clippy::cast_possible_truncation,

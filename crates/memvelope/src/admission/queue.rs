@@ -125,9 +125,9 @@ impl Queue {
         waiting.waker.take()
     }
 
-    /// What became of a ticket, which then ceases to be. `waker` is replaced by whoever was to be
-    /// woken before, or left as it is: dropping one runs foreign code, which is done when no lock
-    /// is held.
+    /// What became of a ticket, which then ceases to be. Else `waker` is woken when something does;
+    /// in its place the caller gets whoever was to be woken before, and drops it when no lock is
+    /// held: it may own a task, and the task leases and tickets of this gate.
     pub(crate) fn take(&mut self, number: u32, waker: &mut Option<Waker>) -> Option<Settled> {
         let place = self.tickets.get_mut(number as usize)?;
         let waiting = place.as_mut()?;

@@ -66,7 +66,7 @@ pub(crate) struct Roster {
 
 impl Roster {
     /// How many leases live.
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.entries.len() - self.spare.len()
     }
 

@@ -1,7 +1,13 @@
-//! The atomics of the lock-free core: those of the standard library, or in a build for the model
-//! checker (`RUSTFLAGS="--cfg loom"`) those that it steps through.
+//! The atomics of the lock-free core, and the lock of its queue: those of the standard library, or in
+//! the model checker's build those that it steps through (see `tests/loom.rs`).
 
-#[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64};
-#[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
+#[cfg(all(test, loom))]
+pub(crate) use loom::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU32, AtomicU64},
+};
+#[cfg(not(all(test, loom)))]
+pub(crate) use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU32, AtomicU64},
+};

@@ -28,9 +28,15 @@ impl Ticket {
     }
 
     /// What became of it, if anything has. `waker` is woken when something does, and may be called
-    /// on whichever thread gives blocks back. `None` for ever once the outcome was taken.
+    /// on whichever thread gives blocks back. `None` for ever once the outcome was taken. In a forked
+    /// child [`Reason::Forked`]: the place is the parent's.
     pub fn try_take(&mut self, waker: &Waker) -> Option<Result<Lease, Rejection>> {
-        let (ask, settled) = self.inner.poll_ticket(self.number?, waker)?;
+        let number = self.number?;
+        if self.inner.is_forked() {
+            self.number = None;
+            return Some(Err(Rejection::never(Reason::Forked, Tokens::ZERO)));
+        }
+        let (ask, settled) = self.inner.poll_ticket(number, waker)?;
         self.number = None;
         Some(self.outcome(&ask, settled))
     }

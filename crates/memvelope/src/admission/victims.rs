@@ -60,19 +60,20 @@ impl State {
                 .then(cost(a, b).cmp(&cost(b, a)))
                 .then(b.serial.cmp(&a.serial))
         });
-        let mut needs = account.needs.clone();
+        let (mut needs, mut claimed) = (account.needs.clone(), account.claimed);
         for entry in leases {
             needs.remove(entry.need(), entry.held);
-            let required = i64::from(needs.held()) + i64::from(needs.due().max(0));
-            let left = account.capacity as i64 - account.shared as i64;
+            claimed -= u64::from(entry.claim);
+            let required = self.rule.required_of(&needs, claimed, account.shared);
             victims.push(Victim {
                 serial: entry.serial,
                 pool: name.to_owned(),
                 held_blocks: Blocks(entry.held.into()),
                 lost_tokens: Tokens(lost(entry)),
                 is_enough: match self.rule.bounds_claims() {
-                    true => required <= left,
-                    false => i64::from(needs.held()) < left,
+                    true => required <= account.capacity,
+                    // Full is not yet enough for the next block of anybody.
+                    false => required < account.capacity,
                 },
             });
         }
