@@ -65,12 +65,8 @@ impl Lease {
     }
 
     fn draw(&mut self, grown: u64) -> Growth {
-        if let Home::Sums(account) = &self.home
-            && account.is_forked()
-        {
-            return Growth::Wait; // The blocks are the parent's.
-        }
         let (blocks, room_tokens) = match &self.home {
+            // The blocks are the parent's.
             Home::Sums(account) if account.is_forked() => return Growth::Wait,
             Home::Sums(account) => account.blocks_of(grown),
             Home::Books(books, _) => {
