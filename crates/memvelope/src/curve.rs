@@ -113,6 +113,16 @@ pub struct CostCurve {
     /// Known beforehand: the hot path of a gate asks for nothing else.
     is_plain: bool,
     is_exact: bool,
+    /// Of a plain curve whose block is a power of two, its logarithm: a shift takes a fraction of
+    /// the time of a division, and a gate does two for an admission. Else [`NO_SHIFT`].
+    shift: u8,
+}
+
+/// Divide.
+const NO_SHIFT: u8 = u64::BITS as u8;
+
+const fn shift_of(block_tokens: u32) -> u8 {
+    if block_tokens.is_power_of_two() { block_tokens.trailing_zeros() as u8 } else { NO_SHIFT }
 }
 
 // With all else one cache line.
@@ -126,6 +136,7 @@ impl CostCurve {
         len: 0,
         is_plain: false,
         is_exact: false,
+        shift: NO_SHIFT,
     };
 
     /// A plain curve with `block_tokens` tokens a block and `fixed_blocks` blocks of state a
@@ -138,7 +149,8 @@ impl CostCurve {
         let mut terms = [Term::UNUSED; TERMS_MAX];
         terms[0] = Term { block_tokens, most_blocks: UNLIMITED, count: 1 };
         let fixed_blocks = fixed_blocks as u64;
-        Some(Self { fixed_blocks, terms, len: 1, is_plain: true, is_exact: true })
+        let shift = shift_of(block_tokens);
+        Some(Self { fixed_blocks, terms, len: 1, is_plain: true, is_exact: true, shift })
     }
 
     /// A curve of `fixed_blocks` that any sequence takes, and `terms` that depend on its length;
@@ -200,7 +212,8 @@ impl CostCurve {
         let is_plain = matches!(kinds.as_slice(), [Term { most_blocks: UNLIMITED, count: 1, .. }]);
         // At most TERMS_MAX.
         let len = kinds.len() as u8;
-        Some(Self { fixed_blocks, terms, len, is_plain, is_exact: surplus.is_empty() })
+        let shift = if is_plain { shift_of(terms[0].block_tokens) } else { NO_SHIFT };
+        Some(Self { fixed_blocks, terms, len, is_plain, is_exact: surplus.is_empty(), shift })
     }
 
     /// The same curve where it is not what a sequence takes, but never below it.
@@ -267,7 +280,12 @@ impl CostCurve {
         if !self.is_plain {
             return self.blocks_of_terms(tokens.0);
         }
-        let blocks = tokens.0.div_ceil(self.terms[0].block_tokens as u64);
+        let blocks = if self.shift < NO_SHIFT {
+            // Rounded up; the tokens are not zero, so this does not wrap.
+            ((tokens.0 - 1) >> self.shift) + 1
+        } else {
+            tokens.0.div_ceil(self.terms[0].block_tokens as u64)
+        };
         Blocks(blocks.saturating_add(self.fixed_blocks))
     }
 

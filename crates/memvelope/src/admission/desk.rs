@@ -19,7 +19,6 @@ const FORKED: Rejection = Rejection::never(Reason::Forked, Tokens::ZERO);
 
 impl Books {
     /// Takes a lease in: its slot. Whoever waits in the queue comes first.
-    #[inline]
     pub(crate) fn admit(&self, ask: &Ask) -> Result<u32, Rejection> {
         let Some(mut state) = self.lock() else { return Err(FORKED) };
         let refusal = match state.ask(ask) {
@@ -56,7 +55,6 @@ impl Books {
     }
 
     /// A lease ends. In a forked child nothing happens: the blocks are the parent's.
-    #[inline]
     pub(crate) fn release(&self, slot: u32, tokens: u64, end: End) {
         let Some(mut state) = self.lock() else { return };
         let pool = usize::from(state.roster[slot].pool);

@@ -60,6 +60,16 @@ pub(super) struct Fault {
     pub(super) short_by: Tokens,
 }
 
+/// A request in blocks.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    pool: usize,
+    prompt_tokens: u64,
+    max_tokens: u64,
+    held: u32,
+    claim: u64,
+}
+
 impl Gate {
     /// A gate with the policy of its configuration.
     ///
@@ -98,16 +108,20 @@ impl Gate {
     /// A [`Rejection`].
     #[inline]
     pub fn try_admit(&self, request: &Request<'_>) -> Result<Lease, Rejection> {
-        let ask = self.inner.ask(request).map_err(|fault| self.inner.refuse(&fault))?;
-        match &self.inner.keeper {
+        let inner = &*self.inner;
+        match &inner.keeper {
             Keeper::LockFree(gate) => {
-                let pool = usize::from(ask.pool);
-                match gate.pool(pool).account.admit(Blocks(ask.held.into()), Blocks(ask.claim)) {
-                    Ok(()) => Ok(self.inner.lease(&ask, 0)),
-                    Err(short) => Err(gate.refuse_short(pool, Tokens(ask.max_tokens), short)),
+                let size = match inner.size(request) {
+                    Ok(size) => size,
+                    Err(fault) => return Err(inner.refuse(&fault)),
+                };
+                let account = gate.pool(size.pool).account;
+                match account.admit(Blocks(size.held.into()), Blocks(size.claim)) {
+                    Ok(()) => Ok(inner.lease_of(&size, Home::Sums(account))),
+                    Err(short) => Err(gate.refuse_short(size.pool, Tokens(size.max_tokens), short)),
                 }
             }
-            Keeper::Books(books) => books.admit(&ask).map(|slot| self.inner.lease(&ask, slot)),
+            Keeper::Books(books) => inner.admit_to(books, request),
         }
     }
 
@@ -240,9 +254,33 @@ impl Inner {
         self.pools.iter().position(|pool| *pool.name == *name)
     }
 
+    /// Out of line, so that the path without a lock stays small where it is inlined.
+    fn admit_to(&self, books: &Arc<Books>, request: &Request<'_>) -> Result<Lease, Rejection> {
+        let ask = self.ask(request).map_err(|fault| self.refuse(&fault))?;
+        books.admit(&ask).map(|slot| self.lease(&ask, slot))
+    }
+
+    /// Checks a request, and counts it in blocks; finds its class.
+    pub(super) fn ask(&self, request: &Request<'_>) -> Result<Ask, Fault> {
+        let size = self.size(request)?;
+        let class = match (&self.keeper, request.class) {
+            (Keeper::Books(books), Some(name)) => books.class(name),
+            _ => 0,
+        };
+        Ok(Ask {
+            pool: size.pool as u16,
+            class,
+            prompt_tokens: size.prompt_tokens,
+            max_tokens: size.max_tokens,
+            held: size.held,
+            claim: size.claim,
+            prefix: request.prefix,
+        })
+    }
+
     /// Checks a request, and counts it in blocks.
     #[inline]
-    pub(super) fn ask(&self, request: &Request<'_>) -> Result<Ask, Fault> {
+    fn size(&self, request: &Request<'_>) -> Result<Size, Fault> {
         let fault = |pool, reason, short_by| Err(Fault { pool, reason, short_by });
         if self.is_forked() {
             return fault(None, Reason::Forked, Tokens::ZERO);
@@ -269,19 +307,13 @@ impl Inner {
             return fault(Some(pool), Reason::TooLong, short_by);
         }
         let (held, claim) = (self.curve.blocks(prompt), self.curve.blocks(total));
-        let class = match (&self.keeper, request.class) {
-            (Keeper::Books(books), Some(name)) => books.class(name),
-            _ => 0,
-        };
-        Ok(Ask {
-            pool: pool as u16,
-            class,
+        Ok(Size {
+            pool,
             prompt_tokens: prompt.0,
             max_tokens: total.0,
             // More than 32 bits is more than any capacity, and refused by its claim.
             held: u32::try_from(held.0).unwrap_or(u32::MAX),
             claim: claim.0,
-            prefix: request.prefix,
         })
     }
 
@@ -312,22 +344,28 @@ impl Inner {
     }
 
     /// The lease of an admitted request.
-    #[inline]
     pub(super) fn lease(&self, ask: &Ask, slot: u32) -> Lease {
+        let pool = usize::from(ask.pool);
         let home = match &self.keeper {
-            Keeper::LockFree(gate) => Home::Sums(gate.pool(usize::from(ask.pool)).account),
+            Keeper::LockFree(gate) => Home::Sums(gate.pool(pool).account),
             Keeper::Books(books) => Home::Books(Arc::clone(books), slot),
         };
+        let &Ask { prompt_tokens, max_tokens, held, claim, .. } = ask;
+        self.lease_of(&Size { pool, prompt_tokens, max_tokens, held, claim }, home)
+    }
+
+    #[inline]
+    fn lease_of(&self, size: &Size, home: Home) -> Lease {
         Lease {
             home,
-            tokens: ask.prompt_tokens,
-            room_tokens: self.curve.tokens(Blocks(ask.held.into())).0,
-            max_tokens: ask.max_tokens,
-            prompt_tokens: ask.prompt_tokens,
+            tokens: size.prompt_tokens,
+            room_tokens: self.curve.tokens(Blocks(size.held.into())).0,
+            max_tokens: size.max_tokens,
+            prompt_tokens: size.prompt_tokens,
             filled_tokens: 0,
-            held: ask.held,
+            held: size.held,
             // It fitted a capacity, or under `Optimistic` is held at the largest.
-            claim: u32::try_from(ask.claim).unwrap_or(u32::MAX),
+            claim: u32::try_from(size.claim).unwrap_or(u32::MAX),
         }
     }
 

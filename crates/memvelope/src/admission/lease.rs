@@ -162,6 +162,7 @@ impl Lease {
         lost
     }
 
+    #[inline]
     fn end(&self, end: End) {
         match &self.home {
             Home::Sums(account) => account.release(self.held, self.claim),
