@@ -2,12 +2,13 @@
 //! simulated driver and compared with the simulator's own books.
 
 use crate::lane::Tally;
-use crate::{demo, step};
+use crate::{choosing, demo, step};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 const TRACE: &str = "traces/azure23_conv.csv";
+const R1: &str = "traces/servegen_deepseek-r1.csv";
 const MODEL: &str = "kv_oracle/configs/LLMProf--Qwen2.5-32B.json";
 
 /// A budget that the trace does not fit all at once: 64 GiB of weights leave about 8 GB.
@@ -29,7 +30,7 @@ fn data() -> PathBuf {
 
 /// Why the lane cannot run here.
 pub(crate) fn missing() -> Option<String> {
-    let absent = [TRACE, MODEL].into_iter().find(|file| !data().join(file).is_file())?;
+    let absent = [TRACE, R1, MODEL].into_iter().find(|file| !data().join(file).is_file())?;
     Some(format!("no ../shared/data/{absent}"))
 }
 
@@ -51,6 +52,7 @@ pub(crate) fn run() -> Result<Tally> {
     let ooms = ungated.number("cuda_ooms")?;
     ensure!(ooms > 0, "no CUDA OOMs without the gate: the budget proves nothing");
     let mut tally = Tally { passed: 2, ..Tally::default() };
+    choosing::check(&command, &mut tally)?;
     tally.figures = format!(
         "Azure trace: {completed:.2} % completed, claimed {claimed:.1} % of the budget, 0 CUDA \
          OOMs, {:.0} s; without the gate {ooms} CUDA OOMs",

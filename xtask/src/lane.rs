@@ -48,7 +48,7 @@ pub(crate) const LANES: &[Lane] = &[
     },
     Lane {
         name: "corpus",
-        proves: "the whole Azure trace in release (other tests of ../shared/data are in sim)",
+        proves: "the whole Azure trace, and the policies on real traffic (other tests of ../shared/data are in sim)",
         is_in_suite: true,
         missing: corpus::missing,
         install: None,

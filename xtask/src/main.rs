@@ -2,6 +2,7 @@
 
 mod bindings;
 mod bundle;
+mod choosing;
 mod corpus;
 mod demo;
 mod engine;
