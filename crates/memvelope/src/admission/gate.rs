@@ -216,12 +216,13 @@ impl Gate {
         all
     }
 
-    /// What is handed out in one pool; `None` if there is none of that name, and in a forked child.
+    /// What is handed out in one pool; `None` if there is none of that name. In a forked child:
+    /// nothing.
     #[must_use]
     pub fn pool_usage(&self, name: &str) -> Option<Usage> {
         let pool = self.inner.pool(name)?;
         match &self.inner.keeper {
-            _ if self.inner.is_forked() => None,
+            _ if self.inner.is_forked() => Some(Usage::default()),
             Keeper::LockFree(gate) => Some(gate.usage(pool)),
             Keeper::Books(books) => books.lock().map(|state| state.usage(pool)),
         }

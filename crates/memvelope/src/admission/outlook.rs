@@ -11,9 +11,8 @@ use super::settings::Estimate;
 use super::survival::{CLASSES_MAX, Survival};
 use std::collections::HashMap;
 
-/// Ended outputs after which the tables of survival are computed anew, and steps after which they
-/// are in any case (what runs is history, too, and ages).
-const REBUILD_ENDED: u32 = 16;
+/// Steps after which the tables of survival are computed anew even if nothing ended: what runs is
+/// history, too, and ages.
 const REBUILD_STEPS: u32 = 64;
 
 /// Standard deviations that a step adds to the margin in which every lease waited: a moment of it
@@ -96,8 +95,7 @@ impl Outlook {
     /// Makes the forecasts anew from what runs.
     pub(crate) fn refresh(&mut self, roster: &mut Roster, accounts: &[Account]) {
         self.steps_since_rebuild = self.steps_since_rebuild.saturating_add(1);
-        if self.survival.ended_since() >= REBUILD_ENDED || self.steps_since_rebuild >= REBUILD_STEPS
-        {
+        if self.survival.has_news() || self.steps_since_rebuild >= REBUILD_STEPS {
             let running = roster.iter().map(|(_, entry)| (entry.class, entry.generated()));
             self.survival.rebuild(running);
             self.steps_since_rebuild = 0;

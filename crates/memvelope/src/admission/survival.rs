@@ -181,13 +181,14 @@ impl Lengths {
 #[derive(Debug)]
 pub(crate) struct Survival {
     classes: Vec<Lengths>,
-    /// Outputs that ended since the tables were computed.
+    /// Outputs that ended since the tables were computed, and in all.
     ended_since: u32,
+    ended: u64,
 }
 
 impl Survival {
     pub(crate) fn new() -> Self {
-        Self { classes: vec![Lengths::default()], ended_since: 0 }
+        Self { classes: vec![Lengths::default()], ended_since: 0, ended: 0 }
     }
 
     /// Makes room for one more class.
@@ -204,11 +205,14 @@ impl Survival {
             self.classes[usize::from(class)].leave(bin, has_ended);
         }
         self.ended_since = self.ended_since.saturating_add(u32::from(has_ended));
+        self.ended = self.ended.saturating_add(u64::from(has_ended));
     }
 
-    /// How many outputs ended since [`Self::rebuild`].
-    pub(crate) const fn ended_since(&self) -> u32 {
-        self.ended_since
+    /// Whether enough outputs ended since [`Self::rebuild`] to tell a difference: each of the first,
+    /// later a sixteenth of them, at most sixteen.
+    pub(crate) const fn has_news(&self) -> bool {
+        let few = self.ended / 16;
+        self.ended_since > 0 && (self.ended_since >= 16 || self.ended_since as u64 >= few)
     }
 
     /// Computes every class anew from what left and what runs: (class, generated) of each lease.
