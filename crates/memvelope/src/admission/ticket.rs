@@ -42,7 +42,7 @@ impl Ticket {
 
     fn outcome(&self, ask: &Ask, settled: Settled) -> Result<Lease, Rejection> {
         match settled {
-            Settled::Admitted(slot) => Ok(self.inner.lease(ask, slot)),
+            Settled::Admitted(slot) => Ok(self.inner.lease_of(ask, slot)),
             Settled::Rejected(rejection) => Err(rejection),
         }
     }
