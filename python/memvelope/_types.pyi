@@ -35,7 +35,6 @@ _Reason = Literal[
     "no_capacity",
     "too_long",
     "bad_token_count",
-    "no_maximum",
     "unknown_pool",
     "overcommitted",
     "predicted",

@@ -207,7 +207,6 @@ fn rejection_text(rejection: &Rejection) -> String {
 const fn advice(reason: Reason) -> Option<&'static str> {
     match reason {
         Reason::BadTokenCount => Some("token counts are ints of at least 1 and below 2**63"),
-        Reason::NoMaximum => Some("pass max_new_tokens, or give the gate a max_new_tokens_default"),
         Reason::UnknownPool => Some("the gate was made without a pool of this name"),
         Reason::Overcommitted => {
             Some("the budget shrank below what is in use or asked for; leases must end")

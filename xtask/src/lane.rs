@@ -71,6 +71,15 @@ pub(crate) const LANES: &[Lane] = &[
         install: Some(engine::install),
         run: engine::run,
     },
+    Lane {
+        name: "loom",
+        proves: "the gate without a lock, in every order that the memory model allows",
+        // The models take a second, but everything is built once more for them.
+        is_in_suite: false,
+        missing: || None,
+        install: None,
+        run: loom,
+    },
 ];
 
 /// Lanes that the design has and this version does not.
@@ -205,6 +214,14 @@ fn targets(kind: &str) -> Result<Vec<(String, String)>> {
         }
     }
     Ok(found)
+}
+
+fn loom() -> Result<Tally> {
+    let mut command = step::cargo();
+    command.args(["test", "--locked", "-p", "memvelope", "--lib", "--target-dir", "target/loom"]);
+    command.args(["loom_"]).env("RUSTFLAGS", "--cfg loom");
+    let ran = step::capture("models of the gate", &mut command, HINT, |_| true)?;
+    Ok(Tally::from_libtest(&ran.stdout))
 }
 
 fn no_gpu() -> Option<String> {

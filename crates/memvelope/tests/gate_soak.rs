@@ -21,6 +21,7 @@ const POOLS: [&str; 3] = ["a", "b", "c"];
 const CLASSES: [&str; 3] = ["chat", "code", "batch"];
 /// What a ticket that nobody polls any more may take to be settled once there is room.
 const SOON: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// splitmix64, seeded.
 struct Random(u64);
@@ -209,7 +210,12 @@ fn check(name: &str, policy: Policy, floor: u8, estimate: Option<Estimate>, run:
                 let soak = &soak;
                 scope.spawn(move || soak.work(seed));
             }
-            std::thread::sleep(run / 2);
+            let begin = Instant::now();
+            let is_enough = || soak.woken.load(SeqCst) > 10 && soak.gate.usage().admitted > 100;
+            // Longer where the machine is busy with other things.
+            while begin.elapsed() < run / 2 || (!is_enough() && begin.elapsed() < PATIENCE) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             // Room for all, and for good.
             soak.gate.set_capacity(Blocks(CAPACITY), u64::MAX);
             soak.is_over.store(true, SeqCst);

@@ -37,7 +37,7 @@ macro_rules! reasons {
 }
 
 /// How many reasons there are.
-pub(crate) const REASONS: usize = 13;
+pub(crate) const REASONS: usize = 12;
 
 reasons! {
     /// It fits an empty gate, but not now: come back after `retry_after`.
@@ -48,8 +48,6 @@ reasons! {
     /// The prompt or the maximum has no tokens, or a count is absurd (does not fit 63 bits, or
     /// negative).
     BadTokenCount = "bad_token_count", "a token count is zero, negative or absurd";
-    /// No maximum was declared and the gate has no cap.
-    NoMaximum = "no_maximum", "no max_new_tokens, and the gate has no cap";
     /// There is no pool of that name.
     UnknownPool = "unknown_pool", "no pool of that name";
     /// The budget shrank: below what is held or safe, and nothing is admitted until leases end; or
@@ -94,7 +92,9 @@ impl Reason {
 pub struct Rejection {
     /// Why.
     pub reason: Reason,
-    /// How many tokens too many the request asks for; zero where that is not the reason.
+    /// How many tokens too many the request asks for: the blocks that lack, as tokens; zero where
+    /// that is not the reason. Under `Guaranteed` a request with so many less fits; under `Banker`
+    /// fewer may do, which [`super::Gate::explain`] says.
     pub short_by_tokens: Tokens,
     /// When to come back, from the predicted curve of release, else from its recent rate; `None`:
     /// never, as it stands.

@@ -42,9 +42,6 @@ pub(super) struct Inner {
     max_model_len: Tokens,
     /// Of requests that declare no maximum.
     cap: Option<Tokens>,
-    has_length: bool,
-    /// No claim is too large: a request that declares no maximum has none.
-    is_unbounded: bool,
     /// Of the process that made the gate.
     generation: u32,
     pools: Box<[PoolConfig]>,
@@ -91,8 +88,6 @@ impl Gate {
                 curve: config.curve,
                 max_model_len: config.max_model_len.unwrap_or(Tokens(TOKENS_MAX)),
                 cap: config.max_new_tokens_default,
-                has_length: config.max_model_len.is_some(),
-                is_unbounded: matches!(config.policy, Policy::Optimistic { .. }),
                 generation: crate::fork::generation(),
                 pools: config.pools.into(),
                 unknown_pool: AtomicU64::new(0),
@@ -258,7 +253,8 @@ impl Inner {
     /// Out of line, so that the path without a lock stays small where it is inlined.
     fn admit_to(&self, books: &Arc<Books>, request: &Request<'_>) -> Result<Lease, Rejection> {
         let ask = self.ask(request).map_err(|fault| self.refuse(&fault))?;
-        books.admit(&ask).map(|slot| self.lease(&ask, slot))
+        let slot = books.admit(&ask)?;
+        Ok(self.lease(&ask, slot))
     }
 
     /// Checks a request, and counts it in blocks; finds its class.
@@ -294,9 +290,7 @@ impl Inner {
             },
         };
         let prompt = request.prompt_tokens;
-        let Some(new) = request.max_new_tokens.or_else(|| self.cap(prompt)) else {
-            return fault(Some(pool), Reason::NoMaximum, Tokens::ZERO);
-        };
+        let new = request.max_new_tokens.unwrap_or_else(|| self.cap(prompt));
         // Each fits 63 bits, so the sum fits 64.
         let is_sane = |tokens: Tokens| (1..=TOKENS_MAX).contains(&tokens.0);
         if !is_sane(prompt) || !is_sane(new) || !is_sane(Tokens(prompt.0 + new.0)) {
@@ -333,15 +327,12 @@ impl Inner {
         Rejection::never(reason, short_by)
     }
 
-    /// The cap on new tokens of a request that declares none. A prompt that leaves no room for any
-    /// is refused as too long.
-    fn cap(&self, prompt: Tokens) -> Option<Tokens> {
+    /// The cap on new tokens of a request that declares none: what is configured, and in any case
+    /// what the longest sequence leaves (under `Optimistic` without a length, all there can be). A
+    /// prompt that leaves no room for any is refused as too long.
+    fn cap(&self, prompt: Tokens) -> Tokens {
         let room = Tokens(self.max_model_len.saturating_sub(prompt).0.max(1));
-        match self.cap {
-            Some(cap) if self.has_length => Some(Tokens(cap.0.min(room.0))),
-            Some(cap) => Some(cap),
-            None => (self.has_length || self.is_unbounded).then_some(room),
-        }
+        self.cap.map_or(room, |cap| cap.min(room))
     }
 
     /// The lease of an admitted request.
@@ -355,7 +346,9 @@ impl Inner {
         self.lease_of(&Size { pool, prompt_tokens, max_tokens, held, claim }, home)
     }
 
-    #[inline]
+    /// Inlined where its home is known: put together from parts that were just stored, it costs as
+    /// much as all else that an admission does.
+    #[inline(always)]
     fn lease_of(&self, size: &Size, home: Home) -> Lease {
         Lease {
             home,

@@ -216,7 +216,7 @@ impl Guaranteed {
 
     #[cfg(all(test, not(loom)))]
     fn is_spare(&'static self) -> bool {
-        SPARE.lock().unwrap().iter().any(|spare| std::ptr::eq(*spare, self))
+        locked(&SPARE).iter().any(|spare| std::ptr::eq(*spare, self))
     }
 }
 
@@ -392,7 +392,8 @@ impl Guaranteed {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

@@ -78,11 +78,11 @@ impl Outlook {
     }
 
     pub(crate) fn grew(&mut self) {
-        self.growths += 1;
+        self.growths = self.growths.saturating_add(1);
     }
 
     pub(crate) fn waited(&mut self) {
-        self.waits += 1;
+        self.waits = self.waits.saturating_add(1);
     }
 
     /// Whether the forecasts are of an earlier step. An engine that tells nobody of its steps

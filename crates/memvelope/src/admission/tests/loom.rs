@@ -15,6 +15,9 @@ use loom::thread;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
+// Loom backtracks to the last access of an atomic alone. A thread that loads before it swaps would
+// hide the load of another one; so it is the others that read, and the model's own thread that writes.
+
 /// How often a thread may be preempted in one run. Bugs of this kind need one or two; more than
 /// three takes hours.
 const PREEMPTIONS: usize = 3;
@@ -84,17 +87,14 @@ fn loom_three_share_what_comes_back() {
 fn loom_what_is_granted_after_a_shrink_fits_it() {
     check(|| {
         let account = open(4);
-        let other = thread::spawn(move || {
-            account.set_capacity(Blocks(2));
-            // What begins after the change sees it.
-            admit(account, 1, 3)
-        });
-        let own = admit(account, 1, 4);
-        assert!(!other.join().unwrap());
+        let other = thread::spawn(move || admit(account, 1, 4));
+        account.set_capacity(Blocks(2));
+        assert!(!admit(account, 1, 3), "what begins after the change sees it");
+        let is_in = other.join().unwrap();
         let reading = account.reading();
-        assert_eq!((reading.capacity, reading.claimed), (2, if own { 4 } else { 0 }));
+        assert_eq!((reading.capacity, reading.claimed), (2, if is_in { 4 } else { 0 }));
         // Overcommitted, growth takes what is free and no more.
-        assert!(!own || (account.draw(1) && !account.draw(1)));
+        assert!(!is_in || (account.draw(1) && !account.draw(1)));
     });
 }
 
@@ -170,12 +170,9 @@ fn loom_nobody_passes_the_queue_and_a_larger_budget_is_seen() {
         assert!(admit(account, 1, 1));
         assert!(gate.set_capacity(Blocks(2), 1) && gate.set_capacity(Blocks(1), 2));
         let ticket = gate.enqueue(&ask(1), 0, None).unwrap();
-        let other = {
-            let gate = Arc::clone(&gate);
-            thread::spawn(move || assert!(gate.set_capacity(Blocks(2), 3)))
-        };
-        // While it waits it is the first; once it was let in, nothing is left.
-        assert!(!admit(account, 1, 1));
+        // While somebody waits he is the first; once he was let in, nothing is left.
+        let other = thread::spawn(move || assert!(!admit(account, 1, 1)));
+        assert!(gate.set_capacity(Blocks(2), 3));
         other.join().unwrap();
         assert_eq!(poll(&gate, ticket), Some(Settled::Admitted(0)));
         assert_eq!(gate.usage(0).rejected[Reason::TooLong as usize], 0);

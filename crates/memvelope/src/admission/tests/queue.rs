@@ -293,7 +293,7 @@ fn a_hundred_thousand_wait() {
         let config = GateConfig { queue_max: WAITING as u32, ..config(policy, 100) };
         let gate = Gate::new(config).unwrap();
         let all = admit(&gate, 1599, 1).unwrap();
-        let deadline = |n: usize| (n % 3 == 0).then_some(Nanos(n as u64));
+        let deadline = |n: usize| n.is_multiple_of(3).then_some(Nanos(n as u64));
         let mut tickets: Vec<_> = (0..WAITING)
             .map(|n| Some(gate.enqueue(&request(10, 1), (n % 4) as u8, deadline(n)).unwrap()))
             .collect();
