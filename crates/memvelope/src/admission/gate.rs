@@ -8,7 +8,7 @@ use super::lockfree::LockFree;
 use super::pool::DEFAULT_POOL;
 use super::queue::Settled;
 use super::request::Request;
-use super::settings::{GateConfig, Policy, PoolConfig, TOKENS_MAX};
+use super::settings::{GateConfig, PoolConfig, TOKENS_MAX};
 use super::ticket::Ticket;
 use crate::error::Result;
 use crate::units::{Blocks, CostCurve, Nanos, Tokens};
