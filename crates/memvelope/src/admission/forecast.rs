@@ -23,9 +23,27 @@ pub(crate) struct Share {
     pub(crate) left_tokens: u32,
 }
 
+/// [`AHEAD_TOKENS`] as the arithmetic needs them, and the point before each.
+const AHEAD: Row = {
+    let (mut ahead, mut point) = ([0.0; POINTS], 0);
+    while point < POINTS {
+        ahead[point] = AHEAD_TOKENS[point] as f32;
+        point += 1;
+    }
+    ahead
+};
+const BEFORE: Row = {
+    let (mut before, mut point) = ([-1.0; POINTS], 1);
+    while point < POINTS {
+        before[point] = AHEAD[point - 1];
+        point += 1;
+    }
+    before
+};
+
 /// Blocks held at each point ahead: expected, its variance, and if nobody ends by itself.
 #[derive(Clone, Copy, Debug)]
-struct Curve {
+pub(crate) struct Curve {
     mean: Row,
     variance: Row,
     most: Row,
@@ -54,17 +72,15 @@ pub(crate) struct Forecast {
 fn outlook(share: &Share, row: &Row, blocks_per_token: f32) -> Curve {
     let mut curve = Curve::ZERO;
     let (held, claim, left) = (share.held as f32, share.claim as f32, share.left_tokens as f32);
-    let mut before = -1.0;
     for point in 0..POINTS {
-        let ahead = AHEAD_TOKENS[point] as f32;
         // Who reaches its maximum between two points holds its claim until then.
-        let is_there = if before < left { 1.0 } else { 0.0 };
-        let most = (held + ahead * blocks_per_token).min(claim) * is_there;
-        let share = row[point];
+        let is_there = if BEFORE[point] < left { 1.0 } else { 0.0 };
+        let most = (held + AHEAD[point] * blocks_per_token).min(claim) * is_there;
+        let mean = row[point] * most;
         curve.most[point] = most;
-        curve.mean[point] = share * most;
-        curve.variance[point] = share * (1.0 - share) * most * most;
-        before = ahead;
+        curve.mean[point] = mean;
+        // p (1 - p) most^2, with p = mean / most.
+        curve.variance[point] = mean * (most - mean);
     }
     curve
 }
@@ -96,27 +112,39 @@ impl Forecast {
         ((share.claim - share.held) / self.width).min(WORST_BINS as u32 - 1) as usize
     }
 
+    /// What a lease holds at each point ahead, of whose class the shares of `row` still run.
+    #[inline]
+    pub(crate) fn curve_of(&self, share: &Share, row: &Row) -> Curve {
+        outlook(share, row, self.blocks_per_token)
+    }
+
     /// A lease is there.
     #[inline]
-    pub(crate) fn add(&mut self, share: &Share, row: &Row) {
-        self.change(share, row, 1);
+    pub(crate) fn add(&mut self, share: &Share, own: &Curve) {
+        let sum = &mut self.curve;
+        for point in 0..POINTS {
+            sum.mean[point] += own.mean[point];
+            sum.variance[point] += own.variance[point];
+            sum.most[point] += own.most[point];
+        }
+        self.change_worst(share, 1);
     }
 
     /// A lease that was there, as it was added, is not.
     #[inline]
-    pub(crate) fn remove(&mut self, share: &Share, row: &Row) {
-        self.change(share, row, -1);
+    pub(crate) fn remove(&mut self, share: &Share, own: &Curve) {
+        let sum = &mut self.curve;
+        for point in 0..POINTS {
+            sum.mean[point] -= own.mean[point];
+            sum.variance[point] -= own.variance[point];
+            sum.most[point] -= own.most[point];
+        }
+        self.change_worst(share, -1);
     }
 
     #[inline]
-    fn change(&mut self, share: &Share, row: &Row, sign: i8) {
-        let own = outlook(share, row, self.blocks_per_token);
-        for point in 0..POINTS {
-            self.curve.mean[point] += f32::from(sign) * own.mean[point];
-            self.curve.variance[point] += f32::from(sign) * own.variance[point];
-            self.curve.most[point] += f32::from(sign) * own.most[point];
-        }
-        let (bin, sign) = (self.bin(share), i64::from(sign));
+    fn change_worst(&mut self, share: &Share, sign: i64) {
+        let bin = self.bin(share);
         self.count[bin] += sign;
         self.held[bin] += sign * i64::from(share.held);
         self.claim[bin] += sign * i64::from(share.claim);
@@ -125,15 +153,15 @@ impl Forecast {
     /// Whether the expected peak, with a newcomer and `margin` standard deviations, stays within
     /// `limit` blocks.
     #[inline]
-    pub(crate) fn fits(&self, share: &Share, row: &Row, limit: f32, margin: f32) -> bool {
-        let own = outlook(share, row, self.blocks_per_token);
+    pub(crate) fn fits(&self, own: &Curve, limit: f32, margin: f32) -> bool {
+        let (sum, margin) = (&self.curve, margin * margin);
         let mut is_fitting = true;
         for point in 0..POINTS {
-            let room = limit - self.curve.mean[point] - own.mean[point];
-            let spread = margin * margin * (self.curve.variance[point] + own.variance[point]);
+            let room = limit - sum.mean[point] - own.mean[point];
+            let spread = margin * (sum.variance[point] + own.variance[point]);
             // However wide the spread, nobody holds more than if all stayed.
-            let is_certain = self.curve.most[point] + own.most[point] <= limit;
-            is_fitting &= is_certain || (room >= 0.0 && room * room >= spread);
+            let is_certain = sum.most[point] + own.most[point] <= limit;
+            is_fitting &= is_certain | ((room >= 0.0) & (room * room >= spread));
         }
         is_fitting
     }
@@ -196,6 +224,11 @@ mod tests {
         Share { held, claim: held + need, left_tokens: need * 16 }
     }
 
+    fn add(forecast: &mut Forecast, lease: &Share, row: &Row) {
+        let own = forecast.curve_of(lease, row);
+        forecast.add(lease, &own);
+    }
+
     /// The peak by looking at every block of growth.
     fn naive(leases: &[Share]) -> u64 {
         let longest = leases.iter().map(|l| l.claim - l.held).max().unwrap_or(0);
@@ -216,15 +249,16 @@ mod tests {
             let (newcomer, others) = leases.split_last().unwrap();
             let mut forecast = Forecast::new(1.0 / 16.0);
             forecast.clear(most);
-            others.iter().for_each(|lease| forecast.add(lease, &ALL_STAY));
+            others.iter().for_each(|lease| add(&mut forecast, lease, &ALL_STAY));
             let (found, exact) = (forecast.worst_peak(Some(newcomer)), naive(&leases));
             prop_assert!(found >= exact, "{found} < {exact}");
             let slack = leases.len() as u64 * u64::from(forecast.width);
             prop_assert!(found <= exact + slack, "{found} > {exact} + {slack}");
-            forecast.add(newcomer, &ALL_STAY);
+            add(&mut forecast, newcomer, &ALL_STAY);
             prop_assert_eq!(forecast.worst_peak(None), found);
             for lease in &leases {
-                forecast.remove(lease, &ALL_STAY);
+                let own = forecast.curve_of(lease, &ALL_STAY);
+                forecast.remove(lease, &own);
             }
             prop_assert_eq!(forecast.worst_peak(None), 0);
         }
@@ -234,10 +268,10 @@ mod tests {
     fn certain_leases_have_no_variance_and_uncertain_ones_do() {
         let mut forecast = Forecast::new(1.0 / 16.0);
         forecast.clear(100);
-        forecast.add(&share(10, 100), &ALL_STAY);
+        add(&mut forecast, &share(10, 100), &ALL_STAY);
         assert_eq!(forecast.peaks(3.0), (110.0, 110.0));
         let half = [0.5; POINTS];
-        forecast.add(&share(100, 100), &half);
+        add(&mut forecast, &share(100, 100), &half);
         let (mean, most) = forecast.peaks(1.0);
         // Half of the second at its claim beside all of the first; then half of it more.
         assert_eq!((mean, most), (210.0, 310.0));
@@ -249,13 +283,13 @@ mod tests {
     fn a_newcomer_fits_while_the_expected_peak_does() {
         let mut forecast = Forecast::new(1.0 / 16.0);
         forecast.clear(100);
-        forecast.add(&share(10, 90), &ALL_STAY);
-        assert!(forecast.fits(&share(10, 90), &ALL_STAY, 200.0, 3.0));
-        assert!(!forecast.fits(&share(10, 90), &ALL_STAY, 199.0, 3.0));
+        add(&mut forecast, &share(10, 90), &ALL_STAY);
+        assert!(forecast.fits(&forecast.curve_of(&share(10, 90), &ALL_STAY), 200.0, 3.0));
+        assert!(!forecast.fits(&forecast.curve_of(&share(10, 90), &ALL_STAY), 199.0, 3.0));
         // One that ends soon, in all likelihood.
         let mut soon = [0.0; POINTS];
         soon[0] = 1.0;
-        assert!(forecast.fits(&share(10, 90), &soon, 120.0, 3.0));
+        assert!(forecast.fits(&forecast.curve_of(&share(10, 90), &soon), 120.0, 3.0));
     }
 
     #[test]
@@ -264,7 +298,7 @@ mod tests {
         forecast.clear(0);
         let mut row = [0.0; POINTS];
         row[..5].copy_from_slice(&[1.0, 0.8, 0.6, 0.4, 0.2]); // over 64 tokens
-        forecast.add(&Share { held: 100, claim: 100, left_tokens: 1000 }, &row);
+        add(&mut forecast, &Share { held: 100, claim: 100, left_tokens: 1000 }, &row);
         assert_eq!(forecast.tokens_until_free(50.0, 150.0), Some(0));
         let half = forecast.tokens_until_free(50.0, 100.0).unwrap();
         assert!((36..=44).contains(&half), "{half}");

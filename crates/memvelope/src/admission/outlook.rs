@@ -5,7 +5,7 @@
 //! between two passes, admissions and releases are added and taken away.
 
 use super::account::Account;
-use super::forecast::{Forecast, Share};
+use super::forecast::{Curve, Forecast, Share};
 use super::roster::{Entry, Roster};
 use super::settings::Estimate;
 use super::survival::{CLASSES_MAX, Survival};
@@ -23,6 +23,10 @@ const CAUTION_MAX: f32 = 2.0;
 /// What an output that ended leaves of the caution: it is forgotten over some hundreds.
 const CAUTION_KEPT: f32 = 1.0 - 1.0 / 256.0;
 
+/// Leases that may come and go before the forecasts are made anew, even if nothing else happens:
+/// rounding adds up to a thousandth of a block by then.
+const CHANGES_MAX: usize = 4096;
+
 /// Histories and forecasts.
 #[derive(Debug)]
 pub(crate) struct Outlook {
@@ -32,10 +36,13 @@ pub(crate) struct Outlook {
     survival: Survival,
     classes: HashMap<Box<str>, u16>,
     forecasts: Vec<Forecast>,
+    /// What was asked for last: mostly it comes in at once, and is not computed again.
+    asked: Option<(Share, u16, Curve)>,
     /// A step passed since the forecasts were made.
     is_stepped: bool,
-    /// Growths since then.
+    /// Growths, and leases that came or went, since then.
     growths: u32,
+    changes: u32,
     waits: u32,
     /// Outputs that ended since the last pass.
     ended: u32,
@@ -50,8 +57,10 @@ impl Outlook {
             survival: Survival::new(),
             classes: HashMap::new(),
             forecasts: vec![Forecast::new(blocks_per_token); pools],
+            asked: None,
             is_stepped: true,
             growths: 0,
+            changes: 0,
             waits: 0,
             ended: 0,
             steps_since_rebuild: u32::MAX,
@@ -88,8 +97,12 @@ impl Outlook {
     /// Whether the forecasts are of an earlier step. An engine that tells nobody of its steps
     /// grows each lease by a block every so many tokens; half of them having done so is a change
     /// of that order.
+    ///
+    /// Sums that are added to and taken from drift, so that they are not kept for ever either.
     pub(crate) fn is_stale(&self, leases: usize) -> bool {
-        self.is_stepped || self.growths as usize > leases / 2 + 4
+        self.is_stepped
+            || self.growths as usize > leases / 2 + 4
+            || self.changes as usize > 16 * leases + CHANGES_MAX
     }
 
     /// Makes the forecasts anew from what runs.
@@ -108,10 +121,13 @@ impl Outlook {
             entry.counted = entry.share();
             entry.counted_generated = entry.generated();
             let row = self.survival.row(entry.class, entry.counted_generated);
-            self.forecasts[usize::from(entry.pool)].add(&entry.counted, row);
+            let forecast = &mut self.forecasts[usize::from(entry.pool)];
+            let own = forecast.curve_of(&entry.counted, row);
+            forecast.add(&entry.counted, &own);
         }
         self.learn(roster.len());
-        (self.is_stepped, self.growths, self.waits) = (false, 0, 0);
+        self.asked = None; // Of another table.
+        (self.is_stepped, self.growths, self.changes, self.waits) = (false, 0, 0, 0);
     }
 
     /// Trusts history less when leases had to wait, and more again with every output that ended
@@ -128,17 +144,31 @@ impl Outlook {
     pub(crate) fn add(&mut self, entry: &mut Entry) {
         entry.counted = entry.share();
         entry.counted_generated = entry.generated();
-        let row = self.survival.row(entry.class, entry.counted_generated);
-        self.forecasts[usize::from(entry.pool)].add(&entry.counted, row);
+        let forecast = &mut self.forecasts[usize::from(entry.pool)];
+        match self.asked {
+            // It is the one that was asked for just now.
+            Some((share, class, own)) if (share, class) == (entry.counted, entry.class) => {
+                forecast.add(&entry.counted, &own);
+            }
+            _ => {
+                let row = self.survival.row(entry.class, entry.counted_generated);
+                let own = forecast.curve_of(&entry.counted, row);
+                forecast.add(&entry.counted, &own);
+            }
+        }
+        self.asked = None;
     }
 
     /// A lease went, having generated so many tokens.
     #[inline]
     pub(crate) fn remove(&mut self, entry: &Entry, generated: u64, has_ended: bool) {
         let row = self.survival.row(entry.class, entry.counted_generated);
-        self.forecasts[usize::from(entry.pool)].remove(&entry.counted, row);
+        let forecast = &mut self.forecasts[usize::from(entry.pool)];
+        let own = forecast.curve_of(&entry.counted, row);
+        forecast.remove(&entry.counted, &own);
         self.survival.leave(entry.class, generated, has_ended);
         self.ended = self.ended.saturating_add(1);
+        self.changes = self.changes.saturating_add(1);
     }
 
     /// Whether a newcomer is expected to leave nobody waiting, in an account of `capacity` blocks:
@@ -163,7 +193,9 @@ impl Outlook {
         let smallest = account.needs.smallest().map_or(need, |smallest| smallest.min(need));
         let limit = capacity as f32 - account.shared as f32 - smallest as f32;
         let row = self.survival.row(class, 0);
-        if forecast.fits(share, row, limit, self.margin + self.caution) {
+        let own = forecast.curve_of(share, row);
+        self.asked = Some((*share, class, own));
+        if forecast.fits(&own, limit, self.margin + self.caution) {
             return true;
         }
         forecast.worst_peak(Some(share)) + account.shared <= capacity
