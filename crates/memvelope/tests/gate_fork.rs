@@ -55,7 +55,8 @@ fn child(gate: Gate, mut lease: Lease, mut ticket: memvelope::admission::Ticket)
         lease.grow(Tokens(30)) == Ok(Growth::Wait),
         !lease.explain(Tokens(30)).is_granted,
         !gate.set_capacity(Blocks(1), u64::MAX),
-        gate.usage().held_blocks == Blocks::ZERO && gate.pool_usage("a").is_none(),
+        gate.usage().held_blocks == Blocks::ZERO
+            && gate.pool_usage("a") == Some(memvelope::admission::Usage::default()),
         gate.victims().is_empty() && lease.serial().is_none(),
         matches!(ticket.try_take(Waker::noop()), Some(Err(r)) if r.reason == Reason::Forked),
     ];
