@@ -6,7 +6,7 @@ import pytest
 from memvelope import Gate, LeaseReleased, PastMaximum, Rejected
 
 BLOCK = 16
-REASONS = 13
+REASONS = 12
 
 
 def is_safe(capacity, leases):
