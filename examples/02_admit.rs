@@ -63,6 +63,7 @@ fn serve(gate: &Gate) -> Result<(u64, u64), Failure> {
             match lease.grow(Tokens(1))? {
                 Growth::Granted(_) => *left -= 1,
                 Growth::Wait => waits += 1, // this sequence pauses for a step
+                Growth::Expired => unreachable!("only where `silent_max` is set"),
             }
         }
         running.retain(|(_, left)| *left > 0); // a dropped lease gives its blocks back

@@ -267,6 +267,7 @@ class Gate:
         watermark: float = 0.0,
         queue_max: SupportsIndex | None = None,
         leases_max: SupportsIndex | None = None,
+        silent_max_ns: SupportsIndex | None = None,
     ) -> Self: ...
     @staticmethod
     def from_blocks(
@@ -282,6 +283,7 @@ class Gate:
         watermark: float = 0.0,
         queue_max: SupportsIndex | None = None,
         leases_max: SupportsIndex | None = None,
+        silent_max_ns: SupportsIndex | None = None,
     ) -> Gate:
         """A gate on a declared number of blocks: needs no model and no driver."""
     @staticmethod
@@ -297,6 +299,7 @@ class Gate:
         watermark: float = 0.0,
         queue_max: SupportsIndex | None = None,
         leases_max: SupportsIndex | None = None,
+        silent_max_ns: SupportsIndex | None = None,
     ) -> Gate:
         """A gate on the blocks of a plan, all but the null block; `max_model_len` is the plan's.
 
@@ -355,6 +358,8 @@ class Gate:
     ) -> _Ticket: ...
     def grow_many(self, leases: Iterable[Lease], tokens: SupportsIndex = 1) -> bytes:
         """Marks a step and grows all: a byte each, 1 granted, 0 wait, 2 refused."""
+    def outcomes(self) -> dict[str, list[tuple[int, int]]]:
+        """Histograms of requests and leases, as pairs of the first value beyond and a count."""
     def victims(self) -> list[dict[str, Any]]:
         """Whom to preempt when the budget shrank, the cheapest first."""
     def set_capacity(self, blocks: SupportsIndex, epoch: SupportsIndex) -> bool:

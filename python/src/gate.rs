@@ -42,13 +42,15 @@ impl Gate {
     /// `estimate`: whether "banker" stops admitting where what runs is expected to need the room,
     /// with `margin` standard deviations kept (2). `watermark`: share of the capacity, 0 to 1, that
     /// "optimistic" keeps free at admission. `queue_max`, `leases_max`: most requests that wait
-    /// (65,536), most live leases (2**20).
+    /// (65,536), most live leases (2**20). `silent_max_ns`: a lease that was not heard of for so long,
+    /// on the clock of `tick`, is taken back (never, unless given); it is heard of when it asks for a
+    /// new block.
     ///
     /// Raises `ConfigureGateError`, and `TypeError` or `ValueError` for what is no such argument.
     #[new]
     #[pyo3(signature = (envelope, policy=None, **keywords))]
     #[pyo3(
-        text_signature = "(envelope, policy='banker', *, max_model_len=None, max_new_tokens_default=None, pools=None, estimate=True, margin=None, watermark=0.0, queue_max=None, leases_max=None)"
+        text_signature = "(envelope, policy='banker', *, max_model_len=None, max_new_tokens_default=None, pools=None, estimate=True, margin=None, watermark=0.0, queue_max=None, leases_max=None, silent_max_ns=None)"
     )]
     fn new(
         py: Python<'_>,
@@ -75,7 +77,7 @@ impl Gate {
     #[staticmethod]
     #[pyo3(signature = (capacity_blocks, block_tokens=None, policy=None, **keywords))]
     #[pyo3(
-        text_signature = "(capacity_blocks, block_tokens=16, policy='banker', *, max_model_len=None, max_new_tokens_default=None, pools=None, estimate=True, margin=None, watermark=0.0, queue_max=None, leases_max=None)"
+        text_signature = "(capacity_blocks, block_tokens=16, policy='banker', *, max_model_len=None, max_new_tokens_default=None, pools=None, estimate=True, margin=None, watermark=0.0, queue_max=None, leases_max=None, silent_max_ns=None)"
     )]
     fn from_blocks(
         py: Python<'_>,
@@ -107,7 +109,7 @@ impl Gate {
     #[staticmethod]
     #[pyo3(signature = (plan, policy=None, **keywords))]
     #[pyo3(
-        text_signature = "(plan, policy='banker', *, max_model_len=None, max_new_tokens_default=None, pools=None, estimate=True, margin=None, watermark=0.0, queue_max=None, leases_max=None)"
+        text_signature = "(plan, policy='banker', *, max_model_len=None, max_new_tokens_default=None, pools=None, estimate=True, margin=None, watermark=0.0, queue_max=None, leases_max=None, silent_max_ns=None)"
     )]
     fn from_plan(
         py: Python<'_>,
@@ -273,6 +275,15 @@ impl Gate {
             }
             from_json(prompt_tokens.py(), &fields)
         })
+    }
+
+    /// What came of requests and leases so far, as histograms: lists of pairs, the first value
+    /// beyond a bucket and its count, doubling from bucket to bucket. `released_tokens` and
+    /// `preempted_tokens` (output), `waits` and `unused_blocks` of the leases that ended,
+    /// `short_blocks` of rejections, `queue_ns` in the queue. Empty for a gate that keeps no books
+    /// (policy "guaranteed" without pools that lend).
+    fn outcomes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        guarded(|| plain(py, &self.inner.outcomes()))
     }
 
     /// Leases of pools that are overcommitted (under "optimistic": full), the cheapest to preempt

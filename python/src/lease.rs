@@ -59,8 +59,9 @@ impl Lease {
     /// it holds, and asks again. Under policy "guaranteed" that only happens after the budget
     /// shrank.
     ///
-    /// Raises `PastMaximum` past the declared maximum, `LeaseReleased` after `release()`, and
-    /// `Rejected` for what is no token count; nothing has changed then.
+    /// Raises `PastMaximum` past the declared maximum, `LeaseReleased` after `release()` or where
+    /// the gate took the lease back, and `Rejected` for what is no token count; nothing has changed
+    /// then.
     #[pyo3(signature = (tokens=None), text_signature = "($self, tokens=1)")]
     fn grow(slf: &Bound<'_, Self>, tokens: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
         guarded(|| {
@@ -71,6 +72,10 @@ impl Lease {
             match grown {
                 Some(Ok(Growth::Granted(blocks))) => Ok(Some(blocks.0)),
                 Some(Ok(Growth::Wait)) => Ok(None),
+                Some(Ok(Growth::Expired)) => Err(LeaseReleased::new_err(
+                    "growing a lease that was taken back: it was silent for longer than \
+                     silent_max_ns",
+                )),
                 Some(Err(past)) => Err(past_maximum(slf.py(), &past)),
                 None => Err(LeaseReleased::new_err("growing a lease that was released")),
             }
@@ -275,7 +280,7 @@ fn grow_items<'py>(
             *answer = match grown {
                 Some(Ok(Growth::Granted(_))) => GRANTED,
                 Some(Ok(Growth::Wait)) => WAIT,
-                Some(Err(_)) | None => REFUSED,
+                Some(Ok(Growth::Expired) | Err(_)) | None => REFUSED,
             };
         }
         Ok(())

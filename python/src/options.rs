@@ -2,7 +2,7 @@
 
 use crate::convert::{amount, optional_amount, small_amount};
 use memvelope::admission::{Estimate, GateConfig, Policy, PoolConfig};
-use memvelope::units::{Blocks, CostCurve, Tokens};
+use memvelope::units::{Blocks, CostCurve, Nanos, Tokens};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -20,6 +20,7 @@ const KEYWORDS: &[&str] = &[
     "watermark",
     "queue_max",
     "leases_max",
+    "silent_max_ns",
 ];
 
 /// The configuration of a gate. `max_model_len` is what counts where no keyword says otherwise.
@@ -62,6 +63,8 @@ pub(crate) fn config(
     if let Some(most) = get("leases_max")? {
         config.leases_max = small_amount("leases_max", "leases", &most)?;
     }
+    config.silent_max =
+        optional_amount("silent_max_ns", "ns", get("silent_max_ns")?.as_ref())?.map(Nanos);
     if let Some(pools) = get("pools")? {
         config.pools = parse_pools(&pools)?;
     }

@@ -9,6 +9,23 @@ BLOCK = 16
 REASONS = 12
 
 
+def test_outcomes_and_silent_leases():
+    gate = Gate.from_blocks(100, max_model_len=1600, silent_max_ns=100)
+    silent, lively = gate.admit(16, 160), gate.admit(16, 160)
+    for now in range(0, 201, 50):
+        gate.tick(now)
+        assert lively.grow(16) == 1
+    assert gate.usage()["expired"] == 1
+    assert gate.grow_many([silent, lively], 16) == b"\2\1"
+    with pytest.raises(LeaseReleased, match="silent_max_ns"):
+        silent.grow(16)
+    assert silent.release() and lively.release()
+    assert gate.usage()["held_blocks"] == 0
+    outcomes = gate.outcomes()
+    assert outcomes["released_tokens"] == [[1, 1], [128, 1]]
+    assert outcomes["waits"] == [[1, 2]] and outcomes["queue_ns"] == []
+
+
 def is_safe(capacity, leases):
     """Whether some order of completion lets every lease reach its claim: tried one by one."""
     free = capacity - sum(held for held, _ in leases)

@@ -19,13 +19,13 @@
 //! A gate on a declared budget needs no driver at all:
 //!
 //! ```
-//! use memvelope::admission::{Gate, GateConfig, Growth, Request};
+//! use memvelope::admission::{Gate, GateConfig, Request};
 //! use memvelope::units::{Blocks, CostCurve, Tokens};
 //!
 //! let curve = CostCurve::new(16, 0).expect("16 tokens a block");
 //! let gate = Gate::new(GateConfig::new(Blocks(1000), curve, Tokens(8192)))?;
 //! let mut lease = gate.try_admit(&Request::new(Tokens(700), Some(Tokens(300))))?;
-//! assert!(lease.grow(Tokens(1))? != Growth::Wait); // a lease alone never waits
+//! assert!(lease.grow(Tokens(1))?.is_granted()); // a lease alone never waits
 //! drop(lease); // releases its blocks, once
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -8,7 +8,7 @@ use super::device::{AllocError, Device, Work};
 use super::kv::{KvCache, Page};
 use crate::requests::Request;
 use anyhow::Context;
-use memvelope::admission::{Gate, Growth, Lease, Reason, Rejection, Request as Ask};
+use memvelope::admission::{Gate, Lease, Reason, Rejection, Request as Ask};
 use memvelope::runtime::Session;
 use memvelope::units::{Blocks, CostCurve, Nanos, Tokens};
 use serde::Serialize;
@@ -373,7 +373,7 @@ impl<'a> Server<'a> {
         if let Some(lease) = &mut sequence.lease {
             let growth = lease.grow(Tokens(1)).context("the gate broke its guarantee")?;
             // Under `Guaranteed`, with a budget that nobody shrinks, no lease is made to wait.
-            anyhow::ensure!(growth != Growth::Wait, "the gate broke its guarantee: a lease waits");
+            anyhow::ensure!(growth.is_granted(), "the gate broke its guarantee: a lease waits");
         }
         sequence.tokens += 1;
         sequence.remaining -= 1;

@@ -1,6 +1,7 @@
 //! The account of one pool in the books: capacity, what is held, needs in order, counts.
 
 use super::answer::{REASONS, Reason, Usage};
+use super::histogram::Outcomes;
 use super::needs::Needs;
 use super::rate::ReleaseRate;
 use crate::units::Blocks;
@@ -32,9 +33,11 @@ pub(crate) struct Account {
     pub(crate) waits: u64,
     pub(crate) released: u64,
     pub(crate) preempted: u64,
+    pub(crate) expired: u64,
     /// Claims of all leases that ended so far, in blocks.
     pub(crate) released_blocks: u64,
     pub(crate) rate: ReleaseRate,
+    pub(crate) outcomes: Outcomes,
 }
 
 impl Account {
@@ -57,8 +60,10 @@ impl Account {
             waits: 0,
             released: 0,
             preempted: 0,
+            expired: 0,
             released_blocks: 0,
             rate: ReleaseRate::new(),
+            outcomes: Outcomes::default(),
         }
     }
 
@@ -102,6 +107,7 @@ impl Account {
             waits: self.waits,
             released: self.released,
             preempted: self.preempted,
+            expired: self.expired,
             ..Usage::default()
         }
     }

@@ -131,6 +131,9 @@ pub enum Growth {
     Granted(Blocks),
     /// Not in this step: the sequence pauses, keeps what it holds, and asks again. Nothing changed.
     Wait,
+    /// Never: the lease was silent for longer than the gate was told to bear, and its blocks were
+    /// given to others. The sequence must stop.
+    Expired,
 }
 
 impl Growth {
@@ -187,6 +190,8 @@ pub struct Usage {
     pub released: u64,
     /// Leases preempted so far.
     pub preempted: u64,
+    /// Leases taken back so far because nobody had heard of them ([`super::GateConfig::silent_max`]).
+    pub expired: u64,
     /// Epoch of the capacity in force.
     pub epoch: u64,
 }
@@ -214,6 +219,7 @@ impl Usage {
             (&mut self.waits, other.waits),
             (&mut self.released, other.released),
             (&mut self.preempted, other.preempted),
+            (&mut self.expired, other.expired),
         ] {
             *sum = sum.saturating_add(part);
         }

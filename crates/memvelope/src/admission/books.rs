@@ -57,6 +57,17 @@ pub(crate) enum End {
     Released,
     /// The engine took its blocks to let others go on.
     Preempted,
+    /// It was silent for too long.
+    Expired,
+}
+
+/// What a lease is told that draws blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Draw {
+    Granted,
+    Wait,
+    /// It has no blocks any more: it was silent for too long.
+    Expired,
 }
 
 /// Everything that changes.
@@ -76,6 +87,8 @@ pub(crate) struct State {
     /// shared.
     block_tokens: u32,
     leases_max: usize,
+    /// After how long a lease that is not heard of is taken back.
+    silent_max: Option<Nanos>,
     is_lending: bool,
 }
 
@@ -109,6 +122,7 @@ impl Books {
                 pace: super::pace::Pace::default(),
                 block_tokens,
                 leases_max: config.leases_max as usize,
+                silent_max: config.silent_max,
                 is_lending: config.pools.iter().any(|pool| pool.floor_percent < 100),
             }),
         }
@@ -244,6 +258,7 @@ impl State {
             prompt_tokens: ask.prompt_tokens,
             tokens: ask.prompt_tokens,
             max_tokens: ask.max_tokens,
+            heard: self.now,
             previous: NOBODY_ELSE,
             next: NOBODY_ELSE,
             ..Entry::default()
@@ -264,17 +279,23 @@ impl State {
         slot
     }
 
-    /// A lease wants to hold `held` blocks of its own sequence, for `tokens` of it. Whether it may.
-    pub(crate) fn grow(&mut self, slot: u32, tokens: u64, held: u32) -> bool {
+    /// A lease wants to hold `held` blocks of its own sequence, for `tokens` of it.
+    pub(crate) fn grow(&mut self, slot: u32, tokens: u64, held: u32) -> Draw {
         let entry = self.roster[slot];
+        if entry.is_expired {
+            return Draw::Expired;
+        }
+        self.roster[slot].heard = self.now;
         let (pool, blocks) = (usize::from(entry.pool), held - entry.shared - entry.held);
         if blocks > 0 && !self.may_draw(pool, entry.need(), blocks) {
             let account = &mut self.accounts[pool];
             account.waits = account.waits.saturating_add(1);
+            let entry = &mut self.roster[slot];
+            entry.waits = entry.waits.saturating_add(1);
             if let Some(outlook) = &mut self.outlook {
                 outlook.waited();
             }
-            return false;
+            return Draw::Wait;
         }
         self.settle_prefill(slot, entry.reserved);
         let account = &mut self.accounts[pool];
@@ -287,7 +308,7 @@ impl State {
         if let Some(outlook) = &mut self.outlook {
             outlook.grew();
         }
-        true
+        Draw::Granted
     }
 
     /// Whether a lease with `need` may draw `blocks` now; borrows what lacks if it can be.
@@ -305,14 +326,37 @@ impl State {
 
     /// Prefill reached `blocks` more blocks of a prompt.
     pub(crate) fn settle_prefill(&mut self, slot: u32, blocks: u32) {
+        let now = self.now;
         let entry = &mut self.roster[slot];
         let blocks = blocks.min(entry.reserved);
         entry.reserved -= blocks;
+        entry.heard = now;
         self.accounts[usize::from(entry.pool)].reserved -= u64::from(blocks);
     }
 
     /// A lease ends with so many tokens.
     pub(crate) fn release(&mut self, slot: u32, tokens: u64, end: End) {
+        if !self.roster[slot].is_expired {
+            self.take_back(slot, tokens, end);
+        }
+        self.roster.remove(slot);
+    }
+
+    /// Leases that were not heard of for too long lose their blocks. Each keeps its slot until it
+    /// is dropped, so that none is released twice.
+    pub(crate) fn expire_silent(&mut self) {
+        let Some(silent_max) = self.silent_max else { return };
+        let is_silent = |entry: &Entry| self.now.saturating_sub(entry.heard) > silent_max;
+        let silent = self.roster.iter().filter(|(_, entry)| is_silent(entry));
+        for slot in silent.map(|(slot, _)| slot).collect::<Vec<_>>() {
+            self.take_back(slot, self.roster[slot].tokens, End::Expired);
+            let entry = &mut self.roster[slot];
+            (entry.is_live, entry.is_expired) = (false, true);
+        }
+    }
+
+    /// The blocks of a lease are free again, and what is to be learned of it is.
+    fn take_back(&mut self, slot: u32, tokens: u64, end: End) {
         self.settle_prefill(slot, u32::MAX);
         if self.roster[slot].prefix.is_some() {
             self.leave_prefix(slot);
@@ -326,13 +370,14 @@ impl State {
                 end == End::Released && left > CUT_BLOCKS * u64::from(self.block_tokens);
             outlook.remove(&entry, tokens - entry.prompt_tokens, has_ended);
         }
-        self.roster.remove(slot);
         let account = &mut self.accounts[usize::from(entry.pool)];
         account.needs.remove(entry.need(), entry.held);
         account.claimed -= u64::from(entry.claim);
         account.leases -= 1;
         account.released = account.released.saturating_add(1);
         account.preempted = account.preempted.saturating_add(u64::from(end == End::Preempted));
+        account.expired = account.expired.saturating_add(u64::from(end == End::Expired));
+        account.outcomes.released(&entry, tokens, end);
         account.released_blocks = account.released_blocks.wrapping_add(u64::from(entry.held));
     }
 

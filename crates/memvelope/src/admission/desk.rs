@@ -1,7 +1,7 @@
 //! What callers do with the books: one lock a call, and whoever is to be woken is woken after it.
 
 use super::answer::{Reason, Rejection};
-use super::books::{Ask, Books, End, Refusal, State};
+use super::books::{Ask, Books, Draw, End, Refusal, State};
 use super::queue::Settled;
 use super::rate::{RETRY_MAX, RETRY_MIN};
 use crate::units::{Blocks, CostCurve, Nanos, Tokens};
@@ -41,10 +41,10 @@ impl Books {
         state.and_then(|mut s| s.outlook.as_mut().map(|o| o.class(name))).unwrap_or(0)
     }
 
-    /// Whether a lease may hold `held` blocks for `tokens`.
+    /// Whether a lease may hold `held` blocks for `tokens`. In a forked child it waits for ever.
     #[inline]
-    pub(crate) fn grow(&self, slot: u32, tokens: u64, held: u32) -> bool {
-        self.lock().is_some_and(|mut state| state.grow(slot, tokens, held))
+    pub(crate) fn grow(&self, slot: u32, tokens: u64, held: u32) -> Draw {
+        self.lock().map_or(Draw::Wait, |mut state| state.grow(slot, tokens, held))
     }
 
     /// Prefill reached `blocks` more of a lease.
@@ -83,6 +83,7 @@ impl Books {
         if let Some(now) = now {
             state.pace.tick(now);
             state.now = state.now.max(now);
+            state.expire_silent();
             for account in &mut state.accounts {
                 account.rate.tick(now, account.released_blocks);
             }
@@ -156,7 +157,11 @@ impl State {
     /// Counts a refusal and says when to come back.
     #[cold]
     pub(crate) fn reject(&mut self, ask: &Ask, refusal: Refusal, curve: &CostCurve) -> Rejection {
-        self.accounts[usize::from(ask.pool)].count(refusal.reason);
+        let account = &mut self.accounts[usize::from(ask.pool)];
+        account.count(refusal.reason);
+        if refusal.short > 0 {
+            account.outcomes.short_blocks.record(refusal.short);
+        }
         self.rejection(ask, refusal, curve)
     }
 
@@ -233,7 +238,12 @@ impl State {
     fn dispatch(&mut self, pool: usize, curve: &CostCurve, wakers: &mut Wakers) {
         while let Some((number, ask)) = self.queue.head(pool) {
             let settled = match self.admit(&ask) {
-                Ok(slot) => Settled::Admitted(slot),
+                Ok(slot) => {
+                    let came = self.queue.came(number).unwrap_or(self.now);
+                    let waited = self.now.saturating_sub(came);
+                    self.accounts[pool].outcomes.queue_ns.record(waited.0);
+                    Settled::Admitted(slot)
+                }
                 Err(refusal) if refusal.reason.is_for_now() => break,
                 Err(refusal) => Settled::Rejected(self.reject(&ask, refusal, curve)),
             };

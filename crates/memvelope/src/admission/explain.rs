@@ -299,6 +299,9 @@ impl Lease {
 impl State {
     fn explain_growth(&mut self, slot: u32, blocks: u32, explanation: &mut GrowthExplanation) {
         let entry = self.roster[slot];
+        if entry.is_expired {
+            return; // It is granted nothing any more.
+        }
         let pool = usize::from(entry.pool);
         let account = &self.accounts[pool];
         let smallest = account.needs.smallest();

@@ -1,7 +1,7 @@
 //! Leases: the right to use blocks, released exactly once.
 
 use super::answer::{Growth, PastMaximum};
-use super::books::{Books, End};
+use super::books::{Books, Draw, End};
 use super::guaranteed::Guaranteed;
 use crate::units::{Blocks, Tokens};
 use std::fmt;
@@ -77,12 +77,15 @@ impl Lease {
         // At most the claim, because the curve never falls.
         let held = u32::try_from(blocks).unwrap_or(u32::MAX).min(self.claim);
         let drawn = held.saturating_sub(self.held);
-        let is_granted = match &self.home {
-            Home::Sums(account) => account.draw(drawn),
+        let draw = match &self.home {
+            Home::Sums(account) if account.draw(drawn) => Draw::Granted,
+            Home::Sums(_) => Draw::Wait,
             Home::Books(books, slot) => books.grow(*slot, grown, held),
         };
-        if !is_granted {
-            return Growth::Wait;
+        match draw {
+            Draw::Granted => {}
+            Draw::Wait => return Growth::Wait,
+            Draw::Expired => return Growth::Expired,
         }
         self.tokens = grown;
         self.room_tokens = room_tokens;

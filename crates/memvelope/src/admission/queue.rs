@@ -31,6 +31,7 @@ type Key = (i128, u64, u32);
 struct Waiting {
     ask: Ask,
     key: Key,
+    came: Nanos,
     deadline: Option<Nanos>,
     settled: Option<Settled>,
     waker: Option<Waker>,
@@ -92,7 +93,7 @@ impl Queue {
         self.serial = self.serial.wrapping_add(1);
         let lead = i128::from(priority) * i128::from(PRIORITY_STEP.0);
         let key = (i128::from(now.0) - lead, self.serial, number);
-        let waiting = Waiting { ask, key, deadline, settled: None, waker: None };
+        let waiting = Waiting { ask, key, came: now, deadline, settled: None, waker: None };
         match self.tickets.get_mut(number as usize) {
             Some(place) => *place = Some(waiting),
             None => self.tickets.push(Some(waiting)),
@@ -140,6 +141,11 @@ impl Queue {
             std::mem::swap(&mut waiting.waker, waker);
         }
         None
+    }
+
+    /// When a ticket was drawn.
+    pub(crate) fn came(&self, number: u32) -> Option<Nanos> {
+        Some(self.tickets.get(number as usize)?.as_ref()?.came)
     }
 
     /// The pool that a ticket waits for.

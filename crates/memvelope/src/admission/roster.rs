@@ -2,6 +2,7 @@
 //! had to hold.
 
 use super::forecast::Share;
+use crate::units::Nanos;
 
 /// No entry: the end of a list of leases that share a prefix.
 pub(crate) const NOBODY_ELSE: u32 = u32::MAX;
@@ -11,6 +12,9 @@ pub(crate) const NOBODY_ELSE: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Entry {
     pub(crate) is_live: bool,
+    /// It was silent for too long and its blocks were taken back; the slot is its until it is
+    /// dropped.
+    pub(crate) is_expired: bool,
     /// Account and class by number.
     pub(crate) pool: u16,
     pub(crate) class: u16,
@@ -26,6 +30,9 @@ pub(crate) struct Entry {
     pub(crate) max_tokens: u64,
     /// Its number among all admissions of the gate: its name, and its age.
     pub(crate) serial: u64,
+    /// How often it was told to wait, and when it was last heard of, on the gate's clock.
+    pub(crate) waits: u32,
+    pub(crate) heard: Nanos,
     /// Which prefix it has, by its key, and its neighbours among those who have it.
     pub(crate) prefix: Option<u64>,
     pub(crate) previous: u32,

@@ -2,7 +2,7 @@
 
 use super::needs::NEED_MAX;
 use crate::error::{Error, Result};
-use crate::units::{Blocks, CostCurve, Tokens};
+use crate::units::{Blocks, CostCurve, Nanos, Tokens};
 
 /// Largest capacity of a gate in blocks, 2^30 - 1: what the trees of needs count with. With the
 /// smallest usual block (16 tokens) that is 17 billion tokens, far beyond any device.
@@ -93,6 +93,12 @@ pub struct GateConfig {
     pub pools: Vec<PoolConfig>,
     /// Most requests that wait in the queue.
     pub queue_max: u32,
+    /// How long, on the clock of [`super::Gate::tick`], a lease may not be heard of before its blocks
+    /// are taken back; `None`, the default: for ever. A lease is heard of at admission, when prefill
+    /// reaches a block, and when it asks for a new block, so this must be longer than a block takes
+    /// to fill. For engines that lose requests: a sequence that only seemed lost goes on writing
+    /// into blocks that are no longer its own until it hears [`super::Growth::Expired`].
+    pub silent_max: Option<Nanos>,
     /// Most live leases that books are kept on. `Guaranteed` without borrowing keeps none.
     pub leases_max: u32,
 }
@@ -111,13 +117,16 @@ impl GateConfig {
             estimate: Some(Estimate::default()),
             pools: Vec::new(),
             queue_max: QUEUE_MAX_DEFAULT,
+            silent_max: None,
             leases_max: LEASES_MAX_DEFAULT,
         }
     }
 
     /// Whether an admission needs no lock: nothing but its own account is looked at.
     pub(crate) fn is_lock_free(&self) -> bool {
-        self.policy == Policy::Guaranteed && self.pools.iter().all(|pool| pool.floor_percent >= 100)
+        self.policy == Policy::Guaranteed
+            && self.silent_max.is_none()
+            && self.pools.iter().all(|pool| pool.floor_percent >= 100)
     }
 
     /// Refuses a configuration that could not do what it says.

@@ -50,10 +50,12 @@ impl State {
         let all = self.roster.iter().map(|(_, entry)| entry);
         let mut leases: Vec<&Entry> =
             all.filter(|entry| usize::from(entry.pool) == pool && entry.held > 0).collect();
-        let smallest = account.needs.smallest();
+        let (smallest, block_tokens) = (account.needs.smallest(), self.block_tokens());
         leases.sort_by(|a, b| {
             // Tokens a block, compared crosswise; a full prompt of 2^63 tokens does not overflow.
-            let cost = |one: &Entry, other: &Entry| lost(one) as u128 * u128::from(other.held);
+            let cost = |one: &Entry, other: &Entry| {
+                lost(one, block_tokens) as u128 * u128::from(other.held)
+            };
             let goes_on = |entry: &Entry| Some(entry.need()) == smallest;
             goes_on(a)
                 .cmp(&goes_on(b))
@@ -69,7 +71,7 @@ impl State {
                 serial: entry.serial,
                 pool: name.to_owned(),
                 held_blocks: Blocks(entry.held.into()),
-                lost_tokens: Tokens(lost(entry)),
+                lost_tokens: Tokens(lost(entry, block_tokens)),
                 is_enough: match self.rule.bounds_claims() {
                     true => required <= account.capacity,
                     // Full is not yet enough for the next block of anybody.
@@ -80,7 +82,11 @@ impl State {
     }
 }
 
-/// Tokens that are computed and would be lost.
-fn lost(entry: &Entry) -> u64 {
-    if entry.generated() > 0 { entry.tokens } else { entry.prompt_tokens }
+/// Tokens that are computed and would be lost, to the block; what the engine did not say that
+/// prefill reached is not.
+fn lost(entry: &Entry, block_tokens: u32) -> u64 {
+    if entry.generated() > 0 {
+        return entry.tokens;
+    }
+    entry.prompt_tokens.saturating_sub(u64::from(entry.reserved) * u64::from(block_tokens))
 }

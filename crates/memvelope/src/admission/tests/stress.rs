@@ -78,7 +78,7 @@ impl Shadowed<'_> {
         let drawn = self.lease.held().0 - before.0;
         match grown {
             Ok(Growth::Granted(blocks)) => assert_eq!(blocks.0, drawn),
-            Ok(Growth::Wait) | Err(_) => assert_eq!(drawn, 0),
+            Ok(Growth::Wait | Growth::Expired) | Err(_) => assert_eq!(drawn, 0),
         }
         assert!(self.lease.held() <= self.lease.claim());
         let held = self.shadow.held[self.pool].fetch_add(drawn, SeqCst) + drawn;
