@@ -28,7 +28,7 @@ fn every_end_is_counted_with_its_size() {
     assert_eq!(buckets(&outcomes.short_blocks), [(2, 1)]);
 
     gate.tick(Nanos(1000));
-    let ticket = gate.enqueue(&Request::new(Tokens(16), Some(Tokens(16))), 0, None).unwrap();
+    let ticket = gate.enqueue(&request(16 * 50, 16 * 50), 0, None).unwrap();
     gate.tick(Nanos(1000 + 500));
     drop(full);
     assert_eq!(buckets(&gate.outcomes().queue_ns), [(512, 1)]);
