@@ -2,17 +2,13 @@
 
 use super::answer::{Reason, Rejection};
 use super::books::{Ask, Books, End, Refusal, State};
-use super::queue::Settled;
+use super::queue::{Settled, wake};
 use super::rate::{RETRY_MAX, RETRY_MIN};
 use crate::units::{Blocks, CostCurve, Nanos, Tokens};
 use std::task::Waker;
 
 /// Whom to wake once the lock is free. Empty, it takes no memory.
 type Wakers = Vec<Waker>;
-
-fn wake(wakers: Wakers) {
-    wakers.into_iter().for_each(Waker::wake);
-}
 
 /// The answer of a gate in a forked child.
 const FORKED: Rejection = Rejection::never(Reason::Forked, Tokens::ZERO);

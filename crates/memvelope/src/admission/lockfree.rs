@@ -4,7 +4,7 @@ use super::answer::{REASONS, Reason, Rejection, Usage};
 use super::books::Ask;
 use super::guaranteed::{Guaranteed, Shortage};
 use super::pool::split;
-use super::queue::{Queue, Settled};
+use super::queue::{Queue, Settled, wake};
 use super::rate::{RETRY_MAX, ReleaseRate};
 use super::settings::{CAPACITY_BLOCKS_MAX, GateConfig};
 use super::sync::{Mutex, MutexGuard};
@@ -293,6 +293,6 @@ impl LockFree {
             pool.account.set_waiting(line.queue.len_of(number));
         }
         drop(line);
-        wakers.into_iter().for_each(Waker::wake);
+        wake(wakers);
     }
 }

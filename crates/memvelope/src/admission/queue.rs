@@ -9,6 +9,7 @@ use super::answer::Rejection;
 use super::books::Ask;
 use crate::units::Nanos;
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Waker;
 
 /// How much earlier one step of priority lets a request have come. Ten steps let it overtake all
@@ -26,6 +27,22 @@ pub(crate) enum Settled {
 
 /// Place in the order: time of arrival less priority, then the order of coming.
 type Key = (i128, u64, u32);
+
+/// Wakes all of them, when no lock is held; also if one of them, which is foreign, panics: the others
+/// would wait for ever for what they have. That panic then goes on, unless one is on its way.
+pub(crate) fn wake(wakers: Vec<Waker>) {
+    let mut panicked = None;
+    for waker in wakers {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+            panicked = Some(panic);
+        }
+    }
+    if let Some(panic) = panicked
+        && !std::thread::panicking()
+    {
+        resume_unwind(panic);
+    }
+}
 
 #[derive(Debug)]
 struct Waiting {

@@ -17,6 +17,8 @@ mod model;
 #[cfg(not(loom))]
 mod naive;
 #[cfg(not(loom))]
+mod proofs;
+#[cfg(not(loom))]
 mod queue;
 #[cfg(not(loom))]
 mod refusals;

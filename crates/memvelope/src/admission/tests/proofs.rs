@@ -1,0 +1,48 @@
+//! What a hostile reader of the gate proved to be wrong, and is not any more.
+
+use super::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::task::{Wake, Waker};
+
+/// A waker that is broken, and one that counts.
+struct Broken;
+
+impl Wake for Broken {
+    fn wake(self: Arc<Self>) {
+        panic!("a broken waker");
+    }
+}
+
+#[derive(Default)]
+struct Bell(AtomicU64);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+fn take(ticket: &mut Ticket) -> Option<Result<Lease, Rejection>> {
+    ticket.try_take(Waker::noop())
+}
+
+#[test]
+fn a_waker_that_panics_harms_nobody_else() {
+    for policy in POLICIES {
+        let (gate, bell) = (gate(policy, 4), Arc::new(Bell::default()));
+        let first = admit(&gate, 63, 1).unwrap();
+        let mut broken = gate.enqueue(&request(16, 16), 0, None).unwrap();
+        let mut sound = gate.enqueue(&request(16, 16), 0, None).unwrap();
+        assert!(broken.try_take(&Waker::from(Arc::new(Broken))).is_none());
+        assert!(sound.try_take(&Waker::from(Arc::clone(&bell))).is_none());
+        assert!(catch_unwind(AssertUnwindSafe(|| first.preempt())).is_err());
+        // Given back once, and the one behind it is woken.
+        let usage = gate.usage();
+        assert_eq!((usage.leases, usage.released), (2, 1), "{policy:?} {usage:?}");
+        assert_eq!(bell.0.load(SeqCst), 1, "{policy:?}");
+        drop((take(&mut broken).unwrap().unwrap(), take(&mut sound).unwrap().unwrap()));
+        assert_idle(&gate);
+    }
+}
