@@ -131,6 +131,12 @@ fn blocks_per_token(curve: &CostCurve) -> f32 {
     curve.terms().map(|term| term.count as f32 / term.block_tokens as f32).sum()
 }
 
+/// Blocks that an admission must find in its pool, whatever else is there.
+pub(crate) fn bound_of(rule: &dyn Rule, ask: &Ask) -> u64 {
+    // A prompt of 2^32 blocks and more was cut; its claim was not.
+    if rule.bounds_claims() || ask.held == u32::MAX { ask.claim } else { ask.held.into() }
+}
+
 /// Highest capacity that each account could ever have, if the others lent all they may.
 fn raise_best(accounts: &mut [Account], capacity: u64) {
     let floors: u64 = accounts.iter().map(|account| account.floor).sum();
@@ -187,9 +193,7 @@ impl State {
         }
         let pool = usize::from(ask.pool);
         let account = &self.accounts[pool];
-        // A prompt of 2^32 blocks and more was cut; its claim was not.
-        let is_bounded = self.rule.bounds_claims() || ask.held == u32::MAX;
-        let bound = if is_bounded { ask.claim } else { u64::from(ask.held) };
+        let bound = bound_of(&*self.rule, ask);
         if bound > account.capacity_best {
             return refuse(Reason::TooLong, bound - account.capacity_best);
         }
@@ -200,10 +204,8 @@ impl State {
             return refuse(Reason::Overcommitted, lacking.max(own));
         }
         let short = self.rule.short_to_admit(&self.accounts[pool], held, claim);
-        let available = if short > 0 { self.lendable(pool) } else { 0 };
-        if short > available {
-            let account = &self.accounts[pool];
-            let is_shrunk = bound > account.capacity + available;
+        if short > 0 && short > self.lendable(pool) {
+            let is_shrunk = bound > self.possible(pool);
             return refuse(
                 if is_shrunk { Reason::Overcommitted } else { Reason::NoCapacity },
                 short,
@@ -345,6 +347,16 @@ impl State {
         others.map(|(_, account)| self.spare_of(account)).sum()
     }
 
+    /// Capacity that a pool has if the others lend all they may, whatever they promised.
+    pub(crate) fn possible(&self, pool: usize) -> u64 {
+        let capacity = self.accounts[pool].capacity;
+        if !self.is_lending {
+            return capacity;
+        }
+        let others = self.accounts.iter().enumerate().filter(|(other, _)| *other != pool);
+        capacity + others.map(|(_, a)| a.capacity.saturating_sub(a.floor)).sum::<u64>()
+    }
+
     fn spare_of(&self, account: &Account) -> u64 {
         account.capacity.saturating_sub(self.rule.required(account).max(account.floor))
     }
@@ -400,6 +412,7 @@ impl State {
             account.floor = part.0 * u64::from(*percent) / 100;
         }
         raise_best(&mut self.accounts, capacity);
+        self.queue.unpark();
         // What was borrowed went back with the new parts; who still needs it borrows again.
         for pool in 0..self.accounts.len() {
             let account = &self.accounts[pool];
@@ -415,7 +428,7 @@ impl State {
     pub(crate) fn usage(&self, pool: usize) -> Usage {
         Usage {
             is_overcommitted: self.is_overcommitted(pool),
-            waiting: self.queue.len_of(pool) as u64,
+            waiting: self.queue.waiting_of(pool) as u64,
             epoch: self.epoch,
             ..self.accounts[pool].usage()
         }

@@ -1,7 +1,7 @@
 //! What callers do with the books: one lock a call, and whoever is to be woken is woken after it.
 
 use super::answer::{Reason, Rejection};
-use super::books::{Ask, Books, End, Refusal, State};
+use super::books::{Ask, Books, End, Refusal, State, bound_of};
 use super::queue::{Settled, wake};
 use super::rate::{RETRY_MAX, RETRY_MIN};
 use crate::units::{Blocks, CostCurve, Nanos, Tokens};
@@ -173,7 +173,7 @@ impl State {
     fn retry_after(&self, ask: &Ask, short: u64) -> Nanos {
         let pool = usize::from(ask.pool);
         let account = &self.accounts[pool];
-        if ask.claim > account.capacity + self.lendable(pool) && self.rule.bounds_claims() {
+        if bound_of(&*self.rule, ask) > self.possible(pool) {
             return RETRY_MAX; // No release helps; only a larger budget does.
         }
         // Those who wait come first.
@@ -230,8 +230,15 @@ impl State {
         while let Some((number, ask)) = self.queue.head(pool) {
             let settled = match self.admit(&ask) {
                 Ok(slot) => Settled::Admitted(slot),
-                Err(refusal) if refusal.reason.is_for_now() => break,
-                Err(refusal) => Settled::Rejected(self.reject(&ask, refusal, curve)),
+                Err(refusal) if !refusal.reason.is_for_now() => {
+                    Settled::Rejected(self.reject(&ask, refusal, curve))
+                }
+                // Whoever ends, it does not fit: those behind it need not wait for that.
+                Err(_) if bound_of(&*self.rule, &ask) > self.possible(pool) => {
+                    self.queue.park(number);
+                    continue;
+                }
+                Err(_) => break,
             };
             wakers.extend(self.queue.settle(number, settled));
         }

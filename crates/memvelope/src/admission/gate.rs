@@ -123,7 +123,8 @@ impl Gate {
     /// Puts a request into the queue of its pool. Each step of `priority` counts as a second of
     /// earlier arrival ([`super::PRIORITY_STEP`]), so that nobody is overtaken for ever. At
     /// `deadline`, on the clock of [`Self::tick`], it is rejected as [`Reason::Expired`]. Requests
-    /// of one pool are let in strictly in order, and [`Self::try_admit`] lets nobody pass them.
+    /// of one pool are let in strictly in order, and [`Self::try_admit`] lets nobody pass them; only
+    /// those that ask for more than the budget shrank to are passed, until it is larger again.
     ///
     /// # Errors
     /// A [`Rejection`]: the queue is full, or the request can never be admitted.

@@ -157,9 +157,13 @@ impl LockFree {
     }
 
     pub(crate) fn set_capacity(&self, blocks: Blocks, epoch: u64) -> bool {
-        let line = self.line();
+        let mut line = self.line();
         if epoch <= self.epoch.load(Relaxed) {
             return false;
+        }
+        line.queue.unpark();
+        for (number, pool) in self.pools().enumerate() {
+            pool.account.set_waiting(line.queue.len_of(number));
         }
         let shares: Vec<_> = self.pools().map(|pool| pool.share).collect();
         let parts = split(Blocks(blocks.0.min(CAPACITY_BLOCKS_MAX)), &shares);
@@ -204,7 +208,7 @@ impl LockFree {
             held_peak_blocks: Blocks(reading.held_peak),
             is_overcommitted: reading.claimed > reading.capacity,
             leases: reading.leases,
-            waiting: self.line().queue.len_of(number) as u64,
+            waiting: self.line().queue.waiting_of(number) as u64,
             admitted: reading.admitted,
             released: reading.admitted.saturating_sub(reading.leases),
             waits: reading.waits,
@@ -285,6 +289,11 @@ impl LockFree {
                         {
                             let total = Tokens(ask.max_tokens);
                             Settled::Rejected(self.refuse_short(number, total, short))
+                        }
+                        // The capacity changes under this lock only.
+                        Err(Shortage::Claims { capacity, .. }) if ask.claim > capacity => {
+                            line.queue.park(ticket);
+                            continue;
                         }
                         Err(_) => break,
                     };

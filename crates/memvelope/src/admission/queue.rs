@@ -3,7 +3,8 @@
 //!
 //! Order is by arrival, each step of priority counting as [`PRIORITY_STEP`] of earlier arrival. So
 //! starvation is bounded: a request is overtaken only by those of higher priority that come within
-//! so many steps of it.
+//! so many steps of it. Whoever asks for more than the budget shrank to keeps its place, and is passed
+//! by those who can be served meanwhile.
 
 use super::answer::Rejection;
 use super::books::Ask;
@@ -61,6 +62,8 @@ pub(crate) struct Queue {
     spare: Vec<u32>,
     /// Those not settled, by pool; and those of them with a deadline.
     order: Vec<BTreeSet<Key>>,
+    /// Those of the not settled who keep their place in the order, but hold up nobody.
+    parked: Vec<BTreeSet<Key>>,
     deadlines: BTreeSet<(Nanos, u32)>,
     serial: u64,
 }
@@ -72,12 +75,18 @@ impl Queue {
             tickets: Vec::new(),
             spare: Vec::new(),
             order: vec![BTreeSet::new(); pools],
+            parked: vec![BTreeSet::new(); pools],
             deadlines: BTreeSet::new(),
             serial: 0,
         }
     }
 
-    /// How many wait for a pool.
+    /// How many wait for a pool, parked ones included.
+    pub(crate) fn waiting_of(&self, pool: usize) -> usize {
+        self.order[pool].len() + self.parked[pool].len()
+    }
+
+    /// How many wait for a pool and come before a newcomer.
     #[inline]
     pub(crate) fn len_of(&self, pool: usize) -> usize {
         self.order[pool].len()
@@ -86,7 +95,24 @@ impl Queue {
     /// Whether nobody waits for any pool.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.order.iter().all(BTreeSet::is_empty)
+        self.order.iter().chain(&self.parked).all(BTreeSet::is_empty)
+    }
+
+    /// The budget shrank below what this one alone asks for: nothing but a larger one helps it, and
+    /// until then it does not stand in the way of others.
+    pub(crate) fn park(&mut self, number: u32) {
+        let Some(Some(waiting)) = self.tickets.get(number as usize) else { return };
+        let (pool, key) = (usize::from(waiting.ask.pool), waiting.key);
+        if self.order[pool].remove(&key) {
+            self.parked[pool].insert(key);
+        }
+    }
+
+    /// The budget changed: whoever was parked is back in its place.
+    pub(crate) fn unpark(&mut self) {
+        for (order, parked) in self.order.iter_mut().zip(&mut self.parked) {
+            order.append(parked);
+        }
     }
 
     /// Tickets that nobody took yet, settled or not.
@@ -134,7 +160,10 @@ impl Queue {
     /// Takes a ticket out of the order, with what became of it. Whom to wake.
     pub(crate) fn settle(&mut self, number: u32, outcome: Settled) -> Option<Waker> {
         let waiting = self.tickets.get_mut(number as usize)?.as_mut()?;
-        self.order[usize::from(waiting.ask.pool)].remove(&waiting.key);
+        let pool = usize::from(waiting.ask.pool);
+        if !self.order[pool].remove(&waiting.key) {
+            self.parked[pool].remove(&waiting.key);
+        }
         if let Some(deadline) = waiting.deadline.take() {
             self.deadlines.remove(&(deadline, number));
         }

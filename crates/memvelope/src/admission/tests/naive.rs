@@ -184,6 +184,13 @@ impl Naive {
         (0..3).filter(|other| *other != pool).map(|other| self.spare(other)).sum()
     }
 
+    /// What the pool has if the others keep their floors and nothing else.
+    fn possible(&self, pool: usize) -> u64 {
+        let others = (0..3).filter(|other| *other != pool && self.floors != [100; 3]);
+        let lent = others.map(|other| self.capacity[other].saturating_sub(self.floor[other]));
+        self.capacity[pool] + lent.sum::<u64>()
+    }
+
     fn borrow(&mut self, pool: usize, blocks: u64) -> bool {
         if self.lendable(pool) < blocks {
             return false;
@@ -288,7 +295,7 @@ impl Naive {
         let newcomer = self.leases.pop().unwrap();
         let available = if short > 0 { self.lendable(pool) } else { 0 };
         if short > available {
-            let is_shrunk = bound > self.capacity[pool] + available;
+            let is_shrunk = bound > self.possible(pool);
             return Err(if is_shrunk { Reason::Overcommitted } else { Reason::NoCapacity });
         }
         if is_predicted {

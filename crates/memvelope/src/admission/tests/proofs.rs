@@ -1,6 +1,7 @@
 //! What a hostile reader of the gate proved to be wrong, and is not any more.
 
 use super::*;
+use crate::units::Nanos;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -45,4 +46,38 @@ fn a_waker_that_panics_harms_nobody_else() {
         drop((take(&mut broken).unwrap().unwrap(), take(&mut sound).unwrap().unwrap()));
         assert_idle(&gate);
     }
+}
+
+#[test]
+fn a_head_that_cannot_fit_the_shrunken_budget_stops_nobody() {
+    for policy in POLICIES {
+        let gate = gate(policy, 100);
+        gate.set_capacity(Blocks(50), 1);
+        let mut large = gate.enqueue(&request(16 * 80, 16), 0, None).unwrap();
+        let mut small = gate.enqueue(&request(16, 16), 0, None).unwrap();
+        gate.step();
+        assert!(take(&mut large).is_none());
+        drop(take(&mut small).expect("an empty gate admits what fits").unwrap());
+        drop(admit(&gate, 16, 16).unwrap());
+        assert_eq!(gate.usage().waiting, 1);
+        gate.set_capacity(Blocks(100), 2);
+        drop(take(&mut large).unwrap().unwrap());
+        assert_idle(&gate);
+    }
+}
+
+fn lending(estimate: bool) -> Gate {
+    let mut config = config(Policy::Banker, 100);
+    config.pools = pools(&[("a", 1, 0), ("b", 1, 0)]);
+    config.estimate = estimate.then(Estimate::default);
+    Gate::new(config).unwrap()
+}
+
+#[test]
+fn what_another_pool_has_borrowed_is_not_a_shrunken_budget() {
+    let gate = lending(false);
+    let _b = gate.try_admit(&request(16 * 60, 16).in_pool("b")).unwrap();
+    let rejection = gate.try_admit(&request(16 * 44, 16).in_pool("a")).unwrap_err();
+    assert_eq!(rejection.reason, Reason::NoCapacity);
+    assert_ne!(rejection.retry_after, Some(Nanos(60 * Nanos::SECOND)));
 }
