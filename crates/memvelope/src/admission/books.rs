@@ -211,13 +211,35 @@ impl State {
                 short,
             );
         }
-        if !self.is_expected_to_fit(ask, held, claim, short) {
-            return refuse(Reason::Predicted, 0);
+        match self.expected_to_borrow(ask, held, claim, short) {
+            None => refuse(Reason::Predicted, 0),
+            Some(0) => Ok(()),
+            Some(blocks) => {
+                self.borrow(pool, blocks);
+                Ok(())
+            }
         }
-        if short > 0 {
-            self.borrow(pool, short);
+    }
+
+    /// How much to borrow, at least `short`, so that a lease is expected to make nobody wait; hardly
+    /// more than that. `None` if all there is to lend is not enough.
+    fn expected_to_borrow(&mut self, ask: &Ask, held: u32, claim: u32, short: u64) -> Option<u64> {
+        if self.is_expected_to_fit(ask, held, claim, short) {
+            return Some(short);
         }
-        Ok(())
+        let most = self.lendable(usize::from(ask.pool));
+        if most <= short || !self.is_expected_to_fit(ask, held, claim, most) {
+            return None;
+        }
+        let (mut lacking, mut enough) = (short, most);
+        while enough - lacking > 1 + most / 64 {
+            let middle = u64::midpoint(lacking, enough);
+            match self.is_expected_to_fit(ask, held, claim, middle) {
+                true => enough = middle,
+                false => lacking = middle,
+            }
+        }
+        Some(enough)
     }
 
     fn is_expected_to_fit(&mut self, ask: &Ask, held: u32, claim: u32, borrowed: u64) -> bool {

@@ -43,6 +43,9 @@ pub(super) struct Naive {
     pub(super) floors: [u8; 3],
     pub(super) capacity: [u64; 3],
     floor: [u64; 3],
+    /// Capacity that the pool of the next to be admitted came to have: how much more than it lacks
+    /// an estimate borrows is not for a naive double to say.
+    pub(super) found: Option<u64>,
     best: [u64; 3],
     epoch: u64,
     pub(super) leases: Vec<NaiveLease>,
@@ -68,6 +71,7 @@ impl Naive {
             floors,
             capacity: [0; 3],
             floor: [0; 3],
+            found: None,
             best: [0; 3],
             epoch: 0,
             leases: Vec::new(),
@@ -301,7 +305,8 @@ impl Naive {
         if is_predicted {
             return Err(Reason::Predicted);
         }
-        self.borrow(pool, short);
+        let more = self.found.take().map_or(short, |found| found - self.capacity[pool]);
+        assert!(more >= short && self.borrow(pool, more));
         self.serial += 1;
         self.leases.push(NaiveLease { reserved, ..newcomer });
         Ok(())

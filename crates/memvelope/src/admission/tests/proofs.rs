@@ -81,3 +81,14 @@ fn what_another_pool_has_borrowed_is_not_a_shrunken_budget() {
     assert_eq!(rejection.reason, Reason::NoCapacity);
     assert_ne!(rejection.retry_after, Some(Nanos(60 * Nanos::SECOND)));
 }
+
+#[test]
+fn what_the_estimate_keeps_free_is_borrowed_too() {
+    let gate = lending(true);
+    // b borrows, and is empty again: its capacity is idle.
+    drop(gate.try_admit(&request(16 * 89, 16).in_pool("b")).unwrap());
+    assert_eq!(gate.pool_usage("a").unwrap().capacity_blocks, Blocks(10));
+    let _first = gate.try_admit(&request(16, 16 * 9).in_pool("a")).unwrap();
+    let second = gate.try_admit(&request(16, 16 * 4).in_pool("a"));
+    assert!(second.is_ok(), "{second:?} {:?}", gate.usage());
+}
