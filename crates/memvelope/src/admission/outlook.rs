@@ -132,6 +132,13 @@ impl Outlook {
         self.forecasts[usize::from(entry.pool)].add(&entry.counted, row);
     }
 
+    /// Blocks of a lease became common, or its own again.
+    pub(crate) fn recount(&mut self, entry: &mut Entry) {
+        let row = self.survival.row(entry.class, entry.counted_generated);
+        self.forecasts[usize::from(entry.pool)].remove(&entry.counted, row);
+        self.add(entry);
+    }
+
     /// A lease went, having generated so many tokens.
     #[inline]
     pub(crate) fn remove(&mut self, entry: &Entry, generated: u64, has_ended: bool) {

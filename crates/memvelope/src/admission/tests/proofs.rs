@@ -92,3 +92,44 @@ fn what_the_estimate_keeps_free_is_borrowed_too() {
     let second = gate.try_admit(&request(16, 16 * 4).in_pool("a"));
     assert!(second.is_ok(), "{second:?} {:?}", gate.usage());
 }
+
+fn estimating(capacity: u64, block_tokens: u32) -> Gate {
+    let mut config = config(Policy::Banker, capacity);
+    config.curve = curve(block_tokens);
+    config.estimate = Some(Estimate::default());
+    Gate::new(config).unwrap()
+}
+
+/// Outputs of `new` tokens that end after one.
+fn history(gate: &Gate, outputs: u32, new: u64) {
+    for _ in 0..outputs {
+        gate.step();
+        let mut lease = gate.try_admit(&request(16, new)).unwrap();
+        assert!(lease.grow(Tokens(1)).unwrap().is_granted());
+    }
+    gate.step();
+}
+
+fn kept(gate: &Gate, request: &Request<'_>) -> f64 {
+    gate.explain(request).kept_peak_blocks.unwrap()
+}
+
+#[test]
+fn a_prefix_that_becomes_common_is_expected_once() {
+    let gate = estimating(150, 16);
+    history(&gate, 300, 480);
+    let (long, plain) = (request(16 * 60, 480).with_prefix(1, Tokens(16 * 50)), request(16, 16));
+    let check = |what: &str| {
+        let before = kept(&gate, &plain);
+        gate.step();
+        let after = kept(&gate, &plain);
+        assert!((before - after).abs() < 2.0, "{what}: {before} blocks become {after} in a step");
+    };
+    let _first = gate.try_admit(&long).unwrap();
+    check("one has it");
+    let second = gate.try_admit(&long).unwrap();
+    assert_eq!(gate.usage().shared_blocks, Blocks(50));
+    check("two have it");
+    drop(second);
+    check("it is one's own again");
+}
