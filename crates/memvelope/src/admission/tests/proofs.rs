@@ -133,3 +133,17 @@ fn a_prefix_that_becomes_common_is_expected_once() {
     drop(second);
     check("it is one's own again");
 }
+
+#[test]
+fn a_class_never_seen_leans_on_all_at_once() {
+    let gate = estimating(100, 16);
+    history(&gate, 300, 16 * 80);
+    // They end after a token, so that many fit; of whom nothing is known, one.
+    let admitted = |class| {
+        let request = |class| Request { class, ..request(16, 16 * 60) };
+        let leases: Vec<_> =
+            std::iter::from_fn(|| gate.try_admit(&request(class)).ok()).take(30).collect();
+        leases.len()
+    };
+    assert_eq!((admitted(None), admitted(Some("new"))), (30, 30));
+}
