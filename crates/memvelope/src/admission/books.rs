@@ -17,8 +17,10 @@ use super::settings::{CAPACITY_BLOCKS_MAX, GateConfig, Policy};
 use crate::units::{Blocks, CostCurve, Nanos};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Blocks short of its maximum at which an output counts as cut there.
+/// Blocks short of its maximum at which an output counts as cut there; but no more than a part of
+/// what it might produce, or where blocks are as long as outputs nothing would ever be learned.
 const CUT_BLOCKS: u64 = 2;
+const CUT_PART: u64 = 4;
 
 /// What is behind the lock, and what never changes.
 #[derive(Debug)]
@@ -75,6 +77,8 @@ pub(crate) struct State {
     /// Tokens of a block that leases can share; 0 where a curve is no plain one, and nothing is
     /// shared.
     block_tokens: u32,
+    /// Tokens of [`CUT_BLOCKS`], whatever the curve.
+    cut_tokens: u64,
     leases_max: usize,
     is_lending: bool,
 }
@@ -108,6 +112,7 @@ impl Books {
                 now: Nanos::ZERO,
                 pace: super::pace::Pace::default(),
                 block_tokens,
+                cut_tokens: CUT_BLOCKS * u64::from(config.curve.block_tokens()),
                 leases_max: config.leases_max as usize,
                 is_lending: config.pools.iter().any(|pool| pool.floor_percent < 100),
             }),
@@ -346,8 +351,8 @@ impl State {
             // At its maximum it was cut: how long it would have become, nobody saw. Engines count the
             // last token differently (its KV is never written), or tell the gate of blocks alone.
             let left = entry.max_tokens - tokens;
-            let has_ended =
-                end == End::Released && left > CUT_BLOCKS * u64::from(self.block_tokens);
+            let part = (entry.max_tokens - entry.prompt_tokens) / CUT_PART;
+            let has_ended = end == End::Released && left > self.cut_tokens.min(part);
             outlook.remove(&entry, tokens - entry.prompt_tokens, has_ended);
         }
         self.roster.remove(slot);

@@ -147,3 +147,15 @@ fn a_class_never_seen_leans_on_all_at_once() {
     };
     assert_eq!((admitted(None), admitted(Some("new"))), (30, 30));
 }
+
+#[test]
+fn blocks_as_long_as_outputs_do_not_hide_their_ends() {
+    let gate = estimating(20, 256);
+    history(&gate, 300, 512);
+    let mut leases = Vec::new();
+    while let Ok(lease) = gate.try_admit(&request(16, 512)) {
+        leases.push(lease);
+    }
+    // 20 blocks, of which a claim takes 3: at worst 6 fit, and more do since all end in their first.
+    assert!(leases.len() > 10, "{}", leases.len());
+}
