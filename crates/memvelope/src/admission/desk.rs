@@ -37,6 +37,12 @@ impl Books {
         state.and_then(|mut s| s.outlook.as_mut().map(|o| o.class(name))).unwrap_or(0)
     }
 
+    /// The number of a class, if it has one; else that of all.
+    pub(crate) fn known_class(&self, name: &str) -> u16 {
+        let state = self.lock();
+        state.and_then(|s| s.outlook.as_ref().and_then(|o| o.known_class(name))).unwrap_or(0)
+    }
+
     /// Whether a lease may hold `held` blocks for `tokens`.
     #[inline]
     pub(crate) fn grow(&self, slot: u32, tokens: u64, held: u32) -> bool {

@@ -259,10 +259,19 @@ impl Inner {
     }
 
     /// Checks a request, and counts it in blocks; finds its class.
-    pub(super) fn ask(&self, request: &Request<'_>) -> Result<Ask, Fault> {
+    fn ask(&self, request: &Request<'_>) -> Result<Ask, Fault> {
+        self.ask_as(request, Books::class)
+    }
+
+    /// The same, with the class found by `class`.
+    pub(super) fn ask_as(
+        &self,
+        request: &Request<'_>,
+        class: impl FnOnce(&Books, &str) -> u16,
+    ) -> Result<Ask, Fault> {
         let size = self.size(request)?;
         let class = match (&self.keeper, request.class) {
-            (Keeper::Books(books), Some(name)) => books.class(name),
+            (Keeper::Books(books), Some(name)) => class(books, name),
             _ => 0,
         };
         Ok(Ask {

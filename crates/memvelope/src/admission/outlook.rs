@@ -60,7 +60,7 @@ impl Outlook {
 
     /// The number of a class; a new one is entered while there is room.
     pub(crate) fn class(&mut self, name: &str) -> u16 {
-        if let Some(&class) = self.classes.get(name) {
+        if let Some(class) = self.known_class(name) {
             return class;
         }
         let number = self.classes.len() + 1;
@@ -70,6 +70,10 @@ impl Outlook {
         self.survival.add_class();
         self.classes.insert(name.into(), number as u16);
         number as u16
+    }
+
+    pub(crate) fn known_class(&self, name: &str) -> Option<u16> {
+        self.classes.get(name).copied()
     }
 
     /// A step of the engine begins.

@@ -159,3 +159,20 @@ fn blocks_as_long_as_outputs_do_not_hide_their_ends() {
     // 20 blocks, of which a claim takes 3: at worst 6 fit, and more do since all end in their first.
     assert!(leases.len() > 10, "{}", leases.len());
 }
+
+#[test]
+fn explaining_takes_no_class() {
+    let gate = estimating(100, 16);
+    let name = |n: u32| format!("c{n}");
+    for n in 0..300 {
+        let class = name(n);
+        assert!(gate.explain(&request(16, 16).of_class(&class)).is_admitted);
+    }
+    let Some(books) = (match &gate.inner().keeper {
+        gate::Keeper::Books(books) => Some(books),
+        gate::Keeper::LockFree(_) => None,
+    }) else {
+        panic!("it estimates")
+    };
+    assert_eq!(books.class("real"), 1);
+}
