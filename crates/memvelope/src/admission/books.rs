@@ -190,6 +190,13 @@ impl State {
         Ok(self.enter(ask, shared))
     }
 
+    /// Why a lease can never come in, as far as anyone knows.
+    pub(crate) fn never(&self, ask: &Ask) -> Option<Refusal> {
+        let best = self.accounts[usize::from(ask.pool)].capacity_best;
+        let short = bound_of(&*self.rule, ask).checked_sub(best).filter(|short| *short > 0)?;
+        Some(Refusal { reason: Reason::TooLong, short })
+    }
+
     /// Whether a lease may come in now. What lacks is borrowed if it can be.
     pub(crate) fn check(&mut self, ask: &Ask, shared: u32) -> Result<(), Refusal> {
         let refuse = |reason, short| Err(Refusal { reason, short });
@@ -198,10 +205,10 @@ impl State {
         }
         let pool = usize::from(ask.pool);
         let account = &self.accounts[pool];
-        let bound = bound_of(&*self.rule, ask);
-        if bound > account.capacity_best {
-            return refuse(Reason::TooLong, bound - account.capacity_best);
+        if let Some(refusal) = self.never(ask) {
+            return Err(refusal);
         }
+        let bound = bound_of(&*self.rule, ask);
         let (held, claim) = (ask.held - shared, ask.claim.min(CAPACITY_BLOCKS_MAX) as u32 - shared);
         let lacking = self.rule.required(account).saturating_sub(account.capacity);
         if lacking > 0 && !self.borrow(pool, lacking) {

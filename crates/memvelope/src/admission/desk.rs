@@ -102,6 +102,9 @@ impl Books {
         deadline: Option<Nanos>,
     ) -> Result<u32, Rejection> {
         let Some(mut state) = self.lock() else { return Err(FORKED) };
+        if let Some(refusal) = state.never(ask) {
+            return Err(state.reject(ask, refusal, &self.curve));
+        }
         let now = state.now;
         let Some(number) = state.queue.push(*ask, now, priority, deadline) else {
             return Err(state.reject(

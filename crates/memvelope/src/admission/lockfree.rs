@@ -225,6 +225,12 @@ impl LockFree {
         deadline: Option<Nanos>,
     ) -> Result<u32, Rejection> {
         let pool = usize::from(ask.pool);
+        let reading = self.pool(pool).account.reading();
+        let (capacity, claimed) = (reading.capacity, reading.claimed);
+        if ask.claim > self.pool(pool).capacity_best.load(Relaxed).max(capacity) {
+            let short = Shortage::Claims { capacity, claimed };
+            return Err(self.refuse_short(pool, Tokens(ask.max_tokens), short));
+        }
         let mut line = self.line();
         let now = line.now;
         let number = line.queue.push(*ask, now, priority, deadline);

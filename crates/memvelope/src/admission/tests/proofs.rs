@@ -176,3 +176,16 @@ fn explaining_takes_no_class() {
     };
     assert_eq!(books.class("real"), 1);
 }
+
+#[test]
+fn what_can_never_be_admitted_does_not_wait() {
+    for policy in POLICIES {
+        let gate = gate(policy, 4);
+        let _lease = admit(&gate, 48, 16).unwrap();
+        let _ahead = gate.enqueue(&request(48, 16), 0, None).unwrap();
+        let never = gate.enqueue(&request(16 * 10, 16), 0, None);
+        let reason = never.map(drop).map_err(|rejection| rejection.reason);
+        assert_eq!(reason, Err(Reason::TooLong), "{policy:?}");
+        assert_eq!(rejected(&gate, Reason::TooLong), 1);
+    }
+}
