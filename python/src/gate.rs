@@ -190,10 +190,10 @@ impl Gate {
     /// any asyncio loop, in any thread. Arguments are those of `try_admit`.
     ///
     /// Requests of a pool come in strictly in order of arrival, each step of `priority` (0 to 255)
-    /// counting as one second of earlier arrival on the clock of `tick`. After `timeout` seconds,
-    /// on the clock of the loop, it raises `Rejected` with reason "expired"; it raises at once for
-    /// what can never be admitted, and "queue_full". A cancelled task gives its place up, and the
-    /// lease with it if that had been granted already.
+    /// counting as one second of earlier arrival on the clock of `tick`; without ticks any higher
+    /// priority goes first. After `timeout` seconds, on the clock of the loop, it raises `Rejected`
+    /// with reason "expired"; it raises at once for what can never be admitted, and "queue_full". A
+    /// cancelled task gives its place up, and the lease with it if that had been granted already.
     #[pyo3(signature = (*args, **keywords))]
     #[pyo3(
         text_signature = "($self, prompt_tokens, max_new_tokens=None, pool=None, klass=None, *, prefix=None, timeout=None, priority=0)"

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 #![expect(unsafe_code, reason = "fork is foreign")]
 
-use memvelope::admission::{Gate, GateConfig, Growth, Lease, Policy, PoolConfig, Reason, Request};
+use memvelope::admission::{
+    Gate, GateConfig, Growth, Lease, Policy, PoolConfig, Reason, Request, Usage,
+};
 use memvelope::units::{Blocks, CostCurve, Nanos, Tokens};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::Waker;
@@ -55,8 +57,7 @@ fn child(gate: Gate, mut lease: Lease, mut ticket: memvelope::admission::Ticket)
         lease.grow(Tokens(30)) == Ok(Growth::Wait),
         !lease.explain(Tokens(30)).is_granted,
         !gate.set_capacity(Blocks(1), u64::MAX),
-        gate.usage().held_blocks == Blocks::ZERO
-            && gate.pool_usage("a") == Some(memvelope::admission::Usage::default()),
+        gate.usage() == Usage::default() && gate.pool_usage("a") == Some(Usage::default()),
         gate.victims().is_empty() && lease.serial().is_none(),
         matches!(ticket.try_take(Waker::noop()), Some(Err(r)) if r.reason == Reason::Forked),
     ];

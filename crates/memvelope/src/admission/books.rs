@@ -17,8 +17,10 @@ use super::settings::{CAPACITY_BLOCKS_MAX, GateConfig, Policy};
 use crate::units::{Blocks, CostCurve, Nanos};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Blocks short of its maximum at which an output counts as cut there.
+/// Blocks short of its maximum at which an output counts as cut there; but no more than a part of
+/// what it might produce, or where blocks are as long as outputs nothing would ever be learned.
 const CUT_BLOCKS: u64 = 2;
+const CUT_PART: u64 = 4;
 
 /// What is behind the lock, and what never changes.
 #[derive(Debug)]
@@ -86,6 +88,8 @@ pub(crate) struct State {
     /// Tokens of a block that leases can share; 0 where a curve is no plain one, and nothing is
     /// shared.
     block_tokens: u32,
+    /// Tokens of [`CUT_BLOCKS`], whatever the curve.
+    cut_tokens: u64,
     leases_max: usize,
     /// After how long a lease that is not heard of is taken back.
     silent_max: Option<Nanos>,
@@ -121,6 +125,7 @@ impl Books {
                 now: Nanos::ZERO,
                 pace: super::pace::Pace::default(),
                 block_tokens,
+                cut_tokens: CUT_BLOCKS * u64::from(config.curve.block_tokens()),
                 leases_max: config.leases_max as usize,
                 silent_max: config.silent_max,
                 is_lending: config.pools.iter().any(|pool| pool.floor_percent < 100),
@@ -143,6 +148,12 @@ impl Books {
 /// Blocks that one more token takes while every layer grows: in the long run, of all sequences.
 fn blocks_per_token(curve: &CostCurve) -> f32 {
     curve.terms().map(|term| term.count as f32 / term.block_tokens as f32).sum()
+}
+
+/// Blocks that an admission must find in its pool, whatever else is there.
+pub(crate) fn bound_of(rule: &dyn Rule, ask: &Ask) -> u64 {
+    // A prompt of 2^32 blocks and more was cut; its claim was not.
+    if rule.bounds_claims() || ask.held == u32::MAX { ask.claim } else { ask.held.into() }
 }
 
 /// Highest capacity that each account could ever have, if the others lent all they may.
@@ -193,6 +204,13 @@ impl State {
         Ok(self.enter(ask, shared))
     }
 
+    /// Why a lease can never come in, as far as anyone knows.
+    pub(crate) fn never(&self, ask: &Ask) -> Option<Refusal> {
+        let best = self.accounts[usize::from(ask.pool)].capacity_best;
+        let short = bound_of(&*self.rule, ask).checked_sub(best).filter(|short| *short > 0)?;
+        Some(Refusal { reason: Reason::TooLong, short })
+    }
+
     /// Whether a lease may come in now. What lacks is borrowed if it can be.
     pub(crate) fn check(&mut self, ask: &Ask, shared: u32) -> Result<(), Refusal> {
         let refuse = |reason, short| Err(Refusal { reason, short });
@@ -201,12 +219,10 @@ impl State {
         }
         let pool = usize::from(ask.pool);
         let account = &self.accounts[pool];
-        // A prompt of 2^32 blocks and more was cut; its claim was not.
-        let is_bounded = self.rule.bounds_claims() || ask.held == u32::MAX;
-        let bound = if is_bounded { ask.claim } else { u64::from(ask.held) };
-        if bound > account.capacity_best {
-            return refuse(Reason::TooLong, bound - account.capacity_best);
+        if let Some(refusal) = self.never(ask) {
+            return Err(refusal);
         }
+        let bound = bound_of(&*self.rule, ask);
         let (held, claim) = (ask.held - shared, ask.claim.min(CAPACITY_BLOCKS_MAX) as u32 - shared);
         let lacking = self.rule.required(account).saturating_sub(account.capacity);
         if lacking > 0 && !self.borrow(pool, lacking) {
@@ -214,22 +230,42 @@ impl State {
             return refuse(Reason::Overcommitted, lacking.max(own));
         }
         let short = self.rule.short_to_admit(&self.accounts[pool], held, claim);
-        let available = if short > 0 { self.lendable(pool) } else { 0 };
-        if short > available {
-            let account = &self.accounts[pool];
-            let is_shrunk = bound > account.capacity + available;
+        if short > 0 && short > self.lendable(pool) {
+            let is_shrunk = bound > self.possible(pool);
             return refuse(
                 if is_shrunk { Reason::Overcommitted } else { Reason::NoCapacity },
                 short,
             );
         }
-        if !self.is_expected_to_fit(ask, held, claim, short) {
-            return refuse(Reason::Predicted, 0);
+        match self.expected_to_borrow(ask, held, claim, short) {
+            None => refuse(Reason::Predicted, 0),
+            Some(0) => Ok(()),
+            Some(blocks) => {
+                self.borrow(pool, blocks);
+                Ok(())
+            }
         }
-        if short > 0 {
-            self.borrow(pool, short);
+    }
+
+    /// How much to borrow, at least `short`, so that a lease is expected to make nobody wait; hardly
+    /// more than that. `None` if all there is to lend is not enough.
+    fn expected_to_borrow(&mut self, ask: &Ask, held: u32, claim: u32, short: u64) -> Option<u64> {
+        if self.is_expected_to_fit(ask, held, claim, short) {
+            return Some(short);
         }
-        Ok(())
+        let most = self.lendable(usize::from(ask.pool));
+        if most <= short || !self.is_expected_to_fit(ask, held, claim, most) {
+            return None;
+        }
+        let (mut lacking, mut enough) = (short, most);
+        while enough - lacking > 1 + most / 64 {
+            let middle = u64::midpoint(lacking, enough);
+            match self.is_expected_to_fit(ask, held, claim, middle) {
+                true => enough = middle,
+                false => lacking = middle,
+            }
+        }
+        Some(enough)
     }
 
     fn is_expected_to_fit(&mut self, ask: &Ask, held: u32, claim: u32, borrowed: u64) -> bool {
@@ -366,8 +402,8 @@ impl State {
             // At its maximum it was cut: how long it would have become, nobody saw. Engines count the
             // last token differently (its KV is never written), or tell the gate of blocks alone.
             let left = entry.max_tokens - tokens;
-            let has_ended =
-                end == End::Released && left > CUT_BLOCKS * u64::from(self.block_tokens);
+            let part = (entry.max_tokens - entry.prompt_tokens) / CUT_PART;
+            let has_ended = end == End::Released && left > self.cut_tokens.min(part);
             outlook.remove(&entry, tokens - entry.prompt_tokens, has_ended);
         }
         let account = &mut self.accounts[usize::from(entry.pool)];
@@ -388,6 +424,16 @@ impl State {
         }
         let others = self.accounts.iter().enumerate().filter(|(other, _)| *other != pool);
         others.map(|(_, account)| self.spare_of(account)).sum()
+    }
+
+    /// Capacity that a pool has if the others lend all they may, whatever they promised.
+    pub(crate) fn possible(&self, pool: usize) -> u64 {
+        let capacity = self.accounts[pool].capacity;
+        if !self.is_lending {
+            return capacity;
+        }
+        let others = self.accounts.iter().enumerate().filter(|(other, _)| *other != pool);
+        capacity + others.map(|(_, a)| a.capacity.saturating_sub(a.floor)).sum::<u64>()
     }
 
     fn spare_of(&self, account: &Account) -> u64 {
@@ -445,6 +491,7 @@ impl State {
             account.floor = part.0 * u64::from(*percent) / 100;
         }
         raise_best(&mut self.accounts, capacity);
+        self.queue.unpark();
         // What was borrowed went back with the new parts; who still needs it borrows again.
         for pool in 0..self.accounts.len() {
             let account = &self.accounts[pool];
@@ -460,7 +507,7 @@ impl State {
     pub(crate) fn usage(&self, pool: usize) -> Usage {
         Usage {
             is_overcommitted: self.is_overcommitted(pool),
-            waiting: self.queue.len_of(pool) as u64,
+            waiting: self.queue.waiting_of(pool) as u64,
             epoch: self.epoch,
             ..self.accounts[pool].usage()
         }

@@ -1,18 +1,14 @@
 //! What callers do with the books: one lock a call, and whoever is to be woken is woken after it.
 
 use super::answer::{Reason, Rejection};
-use super::books::{Ask, Books, Draw, End, Refusal, State};
-use super::queue::Settled;
+use super::books::{Ask, Books, Draw, End, Refusal, State, bound_of};
+use super::queue::{Settled, wake};
 use super::rate::{RETRY_MAX, RETRY_MIN};
 use crate::units::{Blocks, CostCurve, Nanos, Tokens};
 use std::task::Waker;
 
 /// Whom to wake once the lock is free. Empty, it takes no memory.
 type Wakers = Vec<Waker>;
-
-fn wake(wakers: Wakers) {
-    wakers.into_iter().for_each(Waker::wake);
-}
 
 /// The answer of a gate in a forked child.
 const FORKED: Rejection = Rejection::never(Reason::Forked, Tokens::ZERO);
@@ -39,6 +35,12 @@ impl Books {
     pub(crate) fn class(&self, name: &str) -> u16 {
         let state = self.lock();
         state.and_then(|mut s| s.outlook.as_mut().map(|o| o.class(name))).unwrap_or(0)
+    }
+
+    /// The number of a class, if it has one; else that of all.
+    pub(crate) fn known_class(&self, name: &str) -> u16 {
+        let state = self.lock();
+        state.and_then(|s| s.outlook.as_ref().and_then(|o| o.known_class(name))).unwrap_or(0)
     }
 
     /// Whether a lease may hold `held` blocks for `tokens`. In a forked child it waits for ever.
@@ -101,6 +103,9 @@ impl Books {
         deadline: Option<Nanos>,
     ) -> Result<u32, Rejection> {
         let Some(mut state) = self.lock() else { return Err(FORKED) };
+        if let Some(refusal) = state.never(ask) {
+            return Err(state.reject(ask, refusal, &self.curve));
+        }
         let now = state.now;
         let Some(number) = state.queue.push(*ask, now, priority, deadline) else {
             return Err(state.reject(
@@ -182,7 +187,7 @@ impl State {
     fn retry_after(&self, ask: &Ask, short: u64) -> Nanos {
         let pool = usize::from(ask.pool);
         let account = &self.accounts[pool];
-        if ask.claim > account.capacity + self.lendable(pool) && self.rule.bounds_claims() {
+        if bound_of(&*self.rule, ask) > self.possible(pool) {
             return RETRY_MAX; // No release helps; only a larger budget does.
         }
         // Those who wait come first.
@@ -244,8 +249,15 @@ impl State {
                     self.accounts[pool].outcomes.queue_ns.record(waited.0);
                     Settled::Admitted(slot)
                 }
-                Err(refusal) if refusal.reason.is_for_now() => break,
-                Err(refusal) => Settled::Rejected(self.reject(&ask, refusal, curve)),
+                Err(refusal) if !refusal.reason.is_for_now() => {
+                    Settled::Rejected(self.reject(&ask, refusal, curve))
+                }
+                // Whoever ends, it does not fit: those behind it need not wait for that.
+                Err(_) if bound_of(&*self.rule, &ask) > self.possible(pool) => {
+                    self.queue.park(number);
+                    continue;
+                }
+                Err(_) => break,
             };
             wakers.extend(self.queue.settle(number, settled));
         }

@@ -1,7 +1,7 @@
 //! Why a gate decides as it does, and what would have changed it: for logs, and for 3 a.m.
 
 use super::answer::{Reason, Rejection};
-use super::books::{Ask, Refusal, State};
+use super::books::{Ask, Books, Refusal, State};
 use super::gate::{Fault, Gate, Keeper};
 use super::guaranteed::Shortage;
 use super::lease::{Home, Lease};
@@ -88,7 +88,7 @@ impl Gate {
     #[must_use]
     pub fn explain(&self, request: &Request<'_>) -> Explanation {
         let inner = self.inner();
-        let ask = match inner.ask(request) {
+        let ask = match inner.ask_as(request, Books::known_class) {
             Ok(ask) => ask,
             Err(fault) => return Explanation::of_fault(request, &fault),
         };

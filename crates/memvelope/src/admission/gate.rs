@@ -121,9 +121,11 @@ impl Gate {
     }
 
     /// Puts a request into the queue of its pool. Each step of `priority` counts as a second of
-    /// earlier arrival ([`super::PRIORITY_STEP`]), so that nobody is overtaken for ever. At
+    /// earlier arrival ([`super::PRIORITY_STEP`]) on the clock of [`Self::tick`], so that nobody is
+    /// overtaken for ever; without ticks all arrive at once, and any higher priority goes first. At
     /// `deadline`, on the clock of [`Self::tick`], it is rejected as [`Reason::Expired`]. Requests
-    /// of one pool are let in strictly in order, and [`Self::try_admit`] lets nobody pass them.
+    /// of one pool are let in strictly in order, and [`Self::try_admit`] lets nobody pass them; only
+    /// those that ask for more than the budget shrank to are passed, until it is larger again.
     ///
     /// # Errors
     /// A [`Rejection`]: the queue is full, or the request can never be admitted.
@@ -145,7 +147,8 @@ impl Gate {
     /// one in force; a new gate is at 0) changes nothing and returns false. No lease is revoked;
     /// below what is held or safe the gate is overcommitted: it admits nothing, lets only the lease
     /// with the smallest need grow while anything is free, names [`Self::victims`], and recovers by
-    /// itself.
+    /// itself. Under `Guaranteed` without borrowing, which keeps no list of leases, whoever asks
+    /// first grows and there are no victims to name: all may come to wait until the caller ends one.
     ///
     /// Pools keep their shares; the parts add up to `blocks` exactly. At most 2^30 - 1 blocks are
     /// used; more is held at that. An admission that begins after this returned sees it.
@@ -258,10 +261,19 @@ impl Inner {
     }
 
     /// Checks a request, and counts it in blocks; finds its class.
-    pub(super) fn ask(&self, request: &Request<'_>) -> Result<Ask, Fault> {
+    fn ask(&self, request: &Request<'_>) -> Result<Ask, Fault> {
+        self.ask_as(request, Books::class)
+    }
+
+    /// The same, with the class found by `class`.
+    pub(super) fn ask_as(
+        &self,
+        request: &Request<'_>,
+        class: impl FnOnce(&Books, &str) -> u16,
+    ) -> Result<Ask, Fault> {
         let size = self.size(request)?;
         let class = match (&self.keeper, request.class) {
-            (Keeper::Books(books), Some(name)) => books.class(name),
+            (Keeper::Books(books), Some(name)) => class(books, name),
             _ => 0,
         };
         Ok(Ask {

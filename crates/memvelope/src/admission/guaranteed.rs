@@ -141,12 +141,6 @@ impl Guaranteed {
         }
     }
 
-    /// An account that nobody has, for a lease that gave everything back.
-    pub(crate) fn nobody() -> &'static Self {
-        static NOBODY: std::sync::OnceLock<&'static Guaranteed> = std::sync::OnceLock::new();
-        NOBODY.get_or_init(|| Box::leak(Box::default()))
-    }
-
     /// Names who is told when blocks come back and somebody waits.
     pub(crate) fn set_owner(&self, owner: Weak<LockFree>) {
         *locked(&self.aside.owner) = owner;

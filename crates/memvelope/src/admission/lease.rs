@@ -155,20 +155,18 @@ impl Lease {
     /// Gives everything back because the engine takes the blocks for others: counted as such, and
     /// no evidence of how long outputs become. How many tokens are to be computed again.
     pub fn preempt(mut self) -> Tokens {
-        self.end(End::Preempted);
+        // Given back once, also if whoever is woken by it unwinds and this is dropped on the way.
+        let (held, claim) = (std::mem::take(&mut self.held), std::mem::take(&mut self.claim));
+        self.end(held, claim, End::Preempted);
         let grown = self.tokens - self.prompt_tokens;
         let filled = if grown > 0 { self.prompt_tokens } else { self.filled_tokens };
-        let lost = Tokens(filled + grown);
-        // The blocks are given back already; what is left is to forget where they came from.
-        self.home = Home::Sums(Guaranteed::nobody());
-        (self.held, self.claim) = (0, 0);
-        lost
+        Tokens(filled + grown)
     }
 
     #[inline]
-    fn end(&self, end: End) {
+    fn end(&self, held: u32, claim: u32, end: End) {
         match &self.home {
-            Home::Sums(account) => account.release(self.held, self.claim),
+            Home::Sums(account) => account.release(held, claim),
             Home::Books(books, slot) => self.end_in(books, *slot, end),
         }
     }
@@ -185,7 +183,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // A claim has at least a block; only a preempted lease has none, and nothing to give back.
         if self.claim > 0 {
-            self.end(End::Released);
+            self.end(self.held, self.claim, End::Released);
         }
     }
 }

@@ -4,7 +4,7 @@ use super::answer::{REASONS, Reason, Rejection, Usage};
 use super::books::Ask;
 use super::guaranteed::{Guaranteed, Shortage};
 use super::pool::split;
-use super::queue::{Queue, Settled};
+use super::queue::{Queue, Settled, wake};
 use super::rate::{RETRY_MAX, ReleaseRate};
 use super::settings::{CAPACITY_BLOCKS_MAX, GateConfig};
 use super::sync::{Mutex, MutexGuard};
@@ -157,9 +157,13 @@ impl LockFree {
     }
 
     pub(crate) fn set_capacity(&self, blocks: Blocks, epoch: u64) -> bool {
-        let line = self.line();
+        let mut line = self.line();
         if epoch <= self.epoch.load(Relaxed) {
             return false;
+        }
+        line.queue.unpark();
+        for (number, pool) in self.pools().enumerate() {
+            pool.account.set_waiting(line.queue.len_of(number));
         }
         let shares: Vec<_> = self.pools().map(|pool| pool.share).collect();
         let parts = split(Blocks(blocks.0.min(CAPACITY_BLOCKS_MAX)), &shares);
@@ -204,7 +208,7 @@ impl LockFree {
             held_peak_blocks: Blocks(reading.held_peak),
             is_overcommitted: reading.claimed > reading.capacity,
             leases: reading.leases,
-            waiting: self.line().queue.len_of(number) as u64,
+            waiting: self.line().queue.waiting_of(number) as u64,
             admitted: reading.admitted,
             released: reading.admitted.saturating_sub(reading.leases),
             waits: reading.waits,
@@ -221,6 +225,12 @@ impl LockFree {
         deadline: Option<Nanos>,
     ) -> Result<u32, Rejection> {
         let pool = usize::from(ask.pool);
+        let reading = self.pool(pool).account.reading();
+        let (capacity, claimed) = (reading.capacity, reading.claimed);
+        if ask.claim > self.pool(pool).capacity_best.load(Relaxed).max(capacity) {
+            let short = Shortage::Claims { capacity, claimed };
+            return Err(self.refuse_short(pool, Tokens(ask.max_tokens), short));
+        }
         let mut line = self.line();
         let now = line.now;
         let number = line.queue.push(*ask, now, priority, deadline);
@@ -286,6 +296,11 @@ impl LockFree {
                             let total = Tokens(ask.max_tokens);
                             Settled::Rejected(self.refuse_short(number, total, short))
                         }
+                        // The capacity changes under this lock only.
+                        Err(Shortage::Claims { capacity, .. }) if ask.claim > capacity => {
+                            line.queue.park(ticket);
+                            continue;
+                        }
                         Err(_) => break,
                     };
                 wakers.extend(line.queue.settle(ticket, settled));
@@ -293,6 +308,6 @@ impl LockFree {
             pool.account.set_waiting(line.queue.len_of(number));
         }
         drop(line);
-        wakers.into_iter().for_each(Waker::wake);
+        wake(wakers);
     }
 }

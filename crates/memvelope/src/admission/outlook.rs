@@ -69,7 +69,7 @@ impl Outlook {
 
     /// The number of a class; a new one is entered while there is room.
     pub(crate) fn class(&mut self, name: &str) -> u16 {
-        if let Some(&class) = self.classes.get(name) {
+        if let Some(class) = self.known_class(name) {
             return class;
         }
         let number = self.classes.len() + 1;
@@ -79,6 +79,10 @@ impl Outlook {
         self.survival.add_class();
         self.classes.insert(name.into(), number as u16);
         number as u16
+    }
+
+    pub(crate) fn known_class(&self, name: &str) -> Option<u16> {
+        self.classes.get(name).copied()
     }
 
     /// A step of the engine begins.
@@ -157,6 +161,16 @@ impl Outlook {
             }
         }
         self.asked = None;
+    }
+
+    /// Blocks of a lease became common, or its own again.
+    pub(crate) fn recount(&mut self, entry: &mut Entry) {
+        let row = self.survival.row(entry.class, entry.counted_generated);
+        let forecast = &mut self.forecasts[usize::from(entry.pool)];
+        let own = forecast.curve_of(&entry.counted, row);
+        forecast.remove(&entry.counted, &own);
+        self.asked = None; // A newcomer's is not this one's, however alike they are.
+        self.add(entry);
     }
 
     /// A lease went, having generated so many tokens.

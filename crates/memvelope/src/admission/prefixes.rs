@@ -107,6 +107,9 @@ impl State {
         let entry = &mut self.roster[slot];
         (entry.held, entry.claim) = (entry.held - blocks, entry.claim - blocks);
         entry.shared = blocks;
+        if let Some(outlook) = &mut self.outlook {
+            outlook.recount(entry);
+        }
     }
 
     /// Common blocks become a lease's own.
@@ -120,6 +123,9 @@ impl State {
         let entry = &mut self.roster[slot];
         (entry.held, entry.claim) = (entry.held + blocks, entry.claim + blocks);
         entry.shared = 0;
+        if let Some(outlook) = &mut self.outlook {
+            outlook.recount(entry);
+        }
     }
 }
 

@@ -3,12 +3,14 @@
 //!
 //! Order is by arrival, each step of priority counting as [`PRIORITY_STEP`] of earlier arrival. So
 //! starvation is bounded: a request is overtaken only by those of higher priority that come within
-//! so many steps of it.
+//! so many steps of it. Whoever asks for more than the budget shrank to keeps its place, and is passed
+//! by those who can be served meanwhile.
 
 use super::answer::Rejection;
 use super::books::Ask;
 use crate::units::Nanos;
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Waker;
 
 /// How much earlier one step of priority lets a request have come. Ten steps let it overtake all
@@ -26,6 +28,22 @@ pub(crate) enum Settled {
 
 /// Place in the order: time of arrival less priority, then the order of coming.
 type Key = (i128, u64, u32);
+
+/// Wakes all of them, when no lock is held; also if one of them, which is foreign, panics: the others
+/// would wait for ever for what they have. That panic then goes on, unless one is on its way.
+pub(crate) fn wake(wakers: Vec<Waker>) {
+    let mut panicked = None;
+    for waker in wakers {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+            panicked = Some(panic);
+        }
+    }
+    if let Some(panic) = panicked
+        && !std::thread::panicking()
+    {
+        resume_unwind(panic);
+    }
+}
 
 #[derive(Debug)]
 struct Waiting {
@@ -45,6 +63,8 @@ pub(crate) struct Queue {
     spare: Vec<u32>,
     /// Those not settled, by pool; and those of them with a deadline.
     order: Vec<BTreeSet<Key>>,
+    /// Those of the not settled who keep their place in the order, but hold up nobody.
+    parked: Vec<BTreeSet<Key>>,
     deadlines: BTreeSet<(Nanos, u32)>,
     serial: u64,
 }
@@ -56,12 +76,18 @@ impl Queue {
             tickets: Vec::new(),
             spare: Vec::new(),
             order: vec![BTreeSet::new(); pools],
+            parked: vec![BTreeSet::new(); pools],
             deadlines: BTreeSet::new(),
             serial: 0,
         }
     }
 
-    /// How many wait for a pool.
+    /// How many wait for a pool, parked ones included.
+    pub(crate) fn waiting_of(&self, pool: usize) -> usize {
+        self.order[pool].len() + self.parked[pool].len()
+    }
+
+    /// How many wait for a pool and come before a newcomer.
     #[inline]
     pub(crate) fn len_of(&self, pool: usize) -> usize {
         self.order[pool].len()
@@ -70,7 +96,24 @@ impl Queue {
     /// Whether nobody waits for any pool.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.order.iter().all(BTreeSet::is_empty)
+        self.order.iter().chain(&self.parked).all(BTreeSet::is_empty)
+    }
+
+    /// The budget shrank below what this one alone asks for: nothing but a larger one helps it, and
+    /// until then it does not stand in the way of others.
+    pub(crate) fn park(&mut self, number: u32) {
+        let Some(Some(waiting)) = self.tickets.get(number as usize) else { return };
+        let (pool, key) = (usize::from(waiting.ask.pool), waiting.key);
+        if self.order[pool].remove(&key) {
+            self.parked[pool].insert(key);
+        }
+    }
+
+    /// The budget changed: whoever was parked is back in its place.
+    pub(crate) fn unpark(&mut self) {
+        for (order, parked) in self.order.iter_mut().zip(&mut self.parked) {
+            order.append(parked);
+        }
     }
 
     /// Tickets that nobody took yet, settled or not.
@@ -118,7 +161,10 @@ impl Queue {
     /// Takes a ticket out of the order, with what became of it. Whom to wake.
     pub(crate) fn settle(&mut self, number: u32, outcome: Settled) -> Option<Waker> {
         let waiting = self.tickets.get_mut(number as usize)?.as_mut()?;
-        self.order[usize::from(waiting.ask.pool)].remove(&waiting.key);
+        let pool = usize::from(waiting.ask.pool);
+        if !self.order[pool].remove(&waiting.key) {
+            self.parked[pool].remove(&waiting.key);
+        }
         if let Some(deadline) = waiting.deadline.take() {
             self.deadlines.remove(&(deadline, number));
         }

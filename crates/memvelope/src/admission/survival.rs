@@ -191,9 +191,10 @@ impl Survival {
         Self { classes: vec![Lengths::default()], ended_since: 0, ended: 0 }
     }
 
-    /// Makes room for one more class.
+    /// Makes room for one more class. Of its own it knows nothing: it is as all of them are.
     pub(crate) fn add_class(&mut self) {
-        self.classes.push(Lengths::default());
+        let Lengths { hazard, survivors, .. } = self.classes[0];
+        self.classes.push(Lengths { hazard, survivors, ..Lengths::default() });
     }
 
     /// An output left at a length: it ended by itself, or it was cut, preempted or handed on.

@@ -19,6 +19,8 @@ mod naive;
 #[cfg(not(loom))]
 mod outcomes;
 #[cfg(not(loom))]
+mod proofs;
+#[cfg(not(loom))]
 mod queue;
 #[cfg(not(loom))]
 mod refusals;

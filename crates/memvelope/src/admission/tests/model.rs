@@ -135,6 +135,10 @@ impl Pair {
             let all = self.naive.claimed_in(ask.pool) + claim;
             prop_assert!(all > self.naive.capacity[ask.pool], "{all} can do no harm");
         }
+        if self.has_estimate && got.is_ok() {
+            let usage = self.gate.pool_usage(NAMES[ask.pool]);
+            self.naive.found = usage.map(|usage| usage.capacity_blocks.0);
+        }
         prop_assert_eq!(reason, self.naive.admit(ask, is_predicted).err());
         self.rejected += u64::from(reason.is_some());
         if let Ok(lease) = got {

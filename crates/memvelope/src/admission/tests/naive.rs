@@ -43,6 +43,9 @@ pub(super) struct Naive {
     pub(super) floors: [u8; 3],
     pub(super) capacity: [u64; 3],
     floor: [u64; 3],
+    /// Capacity that the pool of the next to be admitted came to have: how much more than it lacks
+    /// an estimate borrows is not for a naive double to say.
+    pub(super) found: Option<u64>,
     best: [u64; 3],
     epoch: u64,
     pub(super) leases: Vec<NaiveLease>,
@@ -68,6 +71,7 @@ impl Naive {
             floors,
             capacity: [0; 3],
             floor: [0; 3],
+            found: None,
             best: [0; 3],
             epoch: 0,
             leases: Vec::new(),
@@ -184,6 +188,13 @@ impl Naive {
         (0..3).filter(|other| *other != pool).map(|other| self.spare(other)).sum()
     }
 
+    /// What the pool has if the others keep their floors and nothing else.
+    fn possible(&self, pool: usize) -> u64 {
+        let others = (0..3).filter(|other| *other != pool && self.floors != [100; 3]);
+        let lent = others.map(|other| self.capacity[other].saturating_sub(self.floor[other]));
+        self.capacity[pool] + lent.sum::<u64>()
+    }
+
     fn borrow(&mut self, pool: usize, blocks: u64) -> bool {
         if self.lendable(pool) < blocks {
             return false;
@@ -288,13 +299,14 @@ impl Naive {
         let newcomer = self.leases.pop().unwrap();
         let available = if short > 0 { self.lendable(pool) } else { 0 };
         if short > available {
-            let is_shrunk = bound > self.capacity[pool] + available;
+            let is_shrunk = bound > self.possible(pool);
             return Err(if is_shrunk { Reason::Overcommitted } else { Reason::NoCapacity });
         }
         if is_predicted {
             return Err(Reason::Predicted);
         }
-        self.borrow(pool, short);
+        let more = self.found.take().map_or(short, |found| found - self.capacity[pool]);
+        assert!(more >= short && self.borrow(pool, more));
         self.serial += 1;
         self.leases.push(NaiveLease { reserved, ..newcomer });
         Ok(())

@@ -277,9 +277,8 @@ fn a_larger_budget_and_a_smaller_one_settle_who_waits() {
         assert!(take(&mut waiting).is_none());
         assert!(gate.set_capacity(Blocks(51), 4));
         assert!(take(&mut waiting).unwrap().is_ok());
-        // What could never fit is told so, by how much, even in the queue.
-        let mut never = enqueue(&gate, 16 * 152);
-        let refused = take(&mut never).unwrap().unwrap_err();
+        // What could never fit is told so at once, by how much.
+        let refused = gate.enqueue(&request(16 * 152, 1), 0, None).unwrap_err();
         assert_eq!(refused.reason, Reason::TooLong);
         assert!(refused.short_by_tokens.0 >= 1 && refused.short_by_tokens.0 < 100, "{refused}");
         assert_idle(&gate);
