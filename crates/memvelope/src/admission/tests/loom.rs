@@ -146,7 +146,7 @@ fn loom_neither_a_release_nor_a_cancelled_head_is_missed() {
         let head = gate.enqueue(&ask(2), 0, None).unwrap();
         let cancelling = {
             let gate = Arc::clone(&gate);
-            thread::spawn(move || match gate.cancel(head) {
+            thread::spawn(move || match gate.cancel(head, Reason::Cancelled) {
                 Some((_, Settled::Admitted(_))) => gate.first.account.release(1, 2),
                 settled => assert!(settled.is_none()),
             })
