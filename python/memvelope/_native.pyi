@@ -268,6 +268,7 @@ class Gate:
         queue_max: SupportsIndex | None = None,
         leases_max: SupportsIndex | None = None,
         silent_max_ns: SupportsIndex | None = None,
+        books: bool = False,
     ) -> Self: ...
     @staticmethod
     def from_blocks(
@@ -284,6 +285,7 @@ class Gate:
         queue_max: SupportsIndex | None = None,
         leases_max: SupportsIndex | None = None,
         silent_max_ns: SupportsIndex | None = None,
+        books: bool = False,
     ) -> Gate:
         """A gate on a declared number of blocks: needs no model and no driver."""
     @staticmethod
@@ -300,6 +302,7 @@ class Gate:
         queue_max: SupportsIndex | None = None,
         leases_max: SupportsIndex | None = None,
         silent_max_ns: SupportsIndex | None = None,
+        books: bool = False,
     ) -> Gate:
         """A gate on the blocks of a plan, all but the null block; `max_model_len` is the plan's.
 

@@ -44,13 +44,14 @@ impl Gate {
     /// "optimistic" keeps free at admission. `queue_max`, `leases_max`: most requests that wait
     /// (65,536), most live leases (2**20). `silent_max_ns`: a lease that was not heard of for so long,
     /// on the clock of `tick`, is taken back (never, unless given); it is heard of when it asks for a
-    /// new block.
+    /// new block. `books`: keep them even under "guaranteed", which then takes a lock, and has
+    /// `outcomes()`, `victims()`, and the smallest need grow first after the budget shrank.
     ///
     /// Raises `ConfigureGateError`, and `TypeError` or `ValueError` for what is no such argument.
     #[new]
     #[pyo3(signature = (envelope, policy=None, **keywords))]
     #[pyo3(
-        text_signature = "(envelope, policy='banker', *, max_model_len=None, max_new_tokens_default=None, pools=None, estimate=True, margin=None, watermark=0.0, queue_max=None, leases_max=None, silent_max_ns=None)"
+        text_signature = "(envelope, policy='banker', *, max_model_len=None, max_new_tokens_default=None, pools=None, estimate=True, margin=None, watermark=0.0, queue_max=None, leases_max=None, silent_max_ns=None, books=False)"
     )]
     fn new(
         py: Python<'_>,
@@ -77,7 +78,7 @@ impl Gate {
     #[staticmethod]
     #[pyo3(signature = (capacity_blocks, block_tokens=None, policy=None, **keywords))]
     #[pyo3(
-        text_signature = "(capacity_blocks, block_tokens=16, policy='banker', *, max_model_len=None, max_new_tokens_default=None, pools=None, estimate=True, margin=None, watermark=0.0, queue_max=None, leases_max=None, silent_max_ns=None)"
+        text_signature = "(capacity_blocks, block_tokens=16, policy='banker', *, max_model_len=None, max_new_tokens_default=None, pools=None, estimate=True, margin=None, watermark=0.0, queue_max=None, leases_max=None, silent_max_ns=None, books=False)"
     )]
     fn from_blocks(
         py: Python<'_>,
@@ -109,7 +110,7 @@ impl Gate {
     #[staticmethod]
     #[pyo3(signature = (plan, policy=None, **keywords))]
     #[pyo3(
-        text_signature = "(plan, policy='banker', *, max_model_len=None, max_new_tokens_default=None, pools=None, estimate=True, margin=None, watermark=0.0, queue_max=None, leases_max=None, silent_max_ns=None)"
+        text_signature = "(plan, policy='banker', *, max_model_len=None, max_new_tokens_default=None, pools=None, estimate=True, margin=None, watermark=0.0, queue_max=None, leases_max=None, silent_max_ns=None, books=False)"
     )]
     fn from_plan(
         py: Python<'_>,
@@ -190,8 +191,8 @@ impl Gate {
     /// any asyncio loop, in any thread. Arguments are those of `try_admit`.
     ///
     /// Requests of a pool come in strictly in order of arrival, each step of `priority` (0 to 255)
-    /// counting as one second of earlier arrival on the clock of `tick`; without ticks any higher
-    /// priority goes first. After `timeout` seconds, on the clock of the loop, it raises `Rejected`
+    /// counting as one second of earlier arrival on the clock of `tick`, or as forty steps
+    /// (`grow_many`, `step`) without ticks. After `timeout` seconds, on the clock of the loop, it raises `Rejected`
     /// with reason "expired"; it raises at once for what can never be admitted, and "queue_full". A
     /// cancelled task gives its place up, and the lease with it if that had been granted already.
     #[pyo3(signature = (*args, **keywords))]

@@ -21,6 +21,7 @@ const KEYWORDS: &[&str] = &[
     "queue_max",
     "leases_max",
     "silent_max_ns",
+    "books",
 ];
 
 /// The configuration of a gate. `max_model_len` is what counts where no keyword says otherwise.
@@ -62,6 +63,9 @@ pub(crate) fn config(
     }
     if let Some(most) = get("leases_max")? {
         config.leases_max = small_amount("leases_max", "leases", &most)?;
+    }
+    if let Some(books) = get("books")? {
+        config.keeps_books = books.extract()?;
     }
     config.silent_max =
         optional_amount("silent_max_ns", "ns", get("silent_max_ns")?.as_ref())?.map(Nanos);

@@ -1,7 +1,8 @@
 //! The books of a gate: accounts, leases, prefixes, estimate and queue, under one lock.
 //!
-//! The lock is a leaf: it is held for well under a microsecond (once per step for a pass over the
-//! leases), and nothing foreign is called under it. What a lease does between two blocks needs no
+//! The lock is a leaf, and nothing foreign is called under it. An admission, a growth or a release
+//! holds it for a fraction of a microsecond; once a step there is a pass over the leases; letting in
+//! whoever waits takes as long as there are who fit, and `explain` and `victims` look at every lease. What a lease does between two blocks needs no
 //! lock at all.
 
 use super::account::Account;
@@ -272,7 +273,7 @@ impl State {
         let Some(outlook) = &mut self.outlook else { return true };
         let leases = self.roster.len();
         if outlook.is_stale(leases) {
-            outlook.refresh(&mut self.roster, &self.accounts);
+            outlook.refresh(&mut self.roster);
         }
         let pool = usize::from(ask.pool);
         let account = &self.accounts[pool];

@@ -82,6 +82,9 @@ impl Books {
         if let Some(outlook) = &mut state.outlook {
             outlook.step();
         }
+        if now.is_none() {
+            state.queue.step();
+        }
         if let Some(now) = now {
             state.pace.tick(now);
             state.now = state.now.max(now);

@@ -9,8 +9,8 @@
 
 use super::survival::{AHEAD_TOKENS, POINTS, Row};
 
-/// Bins of need of the worst case: with 128, a newcomer is off by less than a percent of the
-/// largest need.
+/// Bins of need of the worst case: with 128, a lease is off by less than a percent of the largest
+/// need.
 const WORST_BINS: usize = 128;
 
 /// What one lease adds.
@@ -63,8 +63,10 @@ pub(crate) struct Forecast {
     count: [i64; WORST_BINS],
     held: [i64; WORST_BINS],
     claim: [i64; WORST_BINS],
-    /// Blocks of need to a bin.
+    /// Blocks of need to a bin, and the largest need since it was chosen. Larger ones are in the
+    /// last bin, where all count with their claims at once: too much rather than too little.
     width: u32,
+    largest: u32,
 }
 
 /// What a lease holds at each point ahead.
@@ -95,16 +97,18 @@ impl Forecast {
             held: [0; WORST_BINS],
             claim: [0; WORST_BINS],
             width: 1,
+            largest: 0,
         }
     }
 
-    /// Begins anew, for leases with needs of up to `need_max`.
-    pub(crate) fn clear(&mut self, need_max: u32) {
+    /// Begins anew, with bins for needs as they were.
+    pub(crate) fn clear(&mut self) {
         self.curve = Curve::ZERO;
         self.count = [0; WORST_BINS];
         self.held = [0; WORST_BINS];
         self.claim = [0; WORST_BINS];
-        self.width = need_max / WORST_BINS as u32 + 1;
+        self.width = self.largest / WORST_BINS as u32 + 1;
+        self.largest = 0;
     }
 
     #[inline]
@@ -145,6 +149,7 @@ impl Forecast {
     #[inline]
     fn change_worst(&mut self, share: &Share, sign: i64) {
         let bin = self.bin(share);
+        self.largest = self.largest.max(share.claim - share.held);
         self.count[bin] += sign;
         self.held[bin] += sign * i64::from(share.held);
         self.claim[bin] += sign * i64::from(share.claim);
@@ -248,7 +253,8 @@ mod tests {
             let most = leases.iter().map(|l| l.claim - l.held).max().unwrap_or(0);
             let (newcomer, others) = leases.split_last().unwrap();
             let mut forecast = Forecast::new(1.0 / 16.0);
-            forecast.clear(most);
+            forecast.largest = most;
+            forecast.clear();
             others.iter().for_each(|lease| add(&mut forecast, lease, &ALL_STAY));
             let (found, exact) = (forecast.worst_peak(Some(newcomer)), naive(&leases));
             prop_assert!(found >= exact, "{found} < {exact}");
@@ -267,7 +273,8 @@ mod tests {
     #[test]
     fn certain_leases_have_no_variance_and_uncertain_ones_do() {
         let mut forecast = Forecast::new(1.0 / 16.0);
-        forecast.clear(100);
+        forecast.largest = 100;
+        forecast.clear();
         add(&mut forecast, &share(10, 100), &ALL_STAY);
         assert_eq!(forecast.peaks(3.0), (110.0, 110.0));
         let half = [0.5; POINTS];
@@ -282,7 +289,8 @@ mod tests {
     #[test]
     fn a_newcomer_fits_while_the_expected_peak_does() {
         let mut forecast = Forecast::new(1.0 / 16.0);
-        forecast.clear(100);
+        forecast.largest = 100;
+        forecast.clear();
         add(&mut forecast, &share(10, 90), &ALL_STAY);
         assert!(forecast.fits(&forecast.curve_of(&share(10, 90), &ALL_STAY), 200.0, 3.0));
         assert!(!forecast.fits(&forecast.curve_of(&share(10, 90), &ALL_STAY), 199.0, 3.0));
@@ -295,7 +303,8 @@ mod tests {
     #[test]
     fn room_comes_when_leases_are_expected_to_end() {
         let mut forecast = Forecast::new(1.0 / 16.0);
-        forecast.clear(0);
+        forecast.largest = 0;
+        forecast.clear();
         let mut row = [0.0; POINTS];
         row[..5].copy_from_slice(&[1.0, 0.8, 0.6, 0.4, 0.2]); // over 64 tokens
         add(&mut forecast, &Share { held: 100, claim: 100, left_tokens: 1000 }, &row);

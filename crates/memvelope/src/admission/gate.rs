@@ -121,9 +121,8 @@ impl Gate {
     }
 
     /// Puts a request into the queue of its pool. Each step of `priority` counts as a second of
-    /// earlier arrival ([`super::PRIORITY_STEP`]) on the clock of [`Self::tick`], so that nobody is
-    /// overtaken for ever; without ticks all arrive at once, and any higher priority goes first. At
-    /// `deadline`, on the clock of [`Self::tick`], it is rejected as [`Reason::Expired`]. Requests
+    /// earlier arrival ([`super::PRIORITY_STEP`]) on the clock of [`Self::tick`], or a step
+    /// of [`Self::step`] as 25 ms, so that nobody is overtaken for ever. At `deadline`, on the clock of [`Self::tick`], it is rejected as [`Reason::Expired`]. Requests
     /// of one pool are let in strictly in order, and [`Self::try_admit`] lets nobody pass them; only
     /// those that ask for more than the budget shrank to are passed, until it is larger again.
     ///
@@ -178,11 +177,14 @@ impl Gate {
         }
     }
 
-    /// A step of the engine begins, at no time in particular: brings the estimate up to date.
-    /// [`Self::tick`] does, too.
+    /// A step of the engine begins, at no time in particular: brings the estimate up to date, as
+    /// [`Self::tick`] does, too. Where nobody tells the time, a step counts as 25 ms in the order of
+    /// the queue.
     pub fn step(&self) {
-        if let Keeper::Books(books) = &self.inner.keeper {
-            books.step(None);
+        match &self.inner.keeper {
+            _ if self.inner.is_forked() => {}
+            Keeper::LockFree(gate) => gate.step(),
+            Keeper::Books(books) => books.step(None),
         }
     }
 

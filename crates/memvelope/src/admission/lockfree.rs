@@ -184,6 +184,11 @@ impl LockFree {
         true
     }
 
+    /// A step, at no time in particular.
+    pub(crate) fn step(&self) {
+        self.line().queue.step();
+    }
+
     pub(crate) fn tick(&self, now: Nanos) {
         for pool in self.pools() {
             pool.rate.tick(now, pool.account.reading().released);

@@ -110,17 +110,14 @@ impl Outlook {
     }
 
     /// Makes the forecasts anew from what runs.
-    pub(crate) fn refresh(&mut self, roster: &mut Roster, accounts: &[Account]) {
+    pub(crate) fn refresh(&mut self, roster: &mut Roster) {
         self.steps_since_rebuild = self.steps_since_rebuild.saturating_add(1);
         if self.survival.has_news() || self.steps_since_rebuild >= REBUILD_STEPS {
             let running = roster.iter().map(|(_, entry)| (entry.class, entry.generated()));
             self.survival.rebuild(running);
             self.steps_since_rebuild = 0;
         }
-        for (forecast, account) in self.forecasts.iter_mut().zip(accounts) {
-            // No need is larger than the capacity could ever be.
-            forecast.clear(u32::try_from(account.capacity_best).unwrap_or(u32::MAX));
-        }
+        self.forecasts.iter_mut().for_each(Forecast::clear);
         for entry in roster.iter_mut() {
             entry.counted = entry.share();
             entry.counted_generated = entry.generated();

@@ -17,6 +17,10 @@ use std::task::Waker;
 /// that waited less than ten seconds, about as long as anybody waits for a first token.
 pub const PRIORITY_STEP: Nanos = Nanos(Nanos::SECOND);
 
+/// What a step counts in the order where nobody tells the time, so that a gate without a clock
+/// starves nobody either: about a step of a large model.
+const UNTIMED_STEP: Nanos = Nanos(25 * Nanos::MILLI);
+
 /// What became of a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settled {
@@ -67,6 +71,8 @@ pub(crate) struct Queue {
     parked: Vec<BTreeSet<Key>>,
     deadlines: BTreeSet<(Nanos, u32)>,
     serial: u64,
+    /// Steps that no time was told with.
+    untimed_steps: u64,
 }
 
 impl Queue {
@@ -79,12 +85,18 @@ impl Queue {
             parked: vec![BTreeSet::new(); pools],
             deadlines: BTreeSet::new(),
             serial: 0,
+            untimed_steps: 0,
         }
     }
 
     /// How many wait for a pool, parked ones included.
     pub(crate) fn waiting_of(&self, pool: usize) -> usize {
         self.order[pool].len() + self.parked[pool].len()
+    }
+
+    /// A step passed, and nobody said when.
+    pub(crate) fn step(&mut self) {
+        self.untimed_steps = self.untimed_steps.saturating_add(1);
     }
 
     /// How many wait for a pool and come before a newcomer.
@@ -135,7 +147,8 @@ impl Queue {
         let number = self.spare.pop().unwrap_or(self.tickets.len() as u32);
         self.serial = self.serial.wrapping_add(1);
         let lead = i128::from(priority) * i128::from(PRIORITY_STEP.0);
-        let key = (i128::from(now.0) - lead, self.serial, number);
+        let untimed = i128::from(self.untimed_steps) * i128::from(UNTIMED_STEP.0);
+        let key = (i128::from(now.0) + untimed - lead, self.serial, number);
         let waiting = Waiting { ask, key, came: now, deadline, settled: None, waker: None };
         match self.tickets.get_mut(number as usize) {
             Some(place) => *place = Some(waiting),
@@ -242,6 +255,23 @@ mod tests {
         assert!(waker.is_some(), "the one before");
         assert_eq!(queue.take(number, &mut None), None);
         assert!(queue.settle(number, Settled::Admitted(0)).is_some(), "a look removes nobody");
+    }
+
+    #[test]
+    fn steps_count_where_nobody_tells_the_time() {
+        let mut queue = Queue::new(100, 1);
+        let patient = queue.push(ask(0), Nanos(0), 0, None).unwrap();
+        let mut overtaken = 0;
+        for _ in 0..60 {
+            queue.step();
+            let urgent = queue.push(ask(0), Nanos(0), 1, None).unwrap();
+            if queue.head(0).map(|(number, _)| number) != Some(patient) {
+                overtaken += 1;
+                queue.settle(queue.head(0).unwrap().0, Settled::Admitted(0));
+                queue.take(urgent, &mut None);
+            }
+        }
+        assert_eq!(overtaken, 39, "a second of steps of 25 ms, less the one at its end");
     }
 
     #[test]

@@ -15,7 +15,9 @@ pub struct Request<'a> {
     /// `None`: the history of all. The gate tells at most 256 labels apart; later ones count as
     /// `None`.
     pub class: Option<&'a str>,
-    /// A beginning of the prompt that other leases may share.
+    /// A beginning of the prompt that other leases may share. Counted as everybody's own, which is
+    /// never too little, by a gate that keeps no books (`Guaranteed` without borrowing) and where
+    /// the curve is not plain: a block that a window frees is no one's to share.
     pub prefix: Option<Prefix>,
 }
 

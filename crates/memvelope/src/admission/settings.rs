@@ -99,6 +99,9 @@ pub struct GateConfig {
     /// to fill. For engines that lose requests: a sequence that only seemed lost goes on writing
     /// into blocks that are no longer its own until it hears [`super::Growth::Expired`].
     pub silent_max: Option<Nanos>,
+    /// Keep books even where the policy needs none: `Guaranteed` without borrowing then takes a lock,
+    /// and has histograms, victims, and growth of the smallest need first after the budget shrank.
+    pub keeps_books: bool,
     /// Most live leases that books are kept on. `Guaranteed` without borrowing keeps none.
     pub leases_max: u32,
 }
@@ -118,6 +121,7 @@ impl GateConfig {
             pools: Vec::new(),
             queue_max: QUEUE_MAX_DEFAULT,
             silent_max: None,
+            keeps_books: false,
             leases_max: LEASES_MAX_DEFAULT,
         }
     }
@@ -126,6 +130,7 @@ impl GateConfig {
     pub(crate) fn is_lock_free(&self) -> bool {
         self.policy == Policy::Guaranteed
             && self.silent_max.is_none()
+            && !self.keeps_books
             && self.pools.iter().all(|pool| pool.floor_percent >= 100)
     }
 

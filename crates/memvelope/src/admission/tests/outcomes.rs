@@ -66,6 +66,24 @@ fn a_silent_lease_is_taken_back_only_where_the_gate_was_told_to() {
 }
 
 #[test]
+fn a_guaranteed_gate_with_books_goes_on_after_its_budget_shrank() {
+    let config = GateConfig { keeps_books: true, ..config(Policy::Guaranteed, 20) };
+    let gate = Gate::new(config).unwrap();
+    let mut leases = [admit(&gate, 32, 128).unwrap(), admit(&gate, 16, 144).unwrap()];
+    assert!(gate.set_capacity(Blocks(12), 1));
+    // The smaller need reaches its claim; the other waits for it.
+    for _ in 0..8 {
+        assert_eq!(leases[1].grow(Tokens(16)), Ok(Growth::Wait));
+        assert!(leases[0].grow(Tokens(16)).unwrap().is_granted());
+    }
+    assert_eq!(gate.victims().len(), 2);
+    let [one, mut other] = leases;
+    drop(one);
+    assert!(other.grow(Tokens(16)).unwrap().is_granted());
+    assert_eq!(gate.outcomes().released_tokens.count(), 1);
+}
+
+#[test]
 fn a_gate_without_books_has_no_histograms() {
     let gate = gate(Policy::Guaranteed, 100);
     drop(admit(&gate, 16, 16).unwrap());
