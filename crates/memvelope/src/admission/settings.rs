@@ -69,8 +69,9 @@ impl Default for Estimate {
     }
 }
 
-/// Standard deviations kept free. `memvelope replay` over three kinds of traffic: at 2 leases wait
-/// in one step of thousands, at 3 in next to none, and each costs about a percent of goodput.
+/// Standard deviations kept free. By `memvelope replay` of the Azure trace at load 1.3, where it
+/// matters most: 1.6 gains 0.7 % of goodput, and the worst gap of one request in a hundred is 3.4 s
+/// instead of 1.9; 2.5 loses 0.7 %, for 1.5 s.
 const MARGIN_DEFAULT: f64 = 2.0;
 
 /// How a gate is set up.
