@@ -10,9 +10,12 @@
 #[path = "pair.rs"]
 #[allow(unreachable_pub, reason = "benches share the file by path")]
 mod pair;
+#[path = "random.rs"]
+mod random;
 
 use memvelope::admission::{Estimate, Gate, GateConfig, Lease, Policy, Request};
 use memvelope::units::{Blocks, CostCurve, Tokens};
+use random::Random;
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Mutex;
@@ -29,22 +32,9 @@ const NEW_MAX: u64 = 8000;
 const BLOCKS_EACH: u64 = 200;
 const THREADS: usize = 8;
 
-/// splitmix64, seeded.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % end
-    }
-
-    fn request(&mut self) -> Request<'static> {
-        let (prompt, new) = (1 + self.below(PROMPT_MAX), 1 + self.below(NEW_MAX));
-        Request::new(Tokens(prompt), Some(Tokens(new)))
-    }
+fn draw(random: &mut Random) -> Request<'static> {
+    let (prompt, new) = (1 + random.below(PROMPT_MAX), 1 + random.below(NEW_MAX));
+    Request::new(Tokens(prompt), Some(Tokens(new)))
 }
 
 /// A gate with live leases of many needs, grown to many lengths, that remembers short outputs.
@@ -62,7 +52,7 @@ impl Busy {
         let gate = Gate::new(GateConfig { policy, estimate, ..config }).expect("a plain gate");
         let mut random = Random(count as u64);
         for _ in 0..2000 {
-            let request = random.request();
+            let request = draw(&mut random);
             if let Ok(mut lease) = gate.try_admit(&request) {
                 let _ = lease.grow(Tokens(random.below(200)));
             }
@@ -76,13 +66,13 @@ impl Busy {
             if leases.len() % 64 == 0 {
                 gate.step();
             }
-            leases.extend(gate.try_admit(&random.request()).map(|mut lease| {
+            leases.extend(gate.try_admit(&draw(&mut random)).map(|mut lease| {
                 let _ = lease.grow(Tokens(random.below(200)));
                 lease
             }));
         }
         assert_eq!(leases.len(), count, "{:?}", gate.usage());
-        let requests = (0..1024).map(|_| random.request()).collect();
+        let requests = (0..1024).map(|_| draw(&mut random)).collect();
         Self { gate, leases, requests }
     }
 

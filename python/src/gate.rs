@@ -31,8 +31,8 @@ impl Gate {
     ///
     /// `policy`: "banker" admits, and lets leases grow, while some order of completion lets every
     /// lease reach its claim; growth may have to wait. "guaranteed" admits while all claims fit,
-    /// and no lease ever waits. "optimistic" admits what fits now and guarantees nothing, for engines
-    /// that preempt by themselves.
+    /// and no lease ever waits. "optimistic" admits what fits now and guarantees nothing, for
+    /// engines that preempt by themselves.
     ///
     /// `max_model_len` (tokens): the longest sequence, prompt + output, ever admitted.
     /// `max_new_tokens_default` (tokens) stands in for requests that declare no maximum; without it
@@ -42,10 +42,10 @@ impl Gate {
     /// `estimate`: whether "banker" stops admitting where what runs is expected to need the room,
     /// with `margin` standard deviations kept (2). `watermark`: share of the capacity, 0 to 1, that
     /// "optimistic" keeps free at admission. `queue_max`, `leases_max`: most requests that wait
-    /// (65,536), most live leases (2**20). `silent_max_ns`: a lease that was not heard of for so long,
-    /// on the clock of `tick`, is taken back (never, unless given); it is heard of when it asks for a
-    /// new block. `books`: keep them even under "guaranteed", which then takes a lock, and has
-    /// `outcomes()`, `victims()`, and the smallest need grow first after the budget shrank.
+    /// (65,536), most live leases (2**20). `silent_max_ns`: a lease that was not heard of for so
+    /// long, on the clock of `tick`, is taken back (never, unless given); it is heard of when it
+    /// asks for a new block. `books`: keep them even under "guaranteed", which then takes a lock,
+    /// and has `outcomes()`, `victims()`, and the smallest need grow first after the budget shrank.
     ///
     /// Raises `ConfigureGateError`, and `TypeError` or `ValueError` for what is no such argument.
     #[new]
@@ -192,9 +192,10 @@ impl Gate {
     ///
     /// Requests of a pool come in strictly in order of arrival, each step of `priority` (0 to 255)
     /// counting as one second of earlier arrival on the clock of `tick`, or as forty steps
-    /// (`grow_many`, `step`) without ticks. After `timeout` seconds, on the clock of the loop, it raises `Rejected`
-    /// with reason "expired"; it raises at once for what can never be admitted, and "queue_full". A
-    /// cancelled task gives its place up, and the lease with it if that had been granted already.
+    /// (`grow_many`, `step`) without ticks. After `timeout` seconds, on the clock of the loop, it
+    /// raises `Rejected` with reason "expired"; it raises at once for what can never be admitted,
+    /// and "queue_full". A cancelled task gives its place up, and the lease with it if that had
+    /// been granted already.
     #[pyo3(signature = (*args, **keywords))]
     #[pyo3(
         text_signature = "($self, prompt_tokens, max_new_tokens=None, pool=None, klass=None, *, prefix=None, timeout=None, priority=0)"

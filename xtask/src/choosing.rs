@@ -1,5 +1,5 @@
-//! The replay part of the corpus lane: what we claim of the gate's policies on real traffic, and the
-//! page that shows it, whose tables are the command's own output.
+//! The replay part of the corpus lane: what we claim of the gate's policies on real traffic, and
+//! the page that shows it, whose tables are the command's own output.
 
 use crate::lane::Tally;
 use crate::step;

@@ -4,8 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 #![expect(unsafe_code, reason = "a global allocator is")]
 
+#[path = "../../../benches/random.rs"]
+mod random;
+
 use memvelope::admission::{Estimate, Gate, GateConfig, Lease, Policy, Request};
 use memvelope::units::{Blocks, CostCurve, Nanos, Tokens};
+use random::Random;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -38,19 +42,6 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const CLASSES: [&str; 4] = ["chat", "code", "agent", "batch"];
-
-/// splitmix64, seeded.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % end
-    }
-}
 
 /// Steps of an engine with up to 200 sequences; `leases` has room for them.
 fn run(gate: &Gate, leases: &mut Vec<Lease>, random: &mut Random, now: &mut u64, steps: u64) {

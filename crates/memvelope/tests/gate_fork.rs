@@ -1,5 +1,5 @@
-//! A gate in a forked child: it hands out nothing, waits for nobody and takes no lock, while threads
-//! of the parent were in the middle of anything.
+//! A gate in a forked child: it hands out nothing, waits for nobody and takes no lock, while
+//! threads of the parent were in the middle of anything.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 #![expect(unsafe_code, reason = "fork is foreign")]

@@ -6,10 +6,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+#[path = "../../../benches/random.rs"]
+mod random;
+
 use memvelope::admission::{
     Estimate, Gate, GateConfig, Lease, Policy, PoolConfig, Reason, Request, Ticket, Usage,
 };
 use memvelope::units::{Blocks, CostCurve, Nanos, Tokens};
+use random::Random;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
@@ -22,19 +26,6 @@ const CLASSES: [&str; 3] = ["chat", "code", "batch"];
 /// What a ticket that nobody polls any more may take to be settled once there is room.
 const SOON: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// splitmix64, seeded.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % end
-    }
-}
 
 /// Set when rung.
 #[derive(Default)]

@@ -190,7 +190,8 @@ pub struct Usage {
     pub released: u64,
     /// Leases preempted so far.
     pub preempted: u64,
-    /// Leases taken back so far because nobody had heard of them ([`super::GateConfig::silent_max`]).
+    /// Leases taken back so far because nobody had heard of them
+    /// ([`super::GateConfig::silent_max`]).
     pub expired: u64,
     /// Epoch of the capacity in force.
     pub epoch: u64,

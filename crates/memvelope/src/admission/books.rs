@@ -1,9 +1,9 @@
 //! The books of a gate: accounts, leases, prefixes, estimate and queue, under one lock.
 //!
 //! The lock is a leaf, and nothing foreign is called under it. An admission, a growth or a release
-//! holds it for a fraction of a microsecond; once a step there is a pass over the leases; letting in
-//! whoever waits takes as long as there are who fit, and `explain` and `victims` look at every lease. What a lease does between two blocks needs no
-//! lock at all.
+//! holds it for a fraction of a microsecond; once a step there is a pass over the leases; letting
+//! in whoever waits takes as long as there are who fit, and `explain` and `victims` look at every
+//! lease. What a lease does between two blocks needs no lock at all.
 
 use super::account::Account;
 use super::answer::{Reason, Usage};
@@ -177,8 +177,8 @@ impl State {
         self.block_tokens
     }
 
-    /// Whether there are, or before the last release were, as many leases as there may be: what ends
-    /// in one pool then lets somebody into another.
+    /// Whether there are, or before the last release were, as many leases as there may be: what
+    /// ends in one pool then lets somebody into another.
     pub(crate) const fn is_crowded(&self) -> bool {
         self.roster.len() + 1 >= self.leases_max
     }
@@ -248,8 +248,8 @@ impl State {
         }
     }
 
-    /// How much to borrow, at least `short`, so that a lease is expected to make nobody wait; hardly
-    /// more than that. `None` if all there is to lend is not enough.
+    /// How much to borrow, at least `short`, so that a lease is expected to make nobody wait;
+    /// hardly more than that. `None` if all there is to lend is not enough.
     fn expected_to_borrow(&mut self, ask: &Ask, held: u32, claim: u32, short: u64) -> Option<u64> {
         if self.is_expected_to_fit(ask, held, claim, short) {
             return Some(short);
@@ -400,8 +400,9 @@ impl State {
         }
         let entry = self.roster[slot];
         if let Some(outlook) = &mut self.outlook {
-            // At its maximum it was cut: how long it would have become, nobody saw. Engines count the
-            // last token differently (its KV is never written), or tell the gate of blocks alone.
+            // At its maximum it was cut: how long it would have become, nobody saw. Engines count
+            // the last token differently (its KV is never written), or tell the gate of blocks
+            // alone.
             let left = entry.max_tokens - tokens;
             let part = (entry.max_tokens - entry.prompt_tokens) / CUT_PART;
             let has_ended = end == End::Released && left > self.cut_tokens.min(part);

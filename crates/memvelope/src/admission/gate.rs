@@ -121,10 +121,11 @@ impl Gate {
     }
 
     /// Puts a request into the queue of its pool. Each step of `priority` counts as a second of
-    /// earlier arrival ([`super::PRIORITY_STEP`]) on the clock of [`Self::tick`], or a step
-    /// of [`Self::step`] as 25 ms, so that nobody is overtaken for ever. At `deadline`, on the clock of [`Self::tick`], it is rejected as [`Reason::Expired`]. Requests
-    /// of one pool are let in strictly in order, and [`Self::try_admit`] lets nobody pass them; only
-    /// those that ask for more than the budget shrank to are passed, until it is larger again.
+    /// earlier arrival ([`super::PRIORITY_STEP`]) on the clock of [`Self::tick`], and a step
+    /// without a time ([`Self::step`]) as 25 ms, so that nobody is overtaken for ever. At
+    /// `deadline`, on the clock of [`Self::tick`], it is rejected as [`Reason::Expired`]. Requests
+    /// of one pool are let in strictly in order, and [`Self::try_admit`] lets nobody pass them;
+    /// only those that ask for more than the budget shrank to are passed, until it is larger again.
     ///
     /// # Errors
     /// A [`Rejection`]: the queue is full, or the request can never be admitted.
@@ -147,7 +148,8 @@ impl Gate {
     /// below what is held or safe the gate is overcommitted: it admits nothing, lets only the lease
     /// with the smallest need grow while anything is free, names [`Self::victims`], and recovers by
     /// itself. Under `Guaranteed` without borrowing, which keeps no list of leases, whoever asks
-    /// first grows and there are no victims to name: all may come to wait until the caller ends one.
+    /// first grows and there are no victims to name: all may come to wait until the caller ends
+    /// one.
     ///
     /// Pools keep their shares; the parts add up to `blocks` exactly. At most 2^30 - 1 blocks are
     /// used; more is held at that. An admission that begins after this returned sees it.
@@ -164,8 +166,8 @@ impl Gate {
         }
     }
 
-    /// A step of the engine begins, at `now` on any steady clock: `retry_after`, deadlines, and once
-    /// a step the estimate are made of it. Until the first two ticks and the first release
+    /// A step of the engine begins, at `now` on any steady clock: `retry_after`, deadlines, and
+    /// once a step the estimate are made of it. Until the first two ticks and the first release
     /// `retry_after` is one second; it is never below 10 ms nor above a minute.
     pub fn tick(&self, now: Nanos) {
         if self.inner.is_forked() {
@@ -178,8 +180,8 @@ impl Gate {
     }
 
     /// A step of the engine begins, at no time in particular: brings the estimate up to date, as
-    /// [`Self::tick`] does, too. Where nobody tells the time, a step counts as 25 ms in the order of
-    /// the queue.
+    /// [`Self::tick`] does, too. Where nobody tells the time, a step counts as 25 ms in the order
+    /// of the queue.
     pub fn step(&self) {
         match &self.inner.keeper {
             _ if self.inner.is_forked() => {}

@@ -79,8 +79,8 @@ struct Aside {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Guaranteed {
-    /// `{closed: 1, waiting: 1, capacity: 30, claimed: 32}`. The sum of claims never exceeds 30 bits,
-    /// so adding to it never carries into the capacity.
+    /// `{closed: 1, waiting: 1, capacity: 30, claimed: 32}`. The sum of claims never exceeds 30
+    /// bits, so adding to it never carries into the capacity.
     word: AtomicU64,
     /// `{leases: 32, held: 32}`. A lease claims at least one block, so leases fit as claims do.
     book: AtomicU64,

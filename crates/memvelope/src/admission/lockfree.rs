@@ -65,22 +65,17 @@ struct Line {
 impl LockFree {
     pub(crate) fn new(config: &GateConfig) -> Arc<Self> {
         let shares: Vec<_> = config.pools.iter().map(|pool| pool.share).collect();
-        let parts = split(config.capacity, &shares);
-        let mut pools = shares.iter().zip(parts).map(|(&share, capacity)| LonePool {
+        let mut parts = shares.iter().copied().zip(split(config.capacity, &shares));
+        let open = |(share, capacity): (u32, Blocks)| LonePool {
             share,
             account: Guaranteed::open(capacity, config.curve),
             capacity_best: AtomicU64::new(capacity.0),
             rate: ReleaseRate::new(),
             refusals: Refusals::default(),
-        });
-        let first = pools.next().unwrap_or_else(|| LonePool {
-            share: 1,
-            account: Guaranteed::open(config.capacity, config.curve),
-            capacity_best: AtomicU64::new(config.capacity.0),
-            rate: ReleaseRate::new(),
-            refusals: Refusals::default(),
-        });
-        let more: Box<[_]> = pools.collect();
+        };
+        // `Gate::new` saw to it that there is one.
+        let first = open(parts.next().unwrap_or((1, config.capacity)));
+        let more: Box<[_]> = parts.map(open).collect();
         let queue = Queue::new(config.queue_max, 1 + more.len());
         let gate = Arc::new(Self {
             first,
@@ -109,7 +104,8 @@ impl LockFree {
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
-        // Nothing under this lock unwinds but a bug of ours; poisoned or not, it orders the callers.
+        // Nothing under this lock unwinds but a bug of ours; poisoned or not, it orders the
+        // callers.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

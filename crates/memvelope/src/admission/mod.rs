@@ -4,15 +4,15 @@
 //!
 //! [`Gate`] checks a [`Request`] and counts it in blocks. Who keeps account then decides:
 //!
-//! * `lockfree`: policy `Guaranteed`, and no pool lends. One word for each pool, one compare-and-swap
-//!   for an admission, no list of leases.
-//! * `books`: everything else. One lock over accounts, leases, prefixes, estimate and queue. A policy
-//!   (`policy::Rule`) says how much capacity an account requires; from that follows who may
+//! * `lockfree`: policy `Guaranteed`, and no pool lends. One word for each pool, one
+//!   compare-and-swap for an admission, no list of leases.
+//! * `books`: everything else. One lock over accounts, leases, prefixes, estimate and queue. A
+//!   policy (`policy::Rule`) says how much capacity an account requires; from that follows who may
 //!   come in, who may grow, what can be lent. `needs` answers it for `Banker` along one path of a
 //!   tree.
 //!
-//! On top of `Banker`, `outlook` stops admissions where the predicted peak would not fit: `survival`
-//! has the lengths of past outputs, `forecast` what is expected of the running ones. It
+//! On top of `Banker`, `outlook` stops admissions where the predicted peak would not fit:
+//! `survival` has the lengths of past outputs, `forecast` what is expected of the running ones. It
 //! makes waits rare; it is never what keeps the budget.
 //!
 //! [`Lease`] is what the caller keeps, [`Ticket`] a place in the queue.

@@ -11,8 +11,8 @@ use std::fmt::Debug;
 /// Decides over the blocks of one account. Amounts are in blocks; answers are how much *more*
 /// capacity it would take, so that the same number tells whether, how much to borrow, and why not.
 ///
-/// The contract: if [`Self::required`] is within the capacity before a change that was answered with
-/// 0, it is so after it, and then held is within the capacity.
+/// The contract: if [`Self::required`] is within the capacity before a change that was answered
+/// with 0, it is so after it, and then held is within the capacity.
 pub(crate) trait Rule: Debug + Send + Sync {
     /// Capacity under which promises hold to leases that have `needs` and exclusive claims of
     /// `claimed`, where `shared` blocks are nobody's to give back.

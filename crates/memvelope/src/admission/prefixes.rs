@@ -35,7 +35,7 @@ impl State {
             return 0;
         }
         if shared.leases == 1 {
-            self.move_blocks(shared.first, shared.blocks);
+            self.set_shared(shared.first, shared.blocks);
         }
         shared.blocks
     }
@@ -46,7 +46,7 @@ impl State {
         if let Some(&entry) = self.prefixes.0.get(&(ask.pool, prefix.id))
             && entry.leases == 1
         {
-            self.move_back(entry.first, entry.blocks);
+            self.set_shared(entry.first, 0);
         }
     }
 
@@ -88,7 +88,7 @@ impl State {
         let left = *shared;
         match left.leases {
             0 => drop(self.prefixes.0.remove(&key)),
-            1 => self.move_back(left.first, left.blocks),
+            1 => self.set_shared(left.first, 0),
             _ => {}
         }
         let entry = &mut self.roster[slot];
@@ -96,33 +96,19 @@ impl State {
         (entry.previous, entry.next) = (NOBODY_ELSE, NOBODY_ELSE);
     }
 
-    /// Blocks of a lease become common.
-    fn move_blocks(&mut self, slot: u32, blocks: u32) {
-        let entry = self.roster[slot];
+    /// So many blocks of a lease are common; the others are its own. What it needs stays the same.
+    fn set_shared(&mut self, slot: u32, shared: u32) {
+        let entry = &mut self.roster[slot];
         let account = &mut self.accounts[usize::from(entry.pool)];
         account.needs.remove(entry.need(), entry.held);
-        account.needs.insert(entry.need(), entry.held - blocks);
-        account.claimed -= u64::from(blocks);
-        account.shared += u64::from(blocks);
-        let entry = &mut self.roster[slot];
-        (entry.held, entry.claim) = (entry.held - blocks, entry.claim - blocks);
-        entry.shared = blocks;
-        if let Some(outlook) = &mut self.outlook {
-            outlook.recount(entry);
-        }
-    }
-
-    /// Common blocks become a lease's own.
-    fn move_back(&mut self, slot: u32, blocks: u32) {
-        let entry = self.roster[slot];
-        let account = &mut self.accounts[usize::from(entry.pool)];
-        account.needs.remove(entry.need(), entry.held);
-        account.needs.insert(entry.need(), entry.held + blocks);
-        account.claimed += u64::from(blocks);
-        account.shared -= u64::from(blocks);
-        let entry = &mut self.roster[slot];
-        (entry.held, entry.claim) = (entry.held + blocks, entry.claim + blocks);
-        entry.shared = 0;
+        account.claimed -= u64::from(entry.claim);
+        account.shared -= u64::from(entry.shared);
+        entry.held = entry.held + entry.shared - shared;
+        entry.claim = entry.claim + entry.shared - shared;
+        entry.shared = shared;
+        account.needs.insert(entry.need(), entry.held);
+        account.claimed += u64::from(entry.claim);
+        account.shared += u64::from(shared);
         if let Some(outlook) = &mut self.outlook {
             outlook.recount(entry);
         }

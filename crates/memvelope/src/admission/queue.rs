@@ -3,8 +3,8 @@
 //!
 //! Order is by arrival, each step of priority counting as [`PRIORITY_STEP`] of earlier arrival. So
 //! starvation is bounded: a request is overtaken only by those of higher priority that come within
-//! so many steps of it. Whoever asks for more than the budget shrank to keeps its place, and is passed
-//! by those who can be served meanwhile.
+//! so many steps of it. Whoever asks for more than the budget shrank to keeps its place, and is
+//! passed by those who can be served meanwhile.
 
 use super::answer::Rejection;
 use super::books::Ask;
@@ -33,8 +33,9 @@ pub(crate) enum Settled {
 /// Place in the order: time of arrival less priority, then the order of coming.
 type Key = (i128, u64, u32);
 
-/// Wakes all of them, when no lock is held; also if one of them, which is foreign, panics: the others
-/// would wait for ever for what they have. That panic then goes on, unless one is on its way.
+/// Wakes all of them, when no lock is held; also if one of them, which is foreign, panics: the
+/// others would wait for ever for what they have. That panic then goes on, unless one is on its
+/// way.
 pub(crate) fn wake(wakers: Vec<Waker>) {
     let mut panicked = None;
     for waker in wakers {

@@ -94,14 +94,15 @@ pub struct GateConfig {
     pub pools: Vec<PoolConfig>,
     /// Most requests that wait in the queue.
     pub queue_max: u32,
-    /// How long, on the clock of [`super::Gate::tick`], a lease may not be heard of before its blocks
-    /// are taken back; `None`, the default: for ever. A lease is heard of at admission, when prefill
-    /// reaches a block, and when it asks for a new block, so this must be longer than a block takes
-    /// to fill. For engines that lose requests: a sequence that only seemed lost goes on writing
-    /// into blocks that are no longer its own until it hears [`super::Growth::Expired`].
+    /// How long, on the clock of [`super::Gate::tick`], a lease may not be heard of before its
+    /// blocks are taken back; `None`, the default: for ever. A lease is heard of at admission, when
+    /// prefill reaches a block, and when it asks for a new block, so this must be longer than a
+    /// block takes to fill. For engines that lose requests: a sequence that only seemed lost goes
+    /// on writing into blocks that are no longer its own until it hears [`super::Growth::Expired`].
     pub silent_max: Option<Nanos>,
-    /// Keep books even where the policy needs none: `Guaranteed` without borrowing then takes a lock,
-    /// and has histograms, victims, and growth of the smallest need first after the budget shrank.
+    /// Keep books even where the policy needs none: `Guaranteed` without borrowing then takes a
+    /// lock, and has histograms, victims, and growth of the smallest need first after the budget
+    /// shrank.
     pub keeps_books: bool,
     /// Most live leases that books are kept on. `Guaranteed` without borrowing keeps none.
     pub leases_max: u32,

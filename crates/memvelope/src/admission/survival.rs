@@ -1,8 +1,8 @@
 //! How long outputs become: for each class, which share of them is longer than so many tokens.
 //!
 //! Kaplan-Meier over bins of length: the hazard of a bin is (outputs that ended in it) / (outputs
-//! that were at risk in it), and what is still running, was preempted, or was cut at its maximum was
-//! at risk without having ended. Counting only what ended would see the short ones first and
+//! that were at risk in it), and what is still running, was preempted, or was cut at its maximum
+//! was at risk without having ended. Counting only what ended would see the short ones first and
 //! take them for all there is. (E. L. Kaplan, P. Meier, "Nonparametric Estimation from Incomplete
 //! Observations", JASA 53, 1958.)
 //!
@@ -33,8 +33,8 @@ const NEAREST: f32 = 0.8;
 const WIDER: f32 = 1.189_207;
 /// Where hardly anybody has been, no bin is expected to end more than this share.
 const HAZARD_MAX: f32 = 0.5;
-/// What a completion leaves of the weight of earlier ones: a memory of about a thousand, long enough
-/// for the tail to be seen, short enough to follow the traffic.
+/// What a completion leaves of the weight of earlier ones: a memory of about a thousand, long
+/// enough for the tail to be seen, short enough to follow the traffic.
 const KEPT: f32 = 1.0 - 1.0 / 1024.0;
 /// The weight of the newest grows instead of the others shrinking; past this all are scaled down.
 const WEIGHT_MAX: f32 = 1e6;
@@ -132,9 +132,9 @@ impl Lengths {
         let (mut ended_before, mut at_risk_before) = (0.0, 0.0);
         for bin in 0..BINS {
             let (ended, at_risk) = (self.ended[bin], at_risk[bin]);
-            // Where hardly anybody has been, the hazard of a token goes on as it was: an exponential
-            // tail, as usual for this estimator (B. W. Brown, M. Hollander, R. M. Korwar, in
-            // "Reliability and Biometry", SIAM 1974).
+            // Where hardly anybody has been, the hazard of a token goes on as it was: an
+            // exponential tail, as usual for this estimator (B. W. Brown, M. Hollander, R. M.
+            // Korwar, in "Reliability and Biometry", SIAM 1974).
             let expected = match prior {
                 Some(prior) => prior[bin],
                 None if at_risk_before > 0.0 => {
@@ -209,8 +209,8 @@ impl Survival {
         self.ended = self.ended.saturating_add(u64::from(has_ended));
     }
 
-    /// Whether enough outputs ended since [`Self::rebuild`] to tell a difference: each of the first,
-    /// later a sixteenth of them, at most sixteen.
+    /// Whether enough outputs ended since [`Self::rebuild`] to tell a difference: each of the
+    /// first, later a sixteenth of them, at most sixteen.
     pub(crate) const fn has_news(&self) -> bool {
         let few = self.ended / 16;
         self.ended_since > 0 && (self.ended_since >= 16 || self.ended_since as u64 >= few)

@@ -1,5 +1,5 @@
-//! The atomics of the lock-free core, and the lock of its queue: those of the standard library, or in
-//! the model checker's build those that it steps through (see `tests/loom.rs`).
+//! The atomics of the lock-free core, and the lock of its queue: those of the standard library, or
+//! in the model checker's build those that it steps through (see `tests/loom.rs`).
 
 #[cfg(all(test, loom))]
 pub(crate) use loom::sync::{

@@ -28,8 +28,8 @@ impl Ticket {
     }
 
     /// What became of it, if anything has. `waker` is woken when something does, and may be called
-    /// on whichever thread gives blocks back. `None` for ever once the outcome was taken. In a forked
-    /// child [`Reason::Forked`]: the place is the parent's.
+    /// on whichever thread gives blocks back. `None` for ever once the outcome was taken. In a
+    /// forked child [`Reason::Forked`]: the place is the parent's.
     pub fn try_take(&mut self, waker: &Waker) -> Option<Result<Lease, Rejection>> {
         let number = self.number?;
         if self.inner.is_forked() {
@@ -41,7 +41,8 @@ impl Ticket {
         Some(self.outcome(&ask, settled))
     }
 
-    /// Its time is up on the caller's own clock, as if a deadline had passed: the place is given up.
+    /// Its time is up on the caller's own clock, as if a deadline had passed: the place is given
+    /// up.
     ///
     /// # Errors
     /// [`Reason::Expired`], unless something became of it before: then that is the answer, and a

@@ -1,8 +1,9 @@
 //! The part without a lock, in every order that the memory model allows.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p memvelope --lib loom_` (or `cargo xtask lane loom`). What is stepped through is the code itself: its atomics and the lock of its queue are
-//! loom's in this build. Locks that guard a value which is set whole (the curve of an account, its
-//! owner, the spare accounts) are left as they are; nothing is done under them.
+//! `RUSTFLAGS="--cfg loom" cargo test -p memvelope --lib loom_` (or `cargo xtask lane loom`). What
+//! is stepped through is the code itself: its atomics and the lock of its queue are loom's in this
+//! build. Locks that guard a value which is set whole (the curve of an account, its owner, the
+//! spare accounts) are left as they are; nothing is done under them.
 
 use super::super::books::Ask;
 use super::super::guaranteed::Guaranteed;
@@ -16,7 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
 // Loom backtracks to the last access of an atomic alone. A thread that loads before it swaps would
-// hide the load of another one; so it is the others that read, and the model's own thread that writes.
+// hide the load of another one; so it is the others that read, and the model's own thread that
+// writes.
 
 /// How often a thread may be preempted in one run. Bugs of this kind need one or two; more than
 /// three takes hours.

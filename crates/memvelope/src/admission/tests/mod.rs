@@ -27,8 +27,12 @@ mod refusals;
 #[cfg(not(loom))]
 mod stress;
 
+#[path = "../../../../../benches/random.rs"]
+mod random;
+
 use super::*;
 use crate::units::{Blocks, CostCurve, Tokens};
+use random::Random;
 
 /// Longer than any sequence of these tests, but where a test says so.
 const LENGTH: Tokens = Tokens(1 << 40);
@@ -80,17 +84,4 @@ fn assert_idle(gate: &Gate) {
     assert_eq!((usage.shared_blocks, usage.reserved_blocks), (Blocks(0), Blocks(0)), "{usage:?}");
     assert_eq!((usage.leases, usage.waiting), (0, 0), "{usage:?}");
     assert_eq!(usage.released, usage.admitted, "{usage:?}");
-}
-
-/// A seeded generator (splitmix64), so that a failing run can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % end
-    }
 }

@@ -235,14 +235,18 @@ const LENT: [u8; 3] = [50, 0, 100];
 
 fn check(policy: Policy, floors: [u8; 3], has_estimate: bool) {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) };
+    let taken = std::cell::Cell::new(0);
     proptest!(config, |(steps in steps(), block_tokens in 1u32..40, fixed in 0u32..3)| {
         let curve = CostCurve::new(block_tokens, fixed).unwrap();
         let mut pair = Pair::new(policy, floors, has_estimate, curve);
+        let steps_taken = steps.len();
         for step in steps {
             pair.step(step)?;
         }
         pair.finish()?;
+        taken.set(taken.get() + steps_taken);
     });
+    println!("{policy:?}, floors {floors:?}, estimate {has_estimate}: {} steps", taken.get());
 }
 
 #[test]

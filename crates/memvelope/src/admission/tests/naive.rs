@@ -1,5 +1,5 @@
-//! The gate again, naively: a list of leases, from which every sum and the safety of every state are
-//! computed anew for each question.
+//! The gate again, naively: a list of leases, from which every sum and the safety of every state
+//! are computed anew for each question.
 
 use super::super::pool::split;
 use super::super::{Growth, Policy, Reason};

@@ -156,7 +156,8 @@ fn blocks_as_long_as_outputs_do_not_hide_their_ends() {
     while let Ok(lease) = gate.try_admit(&request(16, 512)) {
         leases.push(lease);
     }
-    // 20 blocks, of which a claim takes 3: at worst 6 fit, and more do since all end in their first.
+    // 20 blocks, of which a claim takes 3: at worst 6 fit, and more do since all end in their
+    // first.
     assert!(leases.len() > 10, "{}", leases.len());
 }
 
