@@ -54,3 +54,17 @@ pub(crate) fn number(value: &Value, path: &[&str]) -> u64 {
     let found = path.iter().fold(value, |value, key| &value[*key]);
     found.as_u64().unwrap_or_else(|| panic!("{path:?} is {found}"))
 }
+
+/// Bad input, and what the error must name: each is refused with exit code 2, and nothing is
+/// written to `out`.
+pub(crate) fn refused(base: &[&str], cases: &[(&[&str], &[&str])], out: &Path) {
+    for (args, named) in cases {
+        let output = run(memvelope(base).args(*args), 2);
+        let text = stderr(&output);
+        for part in *named {
+            assert!(text.contains(part), "{args:?}: {part:?} is not in\n{text}");
+        }
+        assert!(text.contains("error: "), "{args:?}: {text}");
+        assert!(!out.exists(), "{args:?} wrote something");
+    }
+}

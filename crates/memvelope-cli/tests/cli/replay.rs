@@ -1,7 +1,7 @@
 //! `memvelope replay`: tables and JSON, bad input, what was measured elsewhere, and real traces
 //! where they are.
 
-use crate::common::{json, memvelope, run, stderr, stdout};
+use crate::common::{json, memvelope, refused, run, stderr, stdout};
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -156,16 +156,7 @@ fn bad_input_is_named_and_nothing_is_written() {
         (&[&good, "--workload", "synchronised"], &["--workload"]),
     ];
     let out = place.path().join("out.json");
-    for (args, named) in cases {
-        let mut command = memvelope(&["replay", "--json", out.to_str().unwrap()]);
-        let output = run(command.args(*args), 2);
-        let text = stderr(&output);
-        for part in *named {
-            assert!(text.contains(part), "{args:?}: {part:?} is not in\n{text}");
-        }
-        assert!(text.contains("error: "), "{args:?}: {text}");
-        assert!(!out.exists(), "{args:?} wrote something");
-    }
+    refused(&["replay", "--json", out.to_str().unwrap()], cases, &out);
 }
 
 /// Preemptions that were measured on vLLM, with nothing tuned to them.
