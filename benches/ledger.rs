@@ -7,7 +7,8 @@
 mod pair;
 
 use memvelope::event::{
-    AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind, Kernel, Names, ScopeId, SeenBy, Tag,
+    AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind, Kernel, Names, ScopeId, Scopes,
+    SeenBy, Tag,
 };
 use memvelope::export::chrome::TraceWriter;
 use memvelope::ledger::Ledger;
