@@ -294,7 +294,7 @@ fn kinds_are_switched_and_refused() {
         assert_eq!(drain(false).len(), 1);
         assert_eq!(cupti::cuptiActivityEnable(0), 21);
         assert_eq!(cupti::cuptiActivityEnable(999), 21);
-        assert_eq!(cupti::cuptiActivityEnable(5), 27, "known, not simulated");
+        assert_eq!(cupti::cuptiActivityEnable(3), 27, "known, not simulated");
         let mut text = std::ptr::null();
         assert_eq!(cupti::cuptiGetResultString(39, &mut text), 0);
         // SAFETY: a static string.

@@ -1,9 +1,10 @@
 //! Records between the moment work is queued and the moment it is complete in virtual time.
 
 use crate::cupti::layout::{self, Record};
+use crate::scenario::Scenario;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Kinds that are on, one bit each; read on every call without a lock.
 static KINDS: AtomicU64 = AtomicU64::new(0);
@@ -18,22 +19,39 @@ pub(crate) fn any_on() -> bool {
     KINDS.load(Ordering::Relaxed) != 0
 }
 
-/// Copies between devices (MEMCPY2). They can be asked for and none is ever written: no simulated
-/// call makes one.
-const PEER_COPIES: u32 = 22;
+/// RUNTIME: may be on, and nothing is written, because nobody here calls the runtime.
+const RUNTIME: u32 = 5;
 
 /// Turns a kind on or off; `false` when the simulator does not write it.
 pub(crate) fn switch(kind: u32, on: bool) -> bool {
-    if layout::layout_of(kind).is_none() && kind != PEER_COPIES {
+    if layout::layout_of(kind).is_none() && kind != RUNTIME {
         return false;
     }
     let bit = 1_u64 << kind;
+    if on && kind == layout::graph_trace::LAYOUT.kind {
+        GRAPH_LEVEL.store(true, Ordering::Relaxed);
+    }
     if on {
         KINDS.fetch_or(bit, Ordering::Relaxed);
     } else {
         KINDS.fetch_and(!bit, Ordering::Relaxed);
     }
     true
+}
+
+/// Set when GRAPH_TRACE was ever turned on: from then on, graphs are seen as a whole, and turning it
+/// off brings no nodes back.
+static GRAPH_LEVEL: AtomicBool = AtomicBool::new(false);
+
+/// Whether graphs that are instantiated now are seen as a whole.
+pub(crate) fn traces_graphs() -> bool {
+    GRAPH_LEVEL.load(Ordering::Relaxed)
+}
+
+/// Turns every kind off, as when CUPTI was never there.
+pub(crate) fn switch_all_off() {
+    KINDS.store(0, Ordering::Relaxed);
+    GRAPH_LEVEL.store(false, Ordering::Relaxed);
 }
 
 /// Records that were made and not yet handed to a buffer.
@@ -43,6 +61,8 @@ pub(crate) struct Pending {
     pub(crate) version: u32,
     /// Added to every time stamp (a client's own clock).
     pub(crate) clock_offset: i64,
+    /// A fault: from this time on, so much is added too.
+    pub(crate) clock_step: (u64, i64),
     /// Activity attributes that were set.
     pub(crate) attributes: BTreeMap<u32, u64>,
     running: BinaryHeap<Reverse<(u64, u64, usize)>>,
@@ -55,10 +75,13 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    pub(crate) fn new(version: u32) -> Self {
+    pub(crate) fn of(scenario: &Scenario) -> Self {
+        let faults = &scenario.cupti_faults;
+        let step_at = scenario.start_ns.saturating_add(faults.clock_step_at_ns);
         Self {
-            version,
+            version: scenario.cupti_version().0,
             clock_offset: 0,
+            clock_step: (step_at, faults.clock_step_ns),
             attributes: BTreeMap::new(),
             running: BinaryHeap::new(),
             slab: Vec::new(),
@@ -71,12 +94,19 @@ impl Pending {
 
     /// A time as records state it.
     pub(crate) fn stamp(&self, time: u64) -> u64 {
-        time.saturating_add_signed(self.clock_offset)
+        let (at, step) = self.clock_step;
+        let step = if time >= at { step } else { 0 };
+        time.saturating_add_signed(self.clock_offset).saturating_add_signed(step)
+    }
+
+    /// Counts a record that its maker delivers itself.
+    pub(crate) fn count(&mut self, record: &Record) {
+        *self.made.entry(record.kind()).or_default() += 1;
     }
 
     /// Adds a record of work that runs from `start` to `end`.
     pub(crate) fn push(&mut self, start: u64, end: u64, now: u64, record: Record) {
-        *self.made.entry(record.kind()).or_default() += 1;
+        self.count(&record);
         if end <= now && self.running.is_empty() {
             self.complete.push_back(record);
             return;

@@ -117,6 +117,13 @@ pub(crate) struct Host {
     pub(crate) requested: u64,
 }
 
+/// The device and the context (by CUPTI's id) that memory belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) device: usize,
+    pub(crate) context_uid: u32,
+}
+
 /// Device addresses. A freed range is given out again at once, as real drivers do: whoever keeps
 /// a book by address has to cope with it.
 #[derive(Debug)]
@@ -327,6 +334,20 @@ impl World {
     pub(crate) fn alloc_around(&self, address: u64) -> Option<(u64, &Alloc)> {
         let (base, alloc) = self.allocs.range(..=address).next_back()?;
         (address - base < alloc.requested).then_some((*base, alloc))
+    }
+
+    /// Whose device memory is at `address`. Mappings have no context: theirs is the current one.
+    pub(crate) fn place_of(&self, address: u64) -> Option<Place> {
+        let (device, context) = match self.alloc_around(address) {
+            Some((_, alloc)) if alloc.family == Family::Managed => return None,
+            Some((_, alloc)) => (alloc.device, alloc.context),
+            None => {
+                let handle = self.vmm.mapping_around(address)?.1.handle;
+                (self.vmm.device_of(handle)?, crate::thread::current())
+            }
+        };
+        let context_uid = self.contexts.get(&context).map_or(0, |context| context.uid);
+        Some(Place { device, context_uid })
     }
 
     /// `CUpti_ActivityMemoryKind` of an address: 1 pageable, 2 pinned, 3 device, 5 managed.
