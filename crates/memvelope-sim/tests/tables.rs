@@ -158,7 +158,8 @@ fn the_documented_example_works() {
     let example = text.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let read = scenario::Scenario::from_toml(example).unwrap();
     assert_eq!(read.devices.len(), 2);
-    let sources = [include_str!("../src/scenario/mod.rs"), include_str!("../src/scenario/cupti.rs")];
+    let sources =
+        [include_str!("../src/scenario/mod.rs"), include_str!("../src/scenario/cupti.rs")];
     let keys = sources.iter().flat_map(|source| source.lines()).filter_map(|line| {
         let field = line.strip_prefix("    pub ")?;
         let is_key = !field.starts_with("fn") && !field.starts_with("use");
