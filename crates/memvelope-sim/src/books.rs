@@ -154,6 +154,8 @@ struct DevicePage<'a> {
     total_bytes: u64,
     hidden_bytes: u64,
     context_bytes: u64,
+    /// CUPTI's own buffers.
+    cupti_bytes: u64,
     co_tenant_bytes: u64,
     free_bytes: u64,
     /// Allocations in whole pages.
@@ -173,6 +175,8 @@ struct ActivityPage {
     /// Records that reached a buffer.
     written: u64,
     dropped: u64,
+    /// Those that found no place in CUPTI's device buffers.
+    without_place: u64,
     buffers_requested: u64,
     buffers_completed: u64,
 }
@@ -243,6 +247,7 @@ impl World {
                 made: self.activity.made(),
                 written: delivery.written,
                 dropped: delivery.dropped,
+                without_place: self.activity.without_place,
                 buffers_requested: delivery.requested,
                 buffers_completed: delivery.completed,
             },
@@ -267,6 +272,7 @@ impl World {
             total_bytes: device.spec.total_bytes,
             hidden_bytes: device.spec.hidden_bytes,
             context_bytes: device.context_bytes,
+            cupti_bytes: device.cupti_bytes,
             co_tenant_bytes: device.co_tenant_bytes(self.elapsed()).map(|(_, bytes)| bytes).sum(),
             free_bytes: self.free_bytes(index),
             physical_live_bytes: device.physical,

@@ -211,7 +211,7 @@ fn memory_v2(world: &World, index: usize, to: *mut MemoryV2) -> u32 {
 fn processes(world: &World, index: usize, count: *mut u32, to: *mut Process) -> u32 {
     let Ok(room) = get(count.cast_const()) else { return code::INVALID_ARGUMENT };
     let device = &world.devices[index];
-    let own = device.context_bytes + device.physical;
+    let own = device.own();
     let is_here = world.contexts.values().any(|context| context.device == index);
     let own = is_here.then(|| (std::process::id(), own));
     let all: Vec<(u32, u64)> =

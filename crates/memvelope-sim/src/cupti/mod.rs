@@ -10,6 +10,7 @@ pub(crate) mod api;
 mod attributes;
 pub(crate) mod buffers;
 pub(crate) mod callbacks;
+pub(crate) mod device_buffers;
 mod external;
 pub(crate) mod faults;
 pub(crate) mod layout;
@@ -191,6 +192,11 @@ fn on_subscriber(handle: u64, action: impl FnOnce() -> u32) -> u32 {
             code::INVALID_PARAMETER
         }
     })
+}
+
+/// Whether anybody listens to CUPTI.
+pub(crate) fn is_attached() -> bool {
+    pending::any_on() || callbacks::is_subscribed()
 }
 
 fn result_text(result: u32, to: *mut *const c_char) -> u32 {

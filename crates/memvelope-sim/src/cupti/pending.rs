@@ -1,9 +1,10 @@
 //! Records between the moment work is queued and the moment it is complete in virtual time.
 
+use crate::cupti::device_buffers::DeviceBuffers;
 use crate::cupti::layout::{self, Record};
 use crate::scenario::Scenario;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Kinds that are on, one bit each; read on every call without a lock.
@@ -54,6 +55,15 @@ pub(crate) fn switch_all_off() {
     GRAPH_LEVEL.store(false, Ordering::Relaxed);
 }
 
+/// A record whose work is not complete.
+#[derive(Clone, Debug)]
+struct Running {
+    start: u64,
+    record: Record,
+    /// The context in whose device buffers it has a place; 0 for none.
+    context_uid: u32,
+}
+
 /// Records that were made and not yet handed to a buffer.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -65,9 +75,13 @@ pub(crate) struct Pending {
     pub(crate) clock_step: (u64, i64),
     /// Activity attributes that were set.
     pub(crate) attributes: BTreeMap<u32, u64>,
+    /// CUPTI's buffers on the device, by context.
+    pub(crate) device_buffers: HashMap<u32, DeviceBuffers>,
+    /// Records that found no place in them.
+    pub(crate) without_place: u64,
     running: BinaryHeap<Reverse<(u64, u64, usize)>>,
     /// Records of `running`, by index; empty ones are reused.
-    slab: Vec<Option<(u64, Record)>>,
+    slab: Vec<Option<Running>>,
     vacant: Vec<usize>,
     complete: VecDeque<Record>,
     sequence: u64,
@@ -83,6 +97,8 @@ impl Pending {
             clock_offset: 0,
             clock_step: (step_at, faults.clock_step_ns),
             attributes: BTreeMap::new(),
+            device_buffers: HashMap::new(),
+            without_place: 0,
             running: BinaryHeap::new(),
             slab: Vec::new(),
             vacant: Vec::new(),
@@ -106,18 +122,38 @@ impl Pending {
 
     /// Adds a record of work that runs from `start` to `end`.
     pub(crate) fn push(&mut self, start: u64, end: u64, now: u64, record: Record) {
-        self.count(&record);
         if end <= now && self.running.is_empty() {
+            self.count(&record);
             self.complete.push_back(record);
             return;
         }
+        self.push_running(end, Running { start, record, context_uid: 0 });
+    }
+
+    /// Adds a record of work on the GPU, with its place in its context's device buffers.
+    pub(crate) fn push_placed(&mut self, start: u64, end: u64, record: Record, context_uid: u32) {
+        self.push_running(end, Running { start, record, context_uid });
+    }
+
+    fn push_running(&mut self, end: u64, running: Running) {
+        self.count(&running.record);
         let index = self.vacant.pop().unwrap_or_else(|| {
             self.slab.push(None);
             self.slab.len() - 1
         });
-        self.slab[index] = Some((start, record));
+        self.slab[index] = Some(running);
         self.sequence += 1;
         self.running.push(Reverse((end, self.sequence, index)));
+    }
+
+    /// Takes a record out of its place.
+    fn leave(&mut self, index: usize) -> Option<Running> {
+        self.vacant.push(index);
+        let running = self.slab[index].take()?;
+        if let Some(buffers) = self.device_buffers.get_mut(&running.context_uid) {
+            buffers.release();
+        }
+        Some(running)
     }
 
     /// Moves what is complete at `now` to the ready line.
@@ -127,10 +163,9 @@ impl Pending {
                 break;
             }
             self.running.pop();
-            if let Some((_, record)) = self.slab[index].take() {
-                self.complete.push_back(record);
+            if let Some(running) = self.leave(index) {
+                self.complete.push_back(running.record);
             }
-            self.vacant.push(index);
         }
     }
 
@@ -145,8 +180,7 @@ impl Pending {
     pub(crate) fn take_all(&mut self, now: u64) -> VecDeque<Record> {
         let mut records = self.take_complete(now);
         while let Some(Reverse((_, _, index))) = self.running.pop() {
-            self.vacant.push(index);
-            let Some((start, mut record)) = self.slab[index].take() else { continue };
+            let Some(Running { start, mut record, .. }) = self.leave(index) else { continue };
             if let Some((start_field, end_field)) = layout::times_of(record.kind()) {
                 record.set(end_field, 0);
                 if start > now {

@@ -21,6 +21,8 @@ pub(crate) struct Device {
     pub(crate) uuid: [u8; 16],
     /// Bytes of contexts and their modules.
     pub(crate) context_bytes: u64,
+    /// Bytes of CUPTI's own buffers.
+    pub(crate) cupti_bytes: u64,
     /// Physical bytes of allocations, whole pages.
     pub(crate) physical: u64,
     pub(crate) physical_peak: u64,
@@ -50,6 +52,7 @@ impl Device {
             uuid_text,
             uuid,
             context_bytes: 0,
+            cupti_bytes: 0,
             physical: 0,
             physical_peak: 0,
             requested: 0,
@@ -67,9 +70,14 @@ impl Device {
         }
     }
 
+    /// What this process holds.
+    pub(crate) fn own(&self) -> u64 {
+        self.physical + self.context_bytes + self.cupti_bytes
+    }
+
     /// What the co-tenants hold `elapsed` nanoseconds after the start.
     pub(crate) fn co_tenant_bytes(&self, elapsed: u64) -> impl Iterator<Item = (u32, u64)> {
-        let own = self.physical + self.context_bytes + self.spec.hidden_bytes;
+        let own = self.own() + self.spec.hidden_bytes;
         let mut room = self.spec.total_bytes.saturating_sub(own);
         self.spec.co_tenants.iter().map(move |tenant| {
             let step = tenant.steps.iter().rev().find(|step| step.after_ns <= elapsed);
@@ -82,7 +90,7 @@ impl Device {
     /// What `cuMemGetInfo` calls free.
     pub(crate) fn free(&self, elapsed: u64) -> u64 {
         let tenants: u64 = self.co_tenant_bytes(elapsed).map(|(_, bytes)| bytes).sum();
-        let used = self.physical + self.context_bytes + self.spec.hidden_bytes + tenants;
+        let used = self.own() + self.spec.hidden_bytes + tenants;
         self.spec.total_bytes.saturating_sub(used)
     }
 

@@ -266,6 +266,7 @@ impl World {
             },
         );
         self.make_stream(handle, legacy, timeline::LEGACY);
+        self.make_device_buffers(uid, device);
         Ok(())
     }
 
@@ -275,6 +276,7 @@ impl World {
         let spec = &self.devices[context.device].spec;
         let bytes = spec.context_bytes + context.modules * spec.module_bytes;
         self.give_context_bytes(context.device, bytes);
+        self.drop_device_buffers(context.uid);
         self.streams.retain(|_, stream| stream.context != handle);
         let streams = &self.streams;
         self.queues.retain(|handle, _| streams.contains_key(handle));

@@ -2,7 +2,7 @@
 //! the stream is free and the call was made. Different streams overlap without contention.
 
 use crate::abi::{Code, Done};
-use crate::cupti::layout::Record;
+use crate::cupti::layout::{self, Record};
 use crate::thread;
 use crate::world::{Tag, World};
 
@@ -129,8 +129,17 @@ impl World {
         Ok(Slot { start, end, device, context_uid, stream: stream.id })
     }
 
-    /// Adds a record of work on the GPU.
-    pub(crate) fn push_gpu_record(&mut self, slot: &Slot, record: Record) {
+    /// Adds a record of work on the GPU. Without a place in CUPTI's device buffers, its times are
+    /// lost.
+    pub(crate) fn push_gpu_record(&mut self, slot: &Slot, mut record: Record) {
+        if self.take_device_place(slot.context_uid) {
+            self.activity.push_placed(slot.start, slot.end, record, slot.context_uid);
+            return;
+        }
+        if let Some((start, end)) = layout::times_of(record.kind()) {
+            record.set(start, 0);
+            record.set(end, 0);
+        }
         let now = self.now;
         self.activity.push(slot.start, slot.end, now, record);
     }

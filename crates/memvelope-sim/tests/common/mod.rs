@@ -87,6 +87,19 @@ pub(crate) fn refused(test: &str, scenario: &str, case: fn()) -> Option<String> 
     Some(text(&output.stderr))
 }
 
+/// What a child said on stderr that had to end by `abort`; `None` in the child, if it lives.
+pub(crate) fn crashes(test: &str, scenario: &str, case: fn()) -> Option<String> {
+    use std::os::unix::process::ExitStatusExt;
+    if std::env::var(CHILD).as_deref() == Ok(test) {
+        case();
+        return None;
+    }
+    let (_, output) = spawn(test, scenario, &[]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{}{said}", text(&output.stdout));
+    Some(said)
+}
+
 macro_rules! functions {
     ($library:ident, $soname:literal: $(fn $name:ident($($arg:ident: $type:ty),*);)*) => {
         #[allow(non_snake_case, reason = "exported names")]
