@@ -334,6 +334,25 @@ fn copies_between_devices_are_a_kind_of_their_own() {
 }
 
 #[test]
+fn what_was_queued_before_a_kind_went_off_still_comes() {
+    let test = "what_was_queued_before_a_kind_went_off_still_comes";
+    let Some(_) = in_child(test, "", || {
+        context();
+        let decode = kernel(c"decode");
+        record(&[KERNEL]);
+        assert_eq!(launch(decode, 1000, 0), 0);
+        assert_eq!(cupti::cuptiActivityDisable(KERNEL), 0);
+        assert_eq!(launch(decode, 1000, 0), 0);
+        assert_eq!(drain(false).len(), 0);
+        assert_eq!(cu::cuStreamSynchronize(0), 0);
+        let seen = drain(false);
+        assert!(seen.len() == 1 && seen[0].u64(24) > seen[0].u64(16));
+    }) else {
+        return;
+    };
+}
+
+#[test]
 fn new_calls_fail_by_name() {
     let scenario = "[[faults]]\ncall = \"cuptiActivityPushExternalCorrelationId\"\ncode = 999\n\
                     [[faults]]\ncall = \"cuptiActivityEnableDriverApi\"\ncode = 27\n\
