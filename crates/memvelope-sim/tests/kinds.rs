@@ -232,7 +232,8 @@ fn markers_open_close_and_mark() {
 #[test]
 fn overheads_of_buffer_requests_and_of_the_scenario() {
     let scenario = "[cupti]\nversion = \"12.2\"\nbuffer_request_ns = 700\n\
-                    overheads = [{ after_ns = 5, ns = 3000000 }, { after_ns = 90000000000, ns = 1 }]\n";
+                    overheads = [{ after_ns = 5, ns = 3000000 }, \
+                    { after_ns = 90000000000, ns = 1 }]\n";
     let test = "overheads_of_buffer_requests_and_of_the_scenario";
     let Some(books) = in_child(test, scenario, || {
         context();
