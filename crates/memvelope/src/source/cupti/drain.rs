@@ -157,13 +157,34 @@ fn decode(
     on_event: &mut dyn FnMut(&Event),
 ) -> Tally {
     let bytes = buffer.bytes();
-    let (base, valid) = (buffer.pointer(), bytes.len());
-    let step = |last: Option<usize>| {
-        let Ok(next) = cupti.activity_get_next_record else { return Step::Lost };
+    // SAFETY: the buffer is one that CUPTI filled with so many bytes and handed back; it is ours
+    // until it is dropped.
+    let step = unsafe { stepper(cupti, buffer.pointer(), bytes.len()) };
+    let mut outside = Outside {
+        // SAFETY: the address stands in a kernel record that CUPTI wrote.
+        name_at: &mut |address| unsafe { name_at(names, address) },
+        next_token: &|| STATE.next_token(),
+        on_event,
+    };
+    decoder.decode(bytes, step, &mut outside)
+}
+
+/// Steps through the `valid` bytes at `base` as CUPTI does.
+///
+/// # Safety
+/// They are records as the library behind `cupti` lays them out, and stay as long as the stepper
+/// does. Only offsets that it gave are given to it.
+pub(super) unsafe fn stepper(
+    cupti: &Cupti,
+    base: *mut u8,
+    valid: usize,
+) -> impl FnMut(Option<usize>) -> Step + use<> {
+    let next = cupti.activity_get_next_record;
+    move |last: Option<usize>| {
+        let Ok(next) = next else { return Step::Lost };
         let mut record: *mut c_void =
             last.map_or(std::ptr::null_mut(), |at| base.wrapping_add(at).cast());
-        // SAFETY: the buffer is one that CUPTI filled with `valid` bytes and handed back, `record`
-        // is null or the record it gave us last.
+        // SAFETY: the caller's promise; `record` is null or the record that CUPTI gave last.
         match unsafe { next(base, valid, &raw mut record) } {
             result::SUCCESS => match (record as usize).checked_sub(base as usize) {
                 Some(at) if !record.is_null() => Step::Record(at),
@@ -172,14 +193,7 @@ fn decode(
             result::ERROR_MAX_LIMIT_REACHED => Step::End,
             _ => Step::Lost,
         }
-    };
-    let mut outside = Outside {
-        // SAFETY: the address stands in a kernel record that CUPTI wrote.
-        name_at: &mut |address| unsafe { name_at(names, address) },
-        next_token: &|| STATE.next_token(),
-        on_event,
-    };
-    decoder.decode(bytes, step, &mut outside)
+    }
 }
 
 /// # Safety

@@ -13,6 +13,8 @@ mod counters;
 mod decode;
 mod drain;
 mod find;
+#[cfg(test)]
+mod referee;
 mod session;
 mod state;
 
