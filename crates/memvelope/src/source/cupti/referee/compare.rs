@@ -160,7 +160,7 @@ fn shuffled<'a>(reader: &'a Reader, random: &mut Random) -> Vec<(&'a Kind, Vec<u
 }
 
 #[test]
-#[ignore = "run by `cargo xtask lane referee`"]
+#[ignore = "run by the referee lane"]
 fn fields() {
     let Referees { cupti, reader } = referees();
     let records = shuffled(reader, &mut Random(0x5ee0_0002));
@@ -200,7 +200,7 @@ fn fields() {
 /// That the rows are complete: whatever byte of a record changes what the decoder makes of it, it
 /// belongs to a field that is compared, and each of those does.
 #[test]
-#[ignore = "run by `cargo xtask lane referee`"]
+#[ignore = "run by the referee lane"]
 fn whatever_the_decoder_reads_is_compared() {
     let reader = &referees().reader;
     let mut random = Random(0x5ee0_0003);

@@ -115,7 +115,7 @@ fn lengths(placed: &[Placed], random: &mut Random) -> Vec<usize> {
 }
 
 #[test]
-#[ignore = "run by `cargo xtask lane referee`"]
+#[ignore = "run by the referee lane"]
 fn version_and_sizes() {
     let Referees { cupti, reader } = referees();
     let mut version = 0;
@@ -133,7 +133,7 @@ fn version_and_sizes() {
 }
 
 #[test]
-#[ignore = "run by `cargo xtask lane referee`"]
+#[ignore = "run by the referee lane"]
 fn layout_table() {
     let reader = &referees().reader;
     let misplaced = reader::misplaced(reader);
@@ -143,7 +143,7 @@ fn layout_table() {
 }
 
 #[test]
-#[ignore = "run by `cargo xtask lane referee`"]
+#[ignore = "run by the referee lane"]
 fn strides() {
     let Referees { cupti, reader } = referees();
     let mut random = Random(0x5ee0_0001);
