@@ -7,7 +7,7 @@
 mod pair;
 
 use memvelope::event::{
-    AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind, Kernel, Names, SeenBy, Tag,
+    AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind, Kernel, Names, ScopeId, SeenBy, Tag,
 };
 use memvelope::export::chrome::TraceWriter;
 use memvelope::ledger::Ledger;
@@ -101,6 +101,9 @@ fn timeline_pair() -> pair::Pair {
     let names = Names::new(64, 64);
     let ids: Vec<_> = (0..64).map(|i| names.intern(&format!("kernel{i}"))).collect();
     let kernel = |i: u64| Kernel {
+        graph: 0,
+        graph_node: 0,
+        scope: ScopeId::NONE,
         device: DeviceIndex(0),
         context: 1,
         stream: 7,
@@ -143,6 +146,9 @@ fn trace_pair() -> pair::Pair {
     let names = Names::new(8, 64);
     let name = names.intern("_Z12paged_decodePKhPhi");
     let kernel = |i: u64| Kernel {
+        graph: 0,
+        graph_node: 0,
+        scope: ScopeId::NONE,
         device: DeviceIndex(0),
         context: 1,
         stream: 7,

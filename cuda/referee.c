@@ -1,7 +1,7 @@
 // The referee lane's reader: what a C compiler finds in activity records, by one CUPTI version's own
 // headers. The test that builds it names kinds, structs, fields and constants in two files: STRUCTS
 // defines STRUCT_<kind> for this version, ROWS has
-//     KIND(kind) FIELD(path) ... END    and    CONSTANT(name)
+//     KIND(kind) FIELD(number's path) PLACE(other field's path) ... END    and    CONSTANT(name)
 //
 //   referee layout        how large the structs are, where their fields lie, what the constants are
 //   referee fields FILE   a line for each record of the file: its kind, and every field's value
@@ -25,11 +25,13 @@ static void print_layout(void) {
         printf("kind " #kind " %d %zu\n", CUPTI_ACTIVITY_KIND_##kind, sizeof(Record));
 #define FIELD(path)                                                                                \
     printf("field " #path " %zu %zu\n", offsetof(Record, path), sizeof(((Record *)0)->path));
+#define PLACE FIELD
 #define END }
 #define CONSTANT(name) printf("constant " #name " %d\n", name);
 #include ROWS
 #undef KIND
 #undef FIELD
+#undef PLACE
 #undef END
 #undef CONSTANT
 }
@@ -50,6 +52,7 @@ static size_t print_fields(const unsigned char *bytes, size_t left) {
         }                                                                                          \
         printf(#name);
 #define FIELD(path) printf(" " #path "=%llu", NUMBER(record->path));
+#define PLACE(path)
 #define END                                                                                        \
     putchar('\n');                                                                                 \
     return sizeof(Record);                                                                         \

@@ -71,7 +71,7 @@ struct Wanted {
     types: BTreeSet<String>,
     /// CUPTI's functions.
     functions: BTreeSet<String>,
-    /// Driver functions whose callback ids we know.
+    /// Driver and runtime functions whose callback ids we know.
     callbacks: BTreeSet<String>,
     /// Parameter blocks that we read.
     params: BTreeSet<String>,
@@ -102,8 +102,11 @@ impl Wanted {
         // The per-thread-stream twin of a function shares its table; the tests compare the two.
         let twins = callbacks.iter().filter(|name| name.ends_with("_ptsz"));
         params.extend(twins.map(|name| format!("{name}_params")).filter(|name| {
-            !name.starts_with("cuLaunch") // launch arguments are never read
+            // Arguments of launches, copies and memsets are never read.
+            !["cuLaunch", "cuMemcpy", "cuMemset"].iter().any(|prefix| name.starts_with(prefix))
         }));
+        let mut callbacks = callbacks;
+        callbacks.extend(words("runtime.rs", &["cuda", "__cuda"])?);
         Ok(Self { types, functions: words("functions.rs", &["cupti"])?, callbacks, params })
     }
 
@@ -115,19 +118,23 @@ impl Wanted {
             "--allowlist-function".to_owned(),
             either(&self.functions),
             "--allowlist-type".to_owned(),
-            format!("{}|CUpti_driver_api_trace_cbid_enum", either(&self.types)),
+            format!(
+                "{}|CUpti_driver_api_trace_cbid_enum|CUpti_runtime_api_trace_cbid_enum",
+                either(&self.types)
+            ),
             "--allowlist-type".to_owned(),
             either(&self.params),
         ]
     }
 
-    /// bindgen takes an enum whole: of 850 callback ids we keep those that the table names.
+    /// bindgen takes an enum whole: of 1,400 callback ids we keep those that the table names.
     fn strip_callback_ids(&self, raw: &str) -> String {
-        const ID: &str = "pub const CUPTI_DRIVER_TRACE_CBID_";
+        const IDS: [&str; 2] =
+            ["pub const CUPTI_DRIVER_TRACE_CBID_", "pub const CUPTI_RUNTIME_TRACE_CBID_"];
         let mut kept = String::new();
         let mut dropping = false;
         for line in raw.lines() {
-            if let Some(rest) = line.strip_prefix(ID) {
+            if let Some(rest) = IDS.iter().find_map(|id| line.strip_prefix(id)) {
                 dropping =
                     !rest.split(':').next().is_some_and(|name| self.callbacks.contains(name));
             }

@@ -67,6 +67,9 @@ driver_functions! {
         BYTES: bytesize = 8, 8;
         FLAGS: Flags = 16, 4;
     };
+    MEMSET_D8_ASYNC = 216, cuMemsetD8Async;
+    MEMSET_D16_ASYNC = 218, cuMemsetD16Async;
+    MEMSET_D32_ASYNC = 220, cuMemsetD32Async;
     MEM_ALLOC_V2 = 243, cuMemAlloc_v2, mem_alloc_v2: cuMemAlloc_v2_params {
         DPTR: dptr = 0, 8;
         BYTES: bytesize = 8, 8;
@@ -79,8 +82,19 @@ driver_functions! {
         ELEMENT_SIZE_BYTES: ElementSizeBytes = 32, 4;
     };
     MEM_FREE_V2 = 245, cuMemFree_v2, mem_free_v2: cuMemFree_v2_params { DPTR: dptr = 0, 8; };
+    MEMSET_D8_V2 = 249, cuMemsetD8_v2;
+    MEMSET_D32_V2 = 251, cuMemsetD32_v2;
     // Gone from the headers by 13.5; older libraries still report it.
     MEM_HOST_ALLOC_V2 = 271, cuMemHostAlloc_v2;
+    MEMCPY_HTOD_V2 = 276, cuMemcpyHtoD_v2;
+    MEMCPY_HTOD_ASYNC_V2 = 277, cuMemcpyHtoDAsync_v2;
+    MEMCPY_DTOH_V2 = 278, cuMemcpyDtoH_v2;
+    MEMCPY_DTOH_ASYNC_V2 = 279, cuMemcpyDtoHAsync_v2;
+    MEMCPY_DTOD_V2 = 280, cuMemcpyDtoD_v2;
+    MEMCPY_DTOD_ASYNC_V2 = 281, cuMemcpyDtoDAsync_v2;
+    MEMCPY_2D_V2 = 287, cuMemcpy2D_v2;
+    MEMCPY_2D_ASYNC_V2 = 289, cuMemcpy2DAsync_v2;
+    MEMCPY_3D_ASYNC_V2 = 291, cuMemcpy3DAsync_v2;
     MEM_ALLOC_HOST_V2 = 294, cuMemAllocHost_v2, mem_alloc_host_v2: cuMemAllocHost_v2_params {
         POINTER: pp = 0, 8;
         BYTES: bytesize = 8, 8;
@@ -94,7 +108,13 @@ driver_functions! {
         mem_host_unregister: cuMemHostUnregister_params {
         POINTER: p = 0, 8;
     };
+    // Called by nobody but us, when CUPTI is to be finalized in its exit callback.
+    CTX_GET_CURRENT = 304, cuCtxGetCurrent;
+    MEMCPY = 305, cuMemcpy;
+    MEMCPY_ASYNC = 306, cuMemcpyAsync;
     LAUNCH_KERNEL = 307, cuLaunchKernel;
+    MEMCPY_PEER = 318, cuMemcpyPeer;
+    MEMCPY_PEER_ASYNC = 319, cuMemcpyPeerAsync;
     CTX_DESTROY_V2 = 322, cuCtxDestroy_v2, ctx_destroy_v2: cuCtxDestroy_v2_params {
         CONTEXT: ctx = 0, 8;
     };
@@ -122,6 +142,18 @@ driver_functions! {
         device_primary_ctx_reset: cuDevicePrimaryCtxReset_params {
         DEVICE: dev = 0, 4;
     };
+    MEMCPY_HTOD_V2_PTDS = 397, cuMemcpyHtoD_v2_ptds;
+    MEMCPY_DTOH_V2_PTDS = 398, cuMemcpyDtoH_v2_ptds;
+    MEMCPY_DTOD_V2_PTDS = 399, cuMemcpyDtoD_v2_ptds;
+    MEMCPY_PTDS = 408, cuMemcpy_ptds;
+    MEMCPY_ASYNC_PTSZ = 418, cuMemcpyAsync_ptsz;
+    MEMCPY_HTOD_ASYNC_V2_PTSZ = 421, cuMemcpyHtoDAsync_v2_ptsz;
+    MEMCPY_DTOH_ASYNC_V2_PTSZ = 422, cuMemcpyDtoHAsync_v2_ptsz;
+    MEMCPY_DTOD_ASYNC_V2_PTSZ = 423, cuMemcpyDtoDAsync_v2_ptsz;
+    MEMCPY_PEER_ASYNC_PTSZ = 426, cuMemcpyPeerAsync_ptsz;
+    MEMSET_D8_ASYNC_PTSZ = 428, cuMemsetD8Async_ptsz;
+    MEMSET_D16_ASYNC_PTSZ = 429, cuMemsetD16Async_ptsz;
+    MEMSET_D32_ASYNC_PTSZ = 430, cuMemsetD32Async_ptsz;
     LAUNCH_KERNEL_PTSZ = 442, cuLaunchKernel_ptsz;
     LAUNCH_COOPERATIVE_KERNEL = 477, cuLaunchCooperativeKernel;
     LAUNCH_COOPERATIVE_KERNEL_PTSZ = 478, cuLaunchCooperativeKernel_ptsz;

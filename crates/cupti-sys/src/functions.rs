@@ -159,6 +159,13 @@ functions! {
         domain: u32,
         cbid: u32
     );
+    /// Whether a callback is on, as its subscriber sees it.
+    get_callback_state = cuptiGetCallbackState(
+        enable: *mut u32,
+        subscriber: SubscriberHandle,
+        domain: u32,
+        cbid: u32
+    );
     /// Switches all callbacks of a domain on (1) or off (0).
     enable_domain = cuptiEnableDomain(enable: u32, subscriber: SubscriberHandle, domain: u32);
     /// Says who provides and who takes buffers; process-wide.
@@ -170,6 +177,20 @@ functions! {
     activity_enable = cuptiActivityEnable(kind: u32);
     /// Stops recording an activity kind.
     activity_disable = cuptiActivityDisable(kind: u32);
+    /// Since 12.5: records calls of one driver function (its callback id) alone.
+    activity_enable_driver_api = cuptiActivityEnableDriverApi(cbid: u32, enable: u8);
+    /// Since 12.5: the same of one runtime function.
+    activity_enable_runtime_api = cuptiActivityEnableRuntimeApi(cbid: u32, enable: u8);
+    /// From now on, calls of this thread that are recorded carry this id of the client's.
+    activity_push_external_correlation_id = cuptiActivityPushExternalCorrelationId(
+        kind: u32,
+        id: u64
+    );
+    /// Ends the innermost such id of this thread. 18 where there is none.
+    activity_pop_external_correlation_id = cuptiActivityPopExternalCorrelationId(
+        kind: u32,
+        last_id: *mut u64
+    );
     /// Hands back the buffers whose records are complete. Never from a callback.
     activity_flush_all = cuptiActivityFlushAll(flag: u32);
     /// Every so many milliseconds CUPTI hands back the full buffers; 0 stops that.

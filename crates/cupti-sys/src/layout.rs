@@ -149,6 +149,17 @@ records! {
         GRAPH_ID: graphId = 156, 4;
     }
 
+    /// A point that the program marked (NVTX): a range's begin or end, or a mark by itself.
+    marker: MARKER = 12, CUpti_ActivityMarker2, prefix 56 {
+        FLAGS: flags = 4, 4;
+        TIMESTAMP: timestamp = 8, 8;
+        ID: id = 16, 4;
+        OBJECT_KIND: objectKind = 20, 4;
+        // For a thread: process id, then thread id, four bytes each.
+        OBJECT_ID: objectId = 24, 12;
+        NAME: name = 40, 8;
+    }
+
     /// Time that CUPTI or the driver cost the program.
     overhead: OVERHEAD = 17, CUpti_ActivityOverhead3, prefix 40 {
         OVERHEAD_KIND: overheadKind = 4, 4;

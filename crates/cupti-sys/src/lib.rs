@@ -16,6 +16,7 @@ mod driver;
 mod functions;
 pub mod layout;
 mod numbers;
+mod runtime;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ pub use functions::{
 };
 pub use numbers::{
     activity_attribute, activity_flag, activity_kind, callback_site, copy_kind, domain,
-    memory_kind, memory_operation, overhead_kind, pool_operation, pool_type, resource_cbid, result,
-    result_name, sync_type,
+    external_kind, marker_flag, memory_kind, memory_operation, object_kind, overhead_kind,
+    pool_operation, pool_type, resource_cbid, result, result_name, sync_type,
 };
+pub use runtime::runtime_cbid;

@@ -220,6 +220,28 @@ numbers! {
         FLUSH_FORCED = 1;
     }
 
+    /// Flags of a marker.
+    marker_flag: CUpti_ActivityFlag, "CUPTI_ACTIVITY_FLAG_MARKER_" {
+        INSTANTANEOUS = 1;
+        START = 2;
+        END = 4;
+    }
+
+    /// Whose ids are pushed: each kind has a stack of its own a thread.
+    external_kind: CUpti_ExternalCorrelationKind, "CUPTI_EXTERNAL_CORRELATION_KIND_" {
+        UNKNOWN = 1;
+        OPENACC = 2;
+        CUSTOM0 = 3;
+        CUSTOM1 = 4;
+        CUSTOM2 = 5;
+    }
+
+    /// What a record's object id names.
+    object_kind: CUpti_ActivityObjectKind, "CUPTI_ACTIVITY_OBJECT_" {
+        PROCESS = 1;
+        THREAD = 2;
+    }
+
     /// Callback domains.
     domain: CUpti_CallbackDomain, "CUPTI_CB_DOMAIN_" {
         DRIVER_API = 1;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::bindings::{self, *};
 use crate::layout::RECORDS;
-use crate::{Cupti, SubscriberParams, cbid, driver, functions, layout, numbers};
+use crate::{Cupti, SubscriberParams, cbid, driver, functions, layout, numbers, runtime_cbid};
 
 /// A block's name, ours and bindgen's size where we state one, ours and bindgen's fields; a field
 /// is its offset and width.
@@ -157,6 +157,16 @@ fn callback_ids_are_what_the_newest_headers_say() {
             assert_eq!(found, Some(id), "{function}");
         }
         assert_eq!(cbid::name(*id), Some(*function));
+    }
+}
+
+#[test]
+fn runtime_callback_ids_are_what_the_newest_headers_say() {
+    let theirs = constants();
+    for (function, id) in runtime_cbid::ALL {
+        let found = theirs.get(format!("CUPTI_RUNTIME_TRACE_CBID_{function}").as_str());
+        assert_eq!(found, Some(id), "{function}");
+        assert!(runtime_cbid::name(*id).is_some_and(|name| function.starts_with(name)));
     }
 }
 

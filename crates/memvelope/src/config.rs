@@ -79,6 +79,18 @@ keys! {
         "How many activity buffers the arena has; allocated once, never freed. When all are out, records are dropped and counted.";
     CUPTI_POOL_BUFFERS = "MEMVELOPE_CUPTI_POOL_BUFFERS", Library, number("count", 1, 250, 16),
         "Limit on CUPTI's own device buffers (3.2 MB each; CUPTI's default of 250 is 0.8 GB a context).";
+    GRAPHS = "MEMVELOPE_GRAPHS", Library, Shape::Word(&["nodes", "whole"]),
+        "How CUDA graphs are recorded: `nodes` (each kernel, copy and memset in them) or `whole` (one record a launch, at less cost). CUPTI does one or the other, for the whole process, and only for graphs that are instantiated after the recording began.";
+    NVTX = "MEMVELOPE_NVTX", Library, Shape::Word(&["off", "on"]),
+        "Whether ranges that the program marks with NVTX are recorded. NVTX must be pointed at libcupti before the program starts (`NVTX_INJECTION64_PATH`); `memvelope run --nvtx` does both.";
+    CORRELATION = "MEMVELOPE_CORRELATION", Library, Shape::Word(&["auto", "off"]),
+        "Whether work on the device is tied to the scopes (`profile`) it was launched in. With `auto` it begins with the first scope, and costs a record a launch from then on.";
+    SCOPES_MAX = "MEMVELOPE_SCOPES_MAX", Library, number("count", 256, 1 << 22, 65_536),
+        "How many of the latest scopes keep their trace ids, 64 bytes each; work of older ones counts under its scope's name all the same.";
+    CLOCK = "MEMVELOPE_CLOCK", Library, Shape::Word(&["auto", "realtime", "monotonic"]),
+        "The clock of records: CUPTI's own (`realtime`, which steps when the system's clock is set) or one that never steps (`monotonic`, registered with CUPTI once a process). `auto` is `monotonic` where this CUPTI is not known to mishandle it, and CUPTI's own on the simulated driver.";
+    FINALIZE_MS = "MEMVELOPE_FINALIZE_MS", Library, number("ms", 0, 60_000, 0),
+        "When not 0, a session that stops also finalizes CUPTI, which takes its remaining cost off the process, and waits so long for it. It blocks every thread that uses CUDA meanwhile, and crashes or spoils later recordings with some versions: those are left alone.";
     DRAIN_PERIOD_MS = "MEMVELOPE_DRAIN_PERIOD_MS", Library, number("ms", 1, 60_000, 100),
         "How often completed activity buffers are asked for.";
     POLL_PERIOD_MS = "MEMVELOPE_POLL_PERIOD_MS", Library, number("ms", 100, 600_000, 1_000),
@@ -128,6 +140,18 @@ pub struct Config {
     pub buffer_count: u64,
     /// [`CUPTI_POOL_BUFFERS`].
     pub cupti_pool_buffers: u64,
+    /// [`GRAPHS`]: whether each launch of a graph is one record.
+    pub whole_graphs: bool,
+    /// [`NVTX`].
+    pub nvtx: bool,
+    /// [`CORRELATION`]: whether work is tied to scopes.
+    pub correlation: bool,
+    /// [`SCOPES_MAX`].
+    pub scopes_max: u64,
+    /// [`CLOCK`].
+    pub clock: Clock,
+    /// [`FINALIZE_MS`]; 0 is never.
+    pub finalize_ms: u64,
     /// [`DRAIN_PERIOD_MS`].
     pub drain_period_ms: u64,
     /// [`POLL_PERIOD_MS`].
@@ -155,6 +179,17 @@ pub enum Record {
     Poll,
     /// Nothing.
     Off,
+}
+
+/// The clock of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// Monotonic where CUPTI can be trusted with it.
+    Auto,
+    /// CUPTI's own.
+    Realtime,
+    /// One that never steps.
+    Monotonic,
 }
 
 impl Default for Config {
@@ -189,6 +224,8 @@ impl Config {
             buffer_bytes: clamp(&BUFFER_BYTES, self.buffer_bytes),
             buffer_count: clamp(&BUFFER_COUNT, self.buffer_count),
             cupti_pool_buffers: clamp(&CUPTI_POOL_BUFFERS, self.cupti_pool_buffers),
+            scopes_max: clamp(&SCOPES_MAX, self.scopes_max),
+            finalize_ms: clamp(&FINALIZE_MS, self.finalize_ms),
             drain_period_ms: clamp(&DRAIN_PERIOD_MS, self.drain_period_ms),
             poll_period_ms: clamp(&POLL_PERIOD_MS, self.poll_period_ms),
             allocations_max: clamp(&ALLOCATIONS_MAX, self.allocations_max),
@@ -216,6 +253,16 @@ impl Config {
             buffer_bytes: reader.number(&BUFFER_BYTES),
             buffer_count: reader.number(&BUFFER_COUNT),
             cupti_pool_buffers: reader.number(&CUPTI_POOL_BUFFERS),
+            whole_graphs: reader.word(&GRAPHS) == "whole",
+            nvtx: reader.word(&NVTX) == "on",
+            correlation: reader.word(&CORRELATION) == "auto",
+            scopes_max: reader.number(&SCOPES_MAX),
+            clock: match reader.word(&CLOCK) {
+                "realtime" => Clock::Realtime,
+                "monotonic" => Clock::Monotonic,
+                _ => Clock::Auto,
+            },
+            finalize_ms: reader.number(&FINALIZE_MS),
             drain_period_ms: reader.number(&DRAIN_PERIOD_MS),
             poll_period_ms: reader.number(&POLL_PERIOD_MS),
             allocations_max: reader.number(&ALLOCATIONS_MAX),

@@ -12,8 +12,15 @@ use serde::Serialize;
 use std::cell::Cell;
 
 mod names;
+mod scope;
+mod work;
 
 pub use names::{NameId, Names};
+pub use scope::{ParseTraceparent, Scope, ScopeId, Scopes, TraceContext};
+pub use work::{
+    ApiCall, CallKind, Copied, Direction, DriverCall, GraphLaunch, Kernel, Memset, Overhead,
+    OverheadKind, PoolChange, PoolRecord, Span, SpanOrigin, Sync, SyncKind,
+};
 
 /// One thing that happened.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,6 +108,16 @@ pub enum Body {
     Sync(Sync),
     /// CUPTI's own record of an allocation or free (MEMORY2): a cross-check, never a second entry.
     MemoryRecord(MemoryRecord),
+    /// CUPTI's own record of a change of a stream-ordered pool.
+    PoolRecord(PoolRecord),
+    /// A graph ran, recorded as a whole.
+    GraphLaunch(GraphLaunch),
+    /// A launching call of the host, recorded because scopes were open.
+    ApiCall(ApiCall),
+    /// Host time that CUPTI or the driver took for itself.
+    Overhead(Overhead),
+    /// Host time in an allocation-family call.
+    DriverCall(DriverCall),
     /// A span of host time that the program named itself.
     Span(Span),
     /// What a stream-ordered pool holds.
@@ -311,136 +328,6 @@ impl Drop for TagGuard {
     }
 }
 
-/// A kernel execution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kernel {
-    /// Device.
-    pub device: DeviceIndex,
-    /// Context id.
-    pub context: u32,
-    /// Stream id.
-    pub stream: u32,
-    /// Its (mangled) name in [`Names`].
-    pub name: NameId,
-    /// Ties the execution to the API call that launched it; 0 if unknown.
-    pub correlation: u32,
-    /// Begin of execution.
-    pub start: Nanos,
-    /// End of execution.
-    pub end: Nanos,
-    /// Grid size in blocks: x, y, z.
-    pub grid: [u32; 3],
-    /// Block size in threads: x, y, z.
-    pub block: [u32; 3],
-}
-
-/// Direction of a copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[repr(u8)]
-pub enum Direction {
-    /// Host to device.
-    HostToDevice,
-    /// Device to host.
-    DeviceToHost,
-    /// Within a device.
-    DeviceToDevice,
-    /// Host to host.
-    HostToHost,
-    /// Between devices.
-    PeerToPeer,
-    /// Arrays, and kinds this version does not know.
-    Other,
-}
-
-impl Direction {
-    /// Every direction, in the order of its discriminants.
-    pub const ALL: [Self; 6] = [
-        Self::HostToDevice,
-        Self::DeviceToHost,
-        Self::DeviceToDevice,
-        Self::HostToHost,
-        Self::PeerToPeer,
-        Self::Other,
-    ];
-}
-
-/// A copy execution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Copied {
-    /// Device.
-    pub device: DeviceIndex,
-    /// Stream id.
-    pub stream: u32,
-    /// From where to where.
-    pub direction: Direction,
-    /// Bytes moved.
-    pub bytes: Bytes,
-    /// Correlation id; 0 if unknown.
-    pub correlation: u32,
-    /// Begin.
-    pub start: Nanos,
-    /// End.
-    pub end: Nanos,
-}
-
-/// A memset execution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memset {
-    /// Device.
-    pub device: DeviceIndex,
-    /// Stream id.
-    pub stream: u32,
-    /// Bytes written.
-    pub bytes: Bytes,
-    /// Correlation id; 0 if unknown.
-    pub correlation: u32,
-    /// Begin.
-    pub start: Nanos,
-    /// End.
-    pub end: Nanos,
-}
-
-/// What a host thread waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[repr(u8)]
-pub enum SyncKind {
-    /// `cuEventSynchronize`.
-    Event,
-    /// `cuStreamWaitEvent` (no host wait; counted apart).
-    StreamWait,
-    /// `cuStreamSynchronize`.
-    Stream,
-    /// `cuCtxSynchronize`.
-    Context,
-    /// A kind this version does not know.
-    Other,
-}
-
-impl SyncKind {
-    /// Every kind, in the order of its discriminants.
-    pub const ALL: [Self; 5] =
-        [Self::Event, Self::StreamWait, Self::Stream, Self::Context, Self::Other];
-}
-
-/// A synchronising call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sync {
-    /// What was waited for.
-    pub kind: SyncKind,
-    /// Context id.
-    pub context: u32,
-    /// Stream id.
-    pub stream: u32,
-    /// Correlation id; 0 if unknown.
-    pub correlation: u32,
-    /// Begin of the wait.
-    pub start: Nanos,
-    /// End of the wait.
-    pub end: Nanos,
-}
-
 /// CUPTI's own record of a memory operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryRecord {
@@ -456,19 +343,6 @@ pub struct MemoryRecord {
     pub bytes: Bytes,
     /// Correlation id of the call.
     pub correlation: u32,
-}
-
-/// A named span of host time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// Its name in [`Names`].
-    pub name: NameId,
-    /// Thread, a small number of our own.
-    pub thread: u32,
-    /// Begin.
-    pub start: Nanos,
-    /// End.
-    pub end: Nanos,
 }
 
 /// Why something was lost.
@@ -492,11 +366,19 @@ pub enum DropReason {
     NamesFull,
     /// A trace event was left out by sampling.
     TraceSampled,
+    /// A scope was forgotten before its work was decoded: the work counts without its trace id.
+    ScopeForgotten,
+    /// Work launched inside a scope whose id CUPTI told too late, or not at all.
+    Uncorrelated,
+    /// A marked range (NVTX) whose begin or end was not seen.
+    RangeUnpaired,
+    /// Events stamped before the recording began: another recording's.
+    BeforeAttach,
 }
 
 impl DropReason {
     /// Every reason, in the order of its discriminants.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::CuptiDropped,
         Self::ArenaExhausted,
         Self::QueueFull,
@@ -505,6 +387,10 @@ impl DropReason {
         Self::LedgerFull,
         Self::NamesFull,
         Self::TraceSampled,
+        Self::ScopeForgotten,
+        Self::Uncorrelated,
+        Self::RangeUnpaired,
+        Self::BeforeAttach,
     ];
 }
 

@@ -63,6 +63,12 @@ impl Names {
         inner.texts.get(index).unwrap_or(&inner.texts[0]).to_string()
     }
 
+    /// Length at which names are cut, in bytes.
+    #[must_use]
+    pub fn bytes_max(&self) -> usize {
+        self.name_bytes_max
+    }
+
     /// How often a name was refused because the table was full.
     #[must_use]
     pub fn refused(&self) -> u64 {

@@ -185,6 +185,11 @@ impl<'a> TraceWriter<'a> {
             | Body::Unmapped { .. }
             | Body::ContextDestroyed { .. }
             | Body::MemoryRecord(_)
+            | Body::PoolRecord(_)
+            | Body::GraphLaunch(_)
+            | Body::ApiCall(_)
+            | Body::Overhead(_)
+            | Body::DriverCall(_)
             | Body::Pool { .. }
             | Body::DeviceMemory { .. }
             | Body::DeviceUse { .. }
@@ -430,11 +435,14 @@ fn put_escaped(line: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Kernel, SeenBy, Span, Sync};
+    use crate::event::{Kernel, ScopeId, SeenBy, Span, SpanOrigin, Sync};
     use serde_json::Value;
 
     fn kernel(name: NameId, start: u64) -> Event {
         let body = Body::Kernel(Kernel {
+            graph: 0,
+            graph_node: 0,
+            scope: ScopeId::NONE,
             device: DeviceIndex(1),
             context: 1,
             stream: 7,
@@ -476,7 +484,14 @@ mod tests {
             start: Nanos(1001),
             end: Nanos(3000),
         });
-        let span = Span { name: odd, thread: 2, start: Nanos(1000), end: Nanos(9000) };
+        let span = Span {
+            name: odd,
+            origin: SpanOrigin::Program,
+            scope: ScopeId::NONE,
+            thread: 2,
+            start: Nanos(1000),
+            end: Nanos(9000),
+        };
         let other = |body| Event { time: Nanos(0), seen_by: SeenBy::Host, body };
         let (trace, written) = write(
             &names,

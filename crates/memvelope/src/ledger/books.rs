@@ -91,6 +91,11 @@ impl Books {
                 self.set_pool(time, device, pool, reserved.0);
             }
             Body::Kernel(_)
+            | Body::PoolRecord(_)
+            | Body::GraphLaunch(_)
+            | Body::ApiCall(_)
+            | Body::Overhead(_)
+            | Body::DriverCall(_)
             | Body::Copy(_)
             | Body::Memset(_)
             | Body::Sync(_)

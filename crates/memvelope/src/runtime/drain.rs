@@ -144,6 +144,11 @@ fn changes_the_ledger(body: &Body) -> bool {
         | Body::ContextDestroyed { .. }
         | Body::Pool { .. } => true,
         Body::MemoryRecord(_)
+        | Body::PoolRecord(_)
+        | Body::GraphLaunch(_)
+        | Body::ApiCall(_)
+        | Body::Overhead(_)
+        | Body::DriverCall(_)
         | Body::Kernel(_)
         | Body::Copy(_)
         | Body::Memset(_)

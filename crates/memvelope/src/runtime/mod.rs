@@ -12,7 +12,7 @@ mod trace;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::event::{Body, Event, NameId, SeenBy, Span};
+use crate::event::{Body, Event, NameId, ScopeId, SeenBy, Span, SpanOrigin};
 use crate::snapshot::Snapshot;
 use crate::source::cupti::{Counters, Coverage};
 use crate::source::loader::LoadReport;
@@ -191,7 +191,8 @@ impl Drop for SpanGuard {
             return;
         }
         let end = inner.now();
-        let span = Span { name, thread: thread_number(), start, end };
+        let (origin, scope) = (SpanOrigin::Program, ScopeId::NONE);
+        let span = Span { name, origin, thread: thread_number(), scope, start, end };
         let event = Event { time: end, seen_by: SeenBy::Host, body: Body::Span(span) };
         inner.recorded().sampler.accept(&event);
     }

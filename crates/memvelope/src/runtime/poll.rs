@@ -196,6 +196,11 @@ impl Planes {
             | Body::Memset(_)
             | Body::Sync(_)
             | Body::MemoryRecord(_)
+            | Body::PoolRecord(_)
+            | Body::GraphLaunch(_)
+            | Body::ApiCall(_)
+            | Body::Overhead(_)
+            | Body::DriverCall(_)
             | Body::Span(_)
             | Body::Pool { .. }
             | Body::Dropped { .. } => {}

@@ -45,6 +45,11 @@ impl Sampler {
             | Body::Unmapped { .. }
             | Body::ContextDestroyed { .. }
             | Body::MemoryRecord(_)
+            | Body::PoolRecord(_)
+            | Body::GraphLaunch(_)
+            | Body::ApiCall(_)
+            | Body::Overhead(_)
+            | Body::DriverCall(_)
             | Body::Pool { .. }
             | Body::DeviceMemory { .. }
             | Body::DeviceUse { .. }
@@ -115,10 +120,17 @@ fn window_of(event: &Event, first: Nanos, window_ns: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{NameId, SeenBy, Span};
+    use crate::event::{NameId, ScopeId, SeenBy, Span, SpanOrigin};
 
     fn span(time: u64) -> Event {
-        let span = Span { name: NameId(1), thread: 1, start: Nanos(time), end: Nanos(time) };
+        let span = Span {
+            name: NameId(1),
+            origin: SpanOrigin::Program,
+            scope: ScopeId::NONE,
+            thread: 1,
+            start: Nanos(time),
+            end: Nanos(time),
+        };
         Event { time: Nanos(time), seen_by: SeenBy::Host, body: Body::Span(span) }
     }
 

@@ -161,6 +161,11 @@ impl Timeline {
             | Body::Unmapped { .. }
             | Body::ContextDestroyed { .. }
             | Body::MemoryRecord(_)
+            | Body::PoolRecord(_)
+            | Body::GraphLaunch(_)
+            | Body::ApiCall(_)
+            | Body::Overhead(_)
+            | Body::DriverCall(_)
             | Body::Span(_)
             | Body::Pool { .. }
             | Body::DeviceMemory { .. }
@@ -251,7 +256,7 @@ impl Timeline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Copied, Kernel, Memset, SeenBy, Sync};
+    use crate::event::{Copied, Kernel, Memset, ScopeId, SeenBy, Sync};
 
     fn event(body: Body) -> Event {
         Event { time: Nanos(0), seen_by: SeenBy::Activity, body }
@@ -259,6 +264,9 @@ mod tests {
 
     fn kernel(name: NameId, device: u32, start: u64, end: u64) -> Event {
         event(Body::Kernel(Kernel {
+            graph: 0,
+            graph_node: 0,
+            scope: ScopeId::NONE,
             device: DeviceIndex(device),
             context: 1,
             stream: 7,
@@ -285,6 +293,8 @@ mod tests {
             timeline.accept(&event);
         }
         timeline.accept(&event(Body::Copy(Copied {
+            graph: 0,
+            scope: ScopeId::NONE,
             device: DeviceIndex(0),
             stream: 7,
             direction: Direction::DeviceToHost,
@@ -294,6 +304,8 @@ mod tests {
             end: Nanos(221),
         })));
         timeline.accept(&event(Body::Memset(Memset {
+            graph: 0,
+            scope: ScopeId::NONE,
             device: DeviceIndex(0),
             stream: 7,
             bytes: Bytes(64),

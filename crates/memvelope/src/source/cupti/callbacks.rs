@@ -15,13 +15,14 @@ use super::UNKNOWN_DEVICE;
 use super::contexts::Known;
 use super::state::{Inside, STATE};
 use crate::event::{
-    AllocKind, Allocation, AllocationFailure, Body, DeviceIndex, Event, FreeKind, SeenBy,
-    current_tag,
+    AllocKind, Allocation, AllocationFailure, Body, CallKind, DeviceIndex, DriverCall, Event,
+    FreeKind, SeenBy, current_tag,
 };
 use crate::source::clock;
-use crate::units::Bytes;
+use crate::units::{Bytes, Nanos};
 use cupti_sys::layout::{allocation_prop, callback_data};
 use cupti_sys::{Context, callback_site, cbid, domain, params, resource_cbid};
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 
@@ -119,7 +120,7 @@ pub(super) unsafe extern "C" fn on_callback(
                 // context.
                 let context = unsafe { Block(data.cast()).read::<usize>(0) };
                 if let Some(Known { uid, device }) = STATE.contexts.forget(context) {
-                    emit(Body::ContextDestroyed { device, context: uid });
+                    emit(clock::now(), Body::ContextDestroyed { device, context: uid });
                 }
             }
             _ => {}
@@ -127,8 +128,8 @@ pub(super) unsafe extern "C" fn on_callback(
     });
 }
 
-fn emit(body: Body) {
-    STATE.emit(&Event { time: clock::now(), seen_by: SeenBy::Callback, body });
+fn emit(time: Nanos, body: Body) {
+    STATE.emit(&Event { time, seen_by: SeenBy::Callback, body });
 }
 
 /// A C struct by its address.
@@ -169,6 +170,14 @@ struct Call {
     /// Where the entry site leaves a number for the exit site; may be null.
     shared: *mut u64,
     correlation: u32,
+    /// When this site was reached.
+    time: Nanos,
+}
+
+thread_local! {
+    // const-initialised, without a destructor: usable in a callback at any time of a thread's life.
+    /// When the call that this thread is in was entered; zero outside of calls.
+    static ENTERED: Cell<Nanos> = const { Cell::new(Nanos::ZERO) };
 }
 
 impl Call {
@@ -194,12 +203,31 @@ impl Call {
                 context_uid: data.read(callback_data::CONTEXT_UID),
                 shared: data.read(callback_data::CORRELATION_DATA),
                 correlation: data.read(callback_data::CORRELATION_ID),
+                time: clock::now(),
             }
         }
     }
 
     fn succeeded(&self) -> bool {
         self.result == 0
+    }
+
+    fn emit(&self, body: Body) {
+        emit(self.time, body);
+    }
+
+    /// Tells how long the host was in the call, once it is over.
+    fn time_it(&self) {
+        if !self.at_exit {
+            ENTERED.with(|entered| entered.set(self.time));
+            return;
+        }
+        let start = ENTERED.with(|entered| entered.replace(Nanos::ZERO));
+        // Zero: we were attached between the two sites.
+        if let (Some(call), true) = (call_kind(self.id), start != Nanos::ZERO) {
+            let succeeded = self.succeeded();
+            self.emit(Body::DriverCall(DriverCall { call, succeeded, start, end: self.time }));
+        }
     }
 
     /// Device of the call's context.
@@ -225,12 +253,36 @@ impl Call {
     }
 }
 
+fn call_kind(id: u32) -> Option<CallKind> {
+    Some(match id {
+        cbid::MEM_ALLOC_V2 => CallKind::Alloc,
+        cbid::MEM_ALLOC_PITCH_V2 => CallKind::AllocPitch,
+        cbid::MEM_ALLOC_MANAGED => CallKind::AllocManaged,
+        cbid::MEM_HOST_ALLOC | cbid::MEM_HOST_ALLOC_V2 | cbid::MEM_ALLOC_HOST_V2 => {
+            CallKind::AllocPinned
+        }
+        cbid::MEM_ALLOC_ASYNC
+        | cbid::MEM_ALLOC_ASYNC_PTSZ
+        | cbid::MEM_ALLOC_FROM_POOL_ASYNC
+        | cbid::MEM_ALLOC_FROM_POOL_ASYNC_PTSZ => CallKind::AllocAsync,
+        cbid::MEM_CREATE => CallKind::Create,
+        cbid::MEM_MAP => CallKind::Map,
+        cbid::MEM_UNMAP => CallKind::Unmap,
+        cbid::MEM_FREE_V2 => CallKind::Free,
+        cbid::MEM_FREE_HOST => CallKind::FreePinned,
+        cbid::MEM_FREE_ASYNC | cbid::MEM_FREE_ASYNC_PTSZ => CallKind::FreeAsync,
+        cbid::MEM_RELEASE => CallKind::Release,
+        _ => return None,
+    })
+}
+
 /// # Safety
 /// `call` describes the current callback, in the driver-API domain.
 unsafe fn driver_call(call: &Call) {
     if call.arguments.0.is_null() {
         return;
     }
+    call.time_it();
     // SAFETY: each id's parameter block has the shape that `params` says, and lives for this call.
     unsafe {
         match call.id {
@@ -242,12 +294,12 @@ unsafe fn driver_call(call: &Call) {
                 freeing(call, FreeKind::PoolUsed, params::mem_free_async::DPTR);
             }
             cbid::MEM_RELEASE => freeing(call, FreeKind::Vmm, params::mem_release::HANDLE),
-            cbid::MEM_MAP if call.at_exit && call.succeeded() => emit(Body::Mapped {
+            cbid::MEM_MAP if call.at_exit && call.succeeded() => call.emit(Body::Mapped {
                 handle: call.arguments.read(params::mem_map::HANDLE),
                 address: call.arguments.read(params::mem_map::DPTR),
                 bytes: Bytes(call.arguments.read(params::mem_map::BYTES)),
             }),
-            cbid::MEM_UNMAP if call.at_exit && call.succeeded() => emit(Body::Unmapped {
+            cbid::MEM_UNMAP if call.at_exit && call.succeeded() => call.emit(Body::Unmapped {
                 address: call.arguments.read(params::mem_unmap::DPTR),
                 bytes: Bytes(call.arguments.read(params::mem_unmap::BYTES)),
             }),
@@ -281,7 +333,7 @@ unsafe fn freeing(call: &Call, kind: FreeKind, offset: usize) {
             // SAFETY: CUPTI keeps these eight bytes for us until the exit site.
             unsafe { call.shared.write_unaligned(token) };
         }
-        return emit(Body::FreeEntered { address, kind, token });
+        return call.emit(Body::FreeEntered { address, kind, token });
     }
     let token = if call.shared.is_null() {
         substitute
@@ -291,7 +343,7 @@ unsafe fn freeing(call: &Call, kind: FreeKind, offset: usize) {
     };
     // Zero: we were attached between the two sites and announced nothing.
     if token != 0 {
-        emit(Body::FreeReturned { token, succeeded: call.succeeded() });
+        call.emit(Body::FreeReturned { token, succeeded: call.succeeded() });
     }
 }
 
@@ -422,7 +474,7 @@ unsafe fn allocating(call: &Call, request: &Request) {
     let (bytes, tag) = (Bytes(request.bytes), current_tag());
     if !call.succeeded() {
         let (kind, result) = (request.kind, call.result);
-        return emit(Body::AllocationFailed(AllocationFailure {
+        return call.emit(Body::AllocationFailed(AllocationFailure {
             device,
             kind,
             bytes,
@@ -435,7 +487,7 @@ unsafe fn allocating(call: &Call, request: &Request) {
     let Some(address) = address.filter(|address| *address != 0) else { return };
     // A handle of `cuMemCreate` belongs to its device and outlives the context it was made in.
     let context = if request.kind == AllocKind::Vmm { 0 } else { call.context_uid };
-    emit(Body::Allocated(Allocation {
+    call.emit(Body::Allocated(Allocation {
         device,
         context,
         kind: request.kind,

@@ -48,6 +48,14 @@ counters! {
     bad_timestamps;
     /// Records of kinds nobody asked for.
     unknown_kinds;
+    /// Records from before the recording began.
+    before_attach;
+    /// Ends of marked ranges (NVTX) without a begin, or begins that found no room.
+    unpaired_ranges;
+    /// Calls in scopes whose work was not seen while they were known.
+    uncorrelated;
+    /// Times that the records' clock was put forward or back.
+    clock_steps;
     /// Allocation-family callbacks taken.
     callbacks;
     /// Allocations whose device nobody could name; see [`super::UNKNOWN_DEVICE`].
@@ -78,6 +86,10 @@ pub(super) fn totals(state: &State, drain: &Drain) -> Counters {
         bad_records: read(&drain.bad_records),
         bad_timestamps: read(&drain.bad_timestamps),
         unknown_kinds: read(&drain.unknown_kinds),
+        before_attach: read(&drain.before_attach),
+        unpaired_ranges: read(&drain.unpaired_ranges),
+        uncorrelated: read(&drain.uncorrelated),
+        clock_steps: read(&drain.clock_steps),
         callbacks: read(&state.callbacks),
         unknown_device: read(&state.unknown_device),
         contexts_refused: read(&state.contexts.refused),

@@ -1,15 +1,17 @@
 //! The way out: completed buffers become events, on one thread at a time.
 
-#![expect(unsafe_code, reason = "CUPTI steps through buffers and names kernels by pointer")]
+#![expect(unsafe_code, reason = "CUPTI steps through buffers by pointer")]
 
 use super::buffers::Completed;
 use super::decode::{Decoder, MemoryRecords, Outside, Step, Tally};
+use super::foreign_text::foreign_text;
 use super::session::Run;
 use super::state::STATE;
 use crate::event::{Body, DropReason, Event, NameId, Names, SeenBy};
 use crate::source::clock;
+use crate::units::Nanos;
 use cupti_sys::{Cupti, result};
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::c_void;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -18,18 +20,30 @@ use std::time::Instant;
 /// drain thread: four times the largest arena.
 const BUFFERS_MAX: usize = 4096;
 
+/// Kinds of losses that are told.
+const LOSSES: usize = 8;
+
+/// Buffers that are looked through for scopes before the first of them is decoded, while scopes are
+/// in use: the largest arena.
+const BATCH_MAX: usize = 1024;
+
 /// The single consumer's place, and what it has counted since the process began.
 #[derive(Debug)]
 pub(super) struct Drain {
     busy: AtomicBool,
     /// Taken out while it works, so that no lock is held across CUPTI's stepping.
     decoder: Mutex<Option<Decoder>>,
+    watch: Mutex<Option<ClockWatch>>,
     /// Losses that have been told as events.
-    told: Mutex<[u64; 5]>,
+    told: Mutex<[u64; LOSSES]>,
     pub(super) records: AtomicU64,
     pub(super) bad_records: AtomicU64,
     pub(super) bad_timestamps: AtomicU64,
     pub(super) unknown_kinds: AtomicU64,
+    pub(super) before_attach: AtomicU64,
+    pub(super) unpaired_ranges: AtomicU64,
+    pub(super) uncorrelated: AtomicU64,
+    pub(super) clock_steps: AtomicU64,
     pub(super) dropped_by_cupti: AtomicU64,
     pub(super) decode_ns: AtomicU64,
 }
@@ -48,11 +62,16 @@ impl Drain {
         Self {
             busy: AtomicBool::new(false),
             decoder: Mutex::new(None),
-            told: Mutex::new([0; 5]),
+            watch: Mutex::new(None),
+            told: Mutex::new([0; LOSSES]),
             records: AtomicU64::new(0),
             bad_records: AtomicU64::new(0),
             bad_timestamps: AtomicU64::new(0),
             unknown_kinds: AtomicU64::new(0),
+            before_attach: AtomicU64::new(0),
+            unpaired_ranges: AtomicU64::new(0),
+            uncorrelated: AtomicU64::new(0),
+            clock_steps: AtomicU64::new(0),
             dropped_by_cupti: AtomicU64::new(0),
             decode_ns: AtomicU64::new(0),
         }
@@ -61,7 +80,8 @@ impl Drain {
     /// What MEMORY2 records are for from now on. Losses of an earlier recording that nobody
     /// drained are not this one's.
     pub(super) fn expect(&self, memory_records: MemoryRecords) {
-        *super::lock(&self.decoder) = Some(Decoder::new(memory_records));
+        *super::lock(&self.decoder) = Some(Decoder::new(memory_records, clock::now()));
+        *super::lock(&self.watch) = None;
         *super::lock(&self.told) = self.losses().map(|(_, count)| count);
     }
 
@@ -84,17 +104,13 @@ impl Drain {
         }
         let _place = Place(&self.busy);
         let decoder = super::lock(&self.decoder).take();
-        let mut decoder = decoder.unwrap_or_else(|| Decoder::new(run.memory_records()));
-        let mut decoded = 0;
-        for _ in 0..BUFFERS_MAX {
-            let Some(buffer) = STATE.arena().and_then(super::buffers::Arena::next_completed) else {
-                break;
-            };
-            let begin = Instant::now();
-            let tally = decode(&mut decoder, &buffer, &run.cupti, run.names, on_event);
-            decoded += tally.records;
-            self.count(&tally, begin);
+        let mut decoder =
+            decoder.unwrap_or_else(|| Decoder::new(run.memory_records(), Nanos::ZERO));
+        if may_ask {
+            self.watch_clock(&mut decoder);
         }
+        let decoded = self.decode_all(&mut decoder, run, on_event);
+        self.uncorrelated.fetch_add(decoder.take_unmatched(), Ordering::Relaxed);
         *super::lock(&self.decoder) = Some(decoder);
         if may_ask {
             self.ask_losses(&run.cupti);
@@ -103,12 +119,57 @@ impl Drain {
         decoded
     }
 
+    /// While scopes are in use, all that came back is looked through for them first: the record
+    /// that ties a call to its scope and the record of the call's work stand in different buffers.
+    fn decode_all(
+        &self,
+        decoder: &mut Decoder,
+        run: &Run,
+        on_event: &mut dyn FnMut(&Event),
+    ) -> u64 {
+        let next = || STATE.arena().and_then(super::buffers::Arena::next_completed);
+        let (mut decoded, mut buffers) = (0, 0);
+        let mut batch = std::collections::VecDeque::new();
+        while buffers < BUFFERS_MAX {
+            if batch.is_empty() {
+                let begin = Instant::now();
+                let room = if STATE.has_scopes() { BATCH_MAX } else { 1 };
+                batch.extend(std::iter::from_fn(next).take(room));
+                if room > 1 {
+                    batch.iter().for_each(|buffer| {
+                        decoder.correlate(buffer.bytes(), stepper(&run.cupti, buffer));
+                    });
+                }
+                self.decode_ns.fetch_add(nanos_since(begin), Ordering::Relaxed);
+            }
+            let Some(buffer) = batch.pop_front() else { break };
+            let begin = Instant::now();
+            let tally = decode(decoder, &buffer, &run.cupti, run.names, on_event);
+            decoded += tally.records;
+            self.count(&tally, begin);
+            buffers += 1;
+        }
+        decoded
+    }
+
+    /// Whether the records' clock was put forward or back since the last look.
+    fn watch_clock(&self, decoder: &mut Decoder) {
+        let now = ClockWatch { records: clock::now(), steady: Instant::now() };
+        let before = super::lock(&self.watch).replace(now);
+        if before.is_some_and(|before| now.has_stepped_since(&before)) {
+            self.clock_steps.fetch_add(1, Ordering::Relaxed);
+            decoder.rebase(now.records);
+        }
+    }
+
     fn count(&self, tally: &Tally, begin: Instant) {
         let add = |counter: &AtomicU64, more| counter.fetch_add(more, Ordering::Relaxed);
         add(&self.records, tally.records);
         add(&self.bad_records, tally.bad_records);
         add(&self.bad_timestamps, tally.bad_timestamps);
         add(&self.unknown_kinds, tally.unknown_kinds);
+        add(&self.before_attach, tally.before_attach);
+        add(&self.unpaired_ranges, tally.unpaired);
         add(&self.decode_ns, u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
 
@@ -124,7 +185,7 @@ impl Drain {
         }
     }
 
-    fn losses(&self) -> [(DropReason, u64); 5] {
+    fn losses(&self) -> [(DropReason, u64); LOSSES] {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let arena = STATE.arena();
         [
@@ -133,6 +194,9 @@ impl Drain {
             (DropReason::QueueFull, arena.map_or(0, |arena| read(&arena.queue_full))),
             (DropReason::BadRecord, read(&self.bad_records)),
             (DropReason::BadTimestamp, read(&self.bad_timestamps)),
+            (DropReason::BeforeAttach, read(&self.before_attach)),
+            (DropReason::RangeUnpaired, read(&self.unpaired_ranges)),
+            (DropReason::Uncorrelated, read(&self.uncorrelated)),
         ]
     }
 
@@ -149,38 +213,55 @@ impl Drain {
     }
 }
 
-fn decode(
-    decoder: &mut Decoder,
-    buffer: &Completed<'_>,
-    cupti: &Cupti,
-    names: &Names,
-    on_event: &mut dyn FnMut(&Event),
-) -> Tally {
-    let bytes = buffer.bytes();
-    // SAFETY: the buffer is one that CUPTI filled with so many bytes and handed back; it is ours
-    // until it is dropped.
-    let step = unsafe { stepper(cupti, buffer.pointer(), bytes.len()) };
-    let mut outside = Outside {
-        // SAFETY: the address stands in a kernel record that CUPTI wrote.
-        name_at: &mut |address| unsafe { name_at(names, address) },
-        next_token: &|| STATE.next_token(),
-        on_event,
-    };
-    decoder.decode(bytes, step, &mut outside)
+/// What CUPTI's clock said, and the one that nobody puts forward or back.
+#[derive(Clone, Copy, Debug)]
+struct ClockWatch {
+    records: Nanos,
+    steady: Instant,
 }
 
-/// Steps through the `valid` bytes at `base` as CUPTI does.
+impl ClockWatch {
+    /// More than a clock is slewed by between two looks, and less than a step that matters. The
+    /// simulated clock counts work and not time: of that one only a step back can be told.
+    const STEP_MIN: Nanos = Nanos(100_000_000);
+
+    fn has_stepped_since(&self, before: &Self) -> bool {
+        if self.records < before.records {
+            return true;
+        }
+        let real = STATE.driver().is_some_and(|driver| driver.simulator_version().is_none());
+        let steady = Nanos::from_duration(self.steady.duration_since(before.steady));
+        let by_records = self.records.saturating_sub(before.records);
+        real && by_records.0.abs_diff(steady.0) > Self::STEP_MIN.0
+    }
+}
+
+fn nanos_since(begin: Instant) -> u64 {
+    u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// CUPTI's own stepping through a buffer.
+fn stepper<'a>(
+    cupti: &Cupti,
+    buffer: &'a Completed<'_>,
+) -> impl FnMut(Option<usize>) -> Step + use<'a> {
+    // SAFETY: the buffer is one that CUPTI filled with so many bytes and handed back; it is
+    // borrowed for as long as the stepper is there.
+    unsafe { steps(cupti, buffer.pointer(), buffer.bytes().len()) }
+}
+
+/// The same through the `valid` bytes at `base`.
 ///
 /// # Safety
-/// They are records as the library behind `cupti` lays them out, and stay as long as the stepper
-/// does. Only offsets that it gave are given to it.
-pub(super) unsafe fn stepper(
+/// CUPTI may read them, as records that it laid out, for as long as the stepper is there; what the
+/// stepper is given are offsets that it gave.
+pub(super) unsafe fn steps(
     cupti: &Cupti,
     base: *mut u8,
     valid: usize,
 ) -> impl FnMut(Option<usize>) -> Step + use<> {
     let next = cupti.activity_get_next_record;
-    move |last: Option<usize>| {
+    move |last| {
         let Ok(next) = next else { return Step::Lost };
         let mut record: *mut c_void =
             last.map_or(std::ptr::null_mut(), |at| base.wrapping_add(at).cast());
@@ -196,14 +277,26 @@ pub(super) unsafe fn stepper(
     }
 }
 
-/// # Safety
-/// `address` is 0 or that of a NUL-terminated string that CUPTI keeps.
-unsafe fn name_at(names: &Names, address: u64) -> NameId {
+fn decode(
+    decoder: &mut Decoder,
+    buffer: &Completed<'_>,
+    cupti: &Cupti,
+    names: &Names,
+    on_event: &mut dyn FnMut(&Event),
+) -> Tally {
+    let mut outside = Outside {
+        name_at: &mut |address| name_at(names, address),
+        next_token: &|| STATE.next_token(),
+        on_event,
+    };
+    decoder.decode(buffer.bytes(), stepper(cupti, buffer), &mut outside)
+}
+
+fn name_at(names: &Names, address: u64) -> Option<NameId> {
     if address == 0 {
-        return names.intern("(unnamed kernel)");
+        return Some(names.intern("(unnamed)"));
     }
-    // SAFETY: the caller's promise; CUPTI keeps kernel names at least as long as the records that
-    // point to them.
-    let text = unsafe { CStr::from_ptr(address as *const c_char) };
-    names.intern(&text.to_string_lossy())
+    let mut bytes = Vec::new();
+    foreign_text(address, names.bytes_max(), &mut bytes)?;
+    Some(names.intern(&String::from_utf8_lossy(&bytes)))
 }

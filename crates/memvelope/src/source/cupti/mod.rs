@@ -3,18 +3,25 @@
 //! * `find`: where libcupti is, and never a second one
 //! * `session`: attaching and detaching
 //! * `callbacks`, `state`, `contexts`: what runs inside the host's CUDA calls, lock-free
-//! * `buffers`: memory that CUPTI fills; `decode`: what stands in it; `drain`: the way out
+//! * `buffers`: memory that CUPTI fills; `drain`: the way out; `decode`, `records`: what stands in it
+//! * `correlate`, `ranges`: what needs more than one record: scopes and marked ranges
+//! * `foreign_text`: texts by address, not trusted
 //! * `counters`: what was lost and what it cost
 
 mod buffers;
 mod callbacks;
 mod contexts;
+mod correlate;
 mod counters;
 mod decode;
 mod drain;
 mod find;
+mod foreign_text;
+mod ranges;
+mod records;
 #[cfg(test)]
 mod referee;
+mod scopes;
 mod session;
 mod state;
 
@@ -22,7 +29,7 @@ pub use counters::Counters;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::event::{DeviceIndex, Event, Names, Sink};
+use crate::event::{DeviceIndex, Event, Names, ScopeId, Sink};
 use crate::source::clock;
 use crate::source::driver::Driver;
 use crate::source::loader::LoadReport;
@@ -114,8 +121,10 @@ impl Recorder {
 
     /// What is recorded.
     pub fn coverage(&self) -> Coverage {
-        let mut coverage =
-            lock(&self.run).as_ref().map(|run| run.coverage.clone()).unwrap_or_default();
+        let known =
+            lock(&self.run).as_ref().map(|run| (run.coverage.clone(), run.correlation.problem()));
+        let (mut coverage, problem) = known.unwrap_or_default();
+        coverage.missing.extend(problem);
         if state::STATE.broken.load(Ordering::Acquire) {
             coverage.callbacks = false;
             coverage.missing.push(
@@ -146,6 +155,23 @@ impl Recorder {
     pub fn drain(&self, on_event: &mut dyn FnMut(&Event)) -> u64 {
         let Some(run) = lock(&self.run).clone() else { return 0 };
         self.drain.run(&run, self.running().is_some(), on_event)
+    }
+
+    /// Ties what the calling thread launches from now on to `scope`, until [`Self::leave_scope`].
+    /// False if that cannot be had; then there is nothing to leave.
+    pub fn enter_scope(&self, scope: ScopeId) -> bool {
+        match self.running() {
+            Some(run) if !state::Inside::is_inside() => run.correlation.push(&run.cupti, scope),
+            _ => false,
+        }
+    }
+
+    /// Ends a scope that [`Self::enter_scope`] began on this thread. On any other thread, and after
+    /// [`Self::stop`], it does nothing.
+    pub fn leave_scope(&self, scope: ScopeId) {
+        if let Some(run) = self.running() {
+            run.correlation.pop(&run.cupti, scope);
+        }
     }
 
     /// CUPTI's clock now, or the system's if it cannot be asked.

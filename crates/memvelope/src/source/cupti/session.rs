@@ -7,6 +7,7 @@
 
 use super::callbacks;
 use super::decode::MemoryRecords;
+use super::scopes::Correlation;
 use super::state::STATE;
 use super::{Coverage, failed, find};
 use crate::config::Config;
@@ -23,14 +24,16 @@ use cupti_sys::{
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-/// What is recorded of the device's work. CONCURRENT_KERNEL and not KERNEL, which serialises.
-const KINDS: [u32; 6] = [
+/// What is recorded in any case. CONCURRENT_KERNEL and not KERNEL, which serialises.
+const KINDS: [u32; 8] = [
     activity_kind::CONCURRENT_KERNEL,
     activity_kind::MEMCPY,
     activity_kind::MEMCPY2,
     activity_kind::MEMSET,
     activity_kind::SYNCHRONIZATION,
     activity_kind::MEMORY2,
+    activity_kind::MEMORY_POOL,
+    activity_kind::OVERHEAD,
 ];
 
 /// `cuptiSubscribe_v2`, which names the tool that is in the way, came with 13.0.
@@ -48,6 +51,7 @@ pub(super) struct Run {
     driver: &'static Driver,
     kinds: Vec<u32>,
     subscriber: Option<Subscriber>,
+    pub(super) correlation: Correlation,
 }
 
 /// Our subscription; null once it was given back.
@@ -79,8 +83,16 @@ pub(super) fn attach(
             None
         }
     };
-    let mut run = Run { cupti, names, coverage, driver, kinds: Vec::new(), subscriber };
-    let first_error = run.enable_kinds();
+    let mut run = Run {
+        cupti,
+        names,
+        coverage,
+        driver,
+        kinds: Vec::new(),
+        subscriber,
+        correlation: Correlation::new(config.correlation),
+    };
+    let first_error = run.enable_kinds(config);
     run.enable_callbacks();
     if run.kinds.is_empty() && !run.coverage.callbacks {
         let _ = run.detach();
@@ -291,7 +303,7 @@ impl Run {
     }
 
     /// Returns the first refusal.
-    fn enable_kinds(&mut self) -> Option<Error> {
+    fn enable_kinds(&mut self, config: &Config) -> Option<Error> {
         let enable = match needed(self.cupti.activity_enable) {
             Ok(enable) => enable,
             Err(error) => {
@@ -300,7 +312,9 @@ impl Run {
             }
         };
         let mut first = None;
-        for kind in KINDS {
+        let graphs = config.whole_graphs.then_some(activity_kind::GRAPH_TRACE);
+        let marks = config.nvtx.then_some(activity_kind::MARKER);
+        for kind in KINDS.into_iter().chain(graphs).chain(marks) {
             let name = activity_kind::name(kind).unwrap_or("unknown");
             // SAFETY: CUPTI may be called, and knows where to get buffers.
             match check("cuptiActivityEnable", unsafe { enable(kind) }) {
@@ -392,6 +406,7 @@ impl Run {
                 outcome = Err(error);
             }
         };
+        self.correlation.end(&self.cupti);
         if let Ok(disable) = self.cupti.activity_disable {
             for kind in &self.kinds {
                 // SAFETY: CUPTI is attached and the kind is on.

@@ -32,6 +32,8 @@ pub(super) struct State {
     /// Allocations whose device nobody could name.
     pub(super) unknown_device: AtomicU64,
     token: AtomicU64,
+    /// Scopes were opened: buffers are looked through for them.
+    has_scopes: AtomicBool,
 }
 
 impl State {
@@ -47,6 +49,7 @@ impl State {
             caught_panics: AtomicU64::new(0),
             unknown_device: AtomicU64::new(0),
             token: AtomicU64::new(1),
+            has_scopes: AtomicBool::new(false),
         }
     }
 
@@ -93,6 +96,16 @@ impl State {
             let _ = self.arena.set(arena);
         }
         self.arena.get()
+    }
+
+    /// Whether a scope was ever opened while recording.
+    pub(super) fn has_scopes(&self) -> bool {
+        self.has_scopes.load(Ordering::Relaxed)
+    }
+
+    /// From now on there are scopes.
+    pub(super) fn expect_scopes(&self) {
+        self.has_scopes.store(true, Ordering::Relaxed);
     }
 
     /// A number unique in the process.

@@ -1,26 +1,29 @@
 //! The decoder against the compiler: the same bytes, read by both.
 
+use super::events::{Expect, Memory, Seen};
 use super::generator::Random;
 use super::random::{self, Buffer};
 use super::reader::{Fields, Kind, Reader};
-use super::rows::{Expect, Seen};
+use super::rows::UNREADABLE;
 use super::{Referees, referees};
-use crate::event::{Event, NameId};
+use crate::event::{Body, Event, NameId, ScopeId};
 use crate::source::cupti::decode::{Decoder, MemoryRecords, Outside, Step, Tally};
-use crate::source::cupti::drain::stepper;
+use crate::source::cupti::drain::steps;
+use crate::units::Nanos;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// Records of each kind; at least so many of each that the decoder reads must make events.
-const RECORDS_A_KIND: usize = 2_000;
-const EVENTS_A_KIND_MIN: u64 = 1_000;
+/// Records of each kind, and how many of them must be decoded at least: the others have no valid
+/// time, cannot be read, or are of no kind.
+const RECORDS_A_KIND: usize = 4_000;
+const DECODED_A_KIND_MIN: u64 = 1_000;
 
 /// Records in one buffer.
 const RECORDS_A_BUFFER: usize = 256;
 
 /// Records of each kind whose every byte is changed, and how.
-const CHANGED_A_KIND: usize = 48;
-const CHANGES: [u8; 4] = [0x01, 0x02, 0x80, 0xff];
+const CHANGED_A_KIND: usize = 40;
+const CHANGES: [u8; 4] = [0x01, 0x02, 0x04, 0xff];
 
 /// Mismatches that are shown.
 const SHOWN: usize = 20;
@@ -35,13 +38,16 @@ struct Decoded {
     tally: Tally,
 }
 
-/// Decodes a buffer. The token of a free is the number of its record in the buffer.
-fn decode(
+/// Decodes a buffer as the drain thread does: scopes are learned first. The token of a free is the
+/// number of its record in the buffer.
+fn decode<S: FnMut(Option<usize>) -> Step>(
     decoder: &mut Decoder,
     bytes: &[u8],
-    mut step: impl FnMut(Option<usize>) -> Step,
+    stepper: impl Fn() -> S,
     names: &RefCell<HashMap<u64, NameId>>,
 ) -> Decoded {
+    decoder.correlate(bytes, stepper());
+    let mut step = stepper();
     let at = Cell::new(0_u64);
     let mut events: Vec<(u64, Event)> = Vec::new();
     let counted = |last| {
@@ -53,7 +59,7 @@ fn decode(
         name_at: &mut |address| {
             let mut names = names.borrow_mut();
             let new = NameId(u32::try_from(names.len()).unwrap() + 1);
-            *names.entry(address).or_insert(new)
+            (address != UNREADABLE).then(|| *names.entry(address).or_insert(new))
         },
         next_token: &|| at.get() - 1,
         on_event: &mut |event| events.push((at.get() - 1, *event)),
@@ -70,7 +76,7 @@ impl Expect {
         match self {
             Self::Events(wanted) => wanted == events,
             Self::Timeless(wanted) => wanted.iter().eq(events.iter().map(|event| &event.body)),
-            Self::NoTime | Self::Unknown => events.is_empty(),
+            Self::NoTime | Self::Unreadable | Self::Unknown | Self::Unpaired => events.is_empty(),
         }
     }
 
@@ -82,7 +88,9 @@ impl Expect {
                 tally.bad_timestamps += 1;
             }
             Self::NoTime => tally.bad_timestamps += 1,
+            Self::Unreadable => tally.bad_records += 1,
             Self::Unknown => tally.unknown_kinds += 1,
+            Self::Unpaired => tally.unpaired += 1,
         }
     }
 }
@@ -90,9 +98,13 @@ impl Expect {
 /// What was compared.
 #[derive(Default)]
 struct Compared {
-    /// Records that made events, by kind.
-    with_events: BTreeMap<&'static str, u64>,
-    records: u64,
+    /// Records that were decoded, by kind.
+    decoded: BTreeMap<&'static str, u64>,
+    /// Work that found its scope.
+    scoped: u64,
+    /// Marks, and ranges that found their end.
+    spans: u64,
+    ranges: u64,
     fields: usize,
     without_time: u64,
     mismatches: Vec<String>,
@@ -103,38 +115,50 @@ fn seen<'a>(
     reader: &'a Reader,
     fields: &'a Fields,
     memory_records: MemoryRecords,
-    names: &'a HashMap<u64, NameId>,
+    memory: &'a Memory,
     token: usize,
 ) -> Seen<'a> {
-    let used = RefCell::new(BTreeSet::new());
-    Seen { fields, constants: &reader.constants, memory_records, names, token: token as u64, used }
+    let (token, used) = (token as u64, RefCell::default());
+    Seen { fields, constants: &reader.constants, memory_records, memory, token, used }
+}
+
+/// The scope that an event of work names.
+fn scope_of(event: &Event) -> Option<ScopeId> {
+    match event.body {
+        Body::Kernel(kernel) => Some(kernel.scope),
+        Body::Copy(copied) => Some(copied.scope),
+        Body::Memset(memset) => Some(memset.scope),
+        Body::GraphLaunch(launch) => Some(launch.scope),
+        _ => None,
+    }
 }
 
 impl Compared {
-    fn buffer(
-        &mut self,
-        reader: &Reader,
-        kinds: &[&'static str],
-        fields: &[(String, Fields)],
-        decoded: &Decoded,
-        memory_records: MemoryRecords,
-        names: &HashMap<u64, NameId>,
-    ) {
-        assert_eq!(decoded.events.len(), fields.len(), "records stepped to");
+    fn buffer(&mut self, kinds: &[&Kind], records: &[Seen<'_>], decoded: &Decoded) {
+        assert_eq!(decoded.events.len(), records.len(), "records stepped to");
+        let is_scope = |kind: &Kind| kind.row.name == "EXTERNAL_CORRELATION";
+        for (_, seen) in kinds.iter().zip(records).filter(|(kind, _)| is_scope(kind)) {
+            seen.learn();
+        }
         let mut tally = Tally::default();
-        for (at, (name, fields)) in fields.iter().enumerate() {
-            assert_eq!(name, kinds[at], "the order of records");
-            let row = reader.kinds.iter().find(|kind| kind.row.name == name).unwrap().row;
-            let seen = seen(reader, fields, memory_records, names, at);
-            let wanted = row.expect.map_or(Expect::Unknown, |expect| expect(&seen));
-            let events = &decoded.events[at];
+        for (at, (kind, seen)) in kinds.iter().zip(records).enumerate() {
+            let (wanted, events) = ((kind.row.expect)(seen), &decoded.events[at]);
             if !wanted.is_met_by(events) {
+                let name = kind.row.name;
                 self.mismatches.push(format!("{name}: by C {wanted:?}, decoded {events:?}"));
             }
             wanted.count(&mut tally);
-            self.records += 1;
+            let is_decoded = matches!(wanted, Expect::Events(_) | Expect::Timeless(_));
+            *self.decoded.entry(kind.row.name).or_default() += u64::from(is_decoded);
             self.fields += seen.used.borrow().len();
-            *self.with_events.entry(row.name).or_default() += u64::from(!events.is_empty());
+            let scopes = events.iter().filter_map(scope_of);
+            self.scoped += scopes.filter(|scope| scope.is_some()).count() as u64;
+            for event in events {
+                if let Body::Span(span) = event.body {
+                    self.spans += 1;
+                    self.ranges += u64::from(span.start != span.end);
+                }
+            }
         }
         if tally != decoded.tally {
             self.mismatches.push(format!("by C {tally:?}, decoded {:?}", decoded.tally));
@@ -159,42 +183,61 @@ fn shuffled<'a>(reader: &'a Reader, random: &mut Random) -> Vec<(&'a Kind, Vec<u
     kinds.into_iter().map(|kind| (kind, random::record(kind, random))).collect()
 }
 
+/// Compares what the decoder makes of the records, in one of its modes, with what C reads.
+fn compare(
+    records: &[(&Kind, Vec<u8>)],
+    fields: &[(String, Fields)],
+    memory_records: MemoryRecords,
+    compared: &mut Compared,
+) {
+    let Referees { cupti, reader } = referees();
+    let mut decoder = Decoder::new(memory_records, Nanos::ZERO);
+    let memory = Memory::default();
+    for (records, fields) in records.chunks(RECORDS_A_BUFFER).zip(fields.chunks(RECORDS_A_BUFFER)) {
+        let kinds: Vec<&Kind> = records.iter().map(|(kind, _)| *kind).collect();
+        let names = fields.iter().map(|(name, _)| name.as_str());
+        assert!(names.eq(kinds.iter().map(|kind| kind.row.name)), "the order of records");
+        let (mut buffer, _) = Buffer::of(records.iter().map(|(_, bytes)| bytes.clone()));
+        let bytes = buffer.records();
+        let (base, valid) = (bytes.as_mut_ptr(), bytes.len());
+        // SAFETY: the bytes are records, and outlive every stepper.
+        let stepper = || unsafe { steps(cupti, base, valid) };
+        let decoded = decode(&mut decoder, bytes, stepper, &memory.names);
+        let fields = fields.iter().enumerate();
+        let records: Vec<Seen<'_>> = fields
+            .map(|(at, (_, fields))| seen(reader, fields, memory_records, &memory, at))
+            .collect();
+        compared.buffer(&kinds, &records, &decoded);
+    }
+}
+
 #[test]
 #[ignore = "run by the referee lane"]
 fn fields() {
-    let Referees { cupti, reader } = referees();
+    let reader = &referees().reader;
     let records = shuffled(reader, &mut Random(0x5ee0_0002));
     let bytes: Vec<u8> = records.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
     let fields = reader.fields(&bytes);
     assert_eq!(fields.len(), records.len());
-    let mut compared = Compared::default();
+    let mut fields_compared = 0;
     for memory_records in MODES {
-        let mut decoder = Decoder::new(memory_records);
-        let names = RefCell::default();
-        for (records, fields) in
-            records.chunks(RECORDS_A_BUFFER).zip(fields.chunks(RECORDS_A_BUFFER))
-        {
-            let kinds: Vec<_> = records.iter().map(|(kind, _)| kind.row.name).collect();
-            let (mut buffer, _) = Buffer::of(records.iter().map(|(_, bytes)| bytes.clone()));
-            let bytes = buffer.records();
-            // SAFETY: the bytes are records, and outlive the stepper.
-            let step = unsafe { stepper(cupti, bytes.as_mut_ptr(), bytes.len()) };
-            let decoded = decode(&mut decoder, bytes, step, &names);
-            compared.buffer(reader, &kinds, fields, &decoded, memory_records, &names.borrow());
+        let mut compared = Compared::default();
+        compare(&records, &fields, memory_records, &mut compared);
+        compared.settle();
+        for (kind, decoded) in &compared.decoded {
+            assert!(*decoded >= DECODED_A_KIND_MIN, "{kind}: {decoded} decoded");
         }
+        assert_eq!(compared.decoded.len(), reader.kinds.len());
+        let Compared { scoped, spans, ranges, without_time, .. } = compared;
+        assert!(scoped >= 1_000 && spans >= 1_000 && ranges >= 100 && without_time >= 1_000);
+        println!(
+            "{memory_records:?}: {scoped} found their scope, {spans} marks and ranges, \
+             {without_time} records have no valid time"
+        );
+        fields_compared += compared.fields;
     }
-    compared.settle();
-    for kind in reader.kinds.iter().filter(|kind| kind.row.expect.is_some()) {
-        let events = compared.with_events[kind.row.name];
-        let wanted = EVENTS_A_KIND_MIN * MODES.len() as u64;
-        assert!(events >= wanted, "{}: {events} records with events", kind.row.name);
-    }
-    let Compared { records, fields, without_time, .. } = compared;
-    assert!(without_time > 0);
-    println!(
-        "referee: {records} records compared, {fields} fields, {without_time} of them without a \
-         time, 0 mismatches"
-    );
+    let count = records.len();
+    println!("referee: {count} records compared, {fields_compared} fields, 0 mismatches");
 }
 
 /// That the rows are complete: whatever byte of a record changes what the decoder makes of it, it
@@ -204,24 +247,30 @@ fn fields() {
 fn whatever_the_decoder_reads_is_compared() {
     let reader = &referees().reader;
     let mut random = Random(0x5ee0_0003);
-    for kind in reader.kinds.iter().filter(|kind| kind.row.expect.is_some()) {
+    for kind in &reader.kinds {
         let (mut compared, mut read) = (BTreeSet::new(), BTreeSet::new());
-        for _ in 0..CHANGED_A_KIND {
-            let record = random::record(kind, &mut random);
-            let fields = reader.fields(&record);
+        let records: Vec<_> =
+            (0..CHANGED_A_KIND).map(|_| random::record(kind, &mut random)).collect();
+        let all_fields = reader.fields(&records.concat());
+        for (record, (_, fields)) in records.iter().zip(&all_fields) {
+            let followed = followed(reader, kind, fields);
             for memory_records in MODES {
-                let names = HashMap::new();
-                let seen = seen(reader, &fields[0].1, memory_records, &names, 0);
-                kind.row.expect.unwrap()(&seen);
+                let memory = Memory::default();
+                let seen = seen(reader, fields, memory_records, &memory, 0);
+                if kind.row.name == "EXTERNAL_CORRELATION" {
+                    seen.learn();
+                }
+                (kind.row.expect)(&seen);
                 compared.extend(seen.used.borrow().iter().copied());
-                read.extend(bytes_read(&record, memory_records));
+                read.extend(bytes_read(record, &followed, memory_records));
             }
         }
+        // The smallest, where one is a part of another.
         let field_of = |at: &usize| {
-            let place = kind
-                .fields
-                .iter()
-                .find(|place| (place.offset..place.offset + place.size).contains(at));
+            let places = kind.fields.iter();
+            let holding =
+                places.filter(|place| (place.offset..place.offset + place.size).contains(at));
+            let place = holding.min_by_key(|place| place.size);
             place.map_or_else(|| format!("byte {at}"), |place| place.name.clone())
         };
         let read: BTreeSet<String> = read.iter().map(field_of).collect();
@@ -230,19 +279,37 @@ fn whatever_the_decoder_reads_is_compared() {
     }
 }
 
-/// The bytes of a record, its kind apart, on which it depends what the decoder makes of it.
-fn bytes_read(record: &[u8], memory_records: MemoryRecords) -> Vec<usize> {
+/// The record that shows what is remembered of this one; empty where nothing is.
+fn followed(reader: &Reader, kind: &Kind, fields: &Fields) -> Vec<u8> {
+    let Some(follow) = &kind.row.follow else { return Vec::new() };
+    let kind = reader.kinds.iter().find(|kind| kind.row.name == follow.kind).unwrap();
+    let mut record = vec![0; kind.size];
+    record[..4].copy_from_slice(&kind.number.to_ne_bytes());
+    for (name, value) in (follow.fields)(fields) {
+        random::put(&mut record, kind.field(name).unwrap(), value);
+    }
+    record
+}
+
+/// The bytes of a record, its kind apart, on which it depends what the decoder makes of it and of
+/// the one that follows.
+fn bytes_read(record: &[u8], followed: &[u8], memory_records: MemoryRecords) -> Vec<usize> {
     let names = RefCell::default();
-    let one = |bytes: &[u8]| {
-        let step = |last: Option<usize>| if last.is_none() { Step::Record(0) } else { Step::End };
-        decode(&mut Decoder::new(memory_records), bytes, step, &names)
+    let both = |record: &[u8]| {
+        let stepper = || {
+            let mut begins =
+                [0, record.len()].into_iter().filter(|at| *at == 0 || !followed.is_empty());
+            move |_| begins.next().map_or(Step::End, Step::Record)
+        };
+        let bytes = [record, followed].concat();
+        decode(&mut Decoder::new(memory_records, Nanos::ZERO), &bytes, stepper, &names)
     };
-    let before = one(record);
+    let before = both(record);
     let matters = |at: &usize| {
         let mut changed = record.to_vec();
         CHANGES.iter().any(|change| {
             changed[*at] = record[*at] ^ change;
-            one(&changed) != before
+            both(&changed) != before
         })
     };
     (4..record.len()).filter(matters).collect()

@@ -13,6 +13,7 @@
 #![expect(unsafe_code, reason = "a real libcupti is asked")]
 
 mod compare;
+mod events;
 mod random;
 mod reader;
 mod rows;
@@ -21,7 +22,7 @@ mod rows;
 mod generator;
 
 use super::decode::Step;
-use super::drain::stepper;
+use super::drain::steps;
 use cupti_sys::{Cupti, result};
 use generator::Random;
 use random::{Buffer, Placed};
@@ -96,7 +97,7 @@ fn expected(reader: &Reader, bytes: &[u8], length: usize) -> (Vec<usize>, u32) {
 /// The same by the product's stepper.
 fn ours(cupti: &Cupti, bytes: &mut [u8]) -> (Vec<usize>, Step) {
     // SAFETY: the bytes outlive the stepper, and are records or where CUPTI says so.
-    let mut step = unsafe { stepper(cupti, bytes.as_mut_ptr(), bytes.len()) };
+    let mut step = unsafe { steps(cupti, bytes.as_mut_ptr(), bytes.len()) };
     let mut found = Vec::new();
     loop {
         match step(found.last().copied()) {

@@ -41,7 +41,7 @@ pub(super) fn record(kind: &Kind, random: &mut Random) -> Vec<u8> {
         1 => vec![0; kind.size],
         _ => (0..kind.size).map(|_| word(random).to_ne_bytes()[0]).collect(),
     };
-    for place in &kind.fields {
+    for place in kind.numbers() {
         if random.below(2) == 0 {
             put(&mut record, place, extreme(place, random));
         }

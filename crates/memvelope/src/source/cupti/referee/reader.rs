@@ -1,7 +1,7 @@
 //! `cuda/referee.c`, built by `cc` with one CUPTI version's own headers.
 
-use super::rows::{CONSTANTS, ROWS, Row};
-use cupti_sys::layout::{RECORDS, Record};
+use super::rows::{CONSTANTS, NEWER, ROWS, Row};
+use cupti_sys::layout::{Field, RECORDS};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -29,6 +29,11 @@ impl Kind {
     pub(super) fn field(&self, name: &str) -> Option<&Place> {
         self.fields.iter().find(|field| field.name == name)
     }
+
+    /// Fields that are numbers.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = &Place> {
+        self.fields.iter().filter(|place| place.size <= size_of::<u64>())
+    }
 }
 
 /// The built program, and what it says about its headers.
@@ -51,9 +56,9 @@ fn c_name(name: &str) -> String {
     name.replace(' ', "").trim_end_matches('_').to_owned()
 }
 
-/// Our table's row of a kind.
-pub(super) fn record_of(row: &Row) -> &'static Record {
-    RECORDS.iter().find(|record| record.name == row.name).expect("every row is in the layout table")
+/// Whether the field is a number. The others hold some, which are fields of their own.
+fn is_number(field: &Field) -> bool {
+    field.size <= size_of::<u64>()
 }
 
 impl Reader {
@@ -84,6 +89,9 @@ impl Reader {
             constants: HashMap::new(),
         };
         let text = output(reader.program().arg("layout"));
+        for (name, _, number) in NEWER {
+            reader.constants.insert((*name).to_owned(), u64::from(*number));
+        }
         text.lines().for_each(|line| reader.learn(line));
         assert_eq!(reader.kinds.len(), ROWS.len());
         reader
@@ -145,8 +153,7 @@ fn structs() -> String {
     for row in ROWS {
         for (at, (since, name)) in row.structs.iter().rev().enumerate() {
             let word = if at == 0 { "if" } else { "elif" };
-            let cuda = since / 100 * 1000 + since % 100 * 10;
-            writeln!(text, "#{word} CUDA_VERSION >= {cuda}").unwrap();
+            writeln!(text, "#{word} {}", is_since(*since)).unwrap();
             writeln!(text, "#define STRUCT_{} {name}", row.name).unwrap();
         }
         text.push_str("#endif\n");
@@ -154,16 +161,26 @@ fn structs() -> String {
     text
 }
 
+/// The preprocessor's condition for a version (major * 100 + minor) and later.
+fn is_since(version: u32) -> String {
+    format!("CUDA_VERSION >= {}", version / 100 * 1000 + version % 100 * 10)
+}
+
 fn rows() -> String {
     let mut text = String::new();
     for row in ROWS {
         writeln!(text, "KIND({})", row.name).unwrap();
-        for field in record_of(row).fields {
-            writeln!(text, "FIELD({})", c_name(field.name)).unwrap();
+        for field in row.record.fields {
+            let word = if is_number(field) { "FIELD" } else { "PLACE" };
+            writeln!(text, "{word}({})", c_name(field.name)).unwrap();
         }
+        row.parts.iter().for_each(|part| writeln!(text, "FIELD({part})").unwrap());
         text.push_str("END\n");
     }
     CONSTANTS.iter().for_each(|name| writeln!(text, "CONSTANT({name})").unwrap());
+    for (name, since, _) in NEWER {
+        writeln!(text, "#if {}\nCONSTANT({name})\n#endif", is_since(*since)).unwrap();
+    }
     text
 }
 
@@ -174,20 +191,22 @@ fn output(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Where the layout table and the compiler differ, for all fields that the table has.
+/// Where the layout table and the compiler differ, for all kinds and fields that the table has.
 pub(super) fn misplaced(reader: &Reader) -> Vec<String> {
-    let mut found = Vec::new();
+    let is_there = |name: &str| ROWS.iter().any(|row| row.name == name);
+    let absent = RECORDS.iter().filter(|record| !is_there(record.name));
+    let mut found: Vec<String> = absent.map(|record| format!("{}: no row", record.name)).collect();
     for kind in &reader.kinds {
-        let ours = record_of(kind.row);
-        if ours.kind != kind.number || ours.prefix_bytes > kind.size {
-            found.push(format!("{}: {} with {} bytes", ours.name, kind.number, kind.size));
+        let Row { name, number, record, .. } = kind.row;
+        if *number != kind.number || record.prefix_bytes > kind.size {
+            found.push(format!("{name}: the compiler has {} of {}", kind.number, kind.size));
         }
-        for field in ours.fields {
-            let name = c_name(field.name);
-            let ours = Place { name, offset: field.offset, size: field.size };
+        for field in record.fields {
+            let place = c_name(field.name);
+            let ours = Place { name: place, offset: field.offset, size: field.size };
             let theirs = kind.field(&ours.name);
             if theirs != Some(&ours) {
-                found.push(format!("{}: ours {ours:?}, the compiler's {theirs:?}", kind.row.name));
+                found.push(format!("{name}: ours {ours:?}, the compiler's {theirs:?}"));
             }
         }
     }

@@ -1,109 +1,235 @@
-//! One row for each kind of record: what C calls it, and which event its fields make.
+//! One row for each kind of record: what C calls it, and how random ones of it are made.
+//!
+//! A new kind is a row here and a function in `events.rs`; a new field of an event is a compile
+//! error there.
 
-use crate::event::{
-    AllocKind, Allocation, Body, Copied, DeviceIndex, Direction, Event, FreeKind, Kernel,
-    MemoryRecord, Memset, NameId, SeenBy, Sync, SyncKind, Tag,
+use super::events::{self, Expect, Seen};
+use super::reader::Fields;
+use cupti_sys::layout::{
+    Record, api, external_correlation, graph_trace, kernel, marker, memcpy, memcpy2, memory_pool,
+    memory2, memset, overhead, synchronization,
 };
-use crate::source::cupti::decode::MemoryRecords;
-use crate::units::{Bytes, Nanos};
-use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use cupti_sys::{activity_kind, overhead_kind};
 
 /// One kind of record.
 #[derive(Debug)]
 pub(super) struct Row {
     /// CUPTI's name, without `CUPTI_ACTIVITY_KIND_`.
     pub(super) name: &'static str,
+    /// Its number, as we know it.
+    pub(super) number: u32,
+    /// Its row of the layout table.
+    pub(super) record: &'static Record,
     /// The newest struct, by the first version (major * 100 + minor) that has it.
     pub(super) structs: &'static [(u32, &'static str)],
-    /// What the decoder must make of it; `None` for kinds that it does not read.
-    pub(super) expect: Option<fn(&Seen<'_>) -> Expect>,
-    /// Fields whose values are drawn from those that mean something, more often than not.
+    /// Fields that are parts of one in the layout table.
+    pub(super) parts: &'static [&'static str],
+    /// What the decoder must make of it.
+    pub(super) expect: fn(&Seen<'_>) -> Expect,
+    /// Fields whose values are drawn from a few that mean something, more often than not.
     pub(super) draw: &'static [(&'static str, &'static [u64])],
+    /// What is remembered of it shows only in what is made of another record, which is this.
+    pub(super) follow: Option<Follow>,
 }
 
-/// What must become of one record.
-#[derive(Debug, PartialEq)]
-pub(super) enum Expect {
-    /// These events.
-    Events(Vec<Event>),
-    /// These events, at a time that is not the record's own; it counts as without a time.
-    Timeless(Vec<Body>),
-    /// Nothing: it has no valid time.
-    NoTime,
-    /// Nothing: not a record that we know.
-    Unknown,
+/// Another record's kind, and its fields by those of the first.
+#[derive(Debug)]
+pub(super) struct Follow {
+    pub(super) kind: &'static str,
+    pub(super) fields: fn(&Fields) -> Vec<(&'static str, u64)>,
 }
 
-/// One record as C sees it.
-pub(super) struct Seen<'a> {
-    pub(super) fields: &'a HashMap<String, u64>,
-    pub(super) constants: &'a HashMap<String, u64>,
-    pub(super) memory_records: MemoryRecords,
-    /// Ids of kernel names by address.
-    pub(super) names: &'a HashMap<u64, NameId>,
-    /// What the decoder is given as the token of this record's free call.
-    pub(super) token: u64,
-    /// Fields that were looked at.
-    pub(super) used: RefCell<BTreeSet<&'static str>>,
-}
+/// A name at this address cannot be read.
+pub(super) const UNREADABLE: u64 = 1;
 
-impl Seen<'_> {
-    fn u64(&self, name: &'static str) -> u64 {
-        self.used.borrow_mut().insert(name);
-        self.fields[name]
-    }
+const NAMES: &[u64] = &[0, UNREADABLE, 0x7f00_0000_1000, 0x7f00_0000_2000, u64::MAX];
 
-    fn u32(&self, name: &'static str) -> u32 {
-        u32::try_from(self.u64(name)).unwrap_or_else(|_| panic!("{name} is wider than 32 bits"))
-    }
+/// Few, so that what a call launched finds the call's scope.
+const CORRELATIONS: (&str, &[u64]) = ("correlationId", &[0, 1, 2, 0x1_0002, u32::MAX as u64]);
 
-    fn device(&self, name: &'static str) -> DeviceIndex {
-        DeviceIndex(self.u32(name))
-    }
+/// What most rows have nothing of.
+const PLAIN: Row = Row {
+    name: "",
+    number: 0,
+    record: &memset::RECORD,
+    structs: &[],
+    parts: &[],
+    expect: events::memset,
+    draw: &[],
+    follow: None,
+};
 
-    /// The id that the decoder was given for this name; one that nobody has if it never asked.
-    fn name(&self, name: &'static str) -> NameId {
-        self.names.get(&self.u64(name)).copied().unwrap_or(NameId(u32::MAX))
-    }
-
-    /// Whether a field has the value of a C constant.
-    fn is(&self, name: &'static str, constant: &str) -> bool {
-        self.u64(name) == self.constants[constant]
-    }
-
-    /// What the field's value means, by C's constants.
-    fn meaning<T: Copy>(&self, name: &'static str, table: &[(&str, T)], other: T) -> T {
-        let found = table.iter().find(|(constant, _)| self.is(name, constant));
-        found.map_or(other, |(_, meaning)| *meaning)
-    }
-
-    /// The one event of a record with a start and an end.
-    fn interval(&self, body: impl Fn(Nanos, Nanos) -> Body) -> Expect {
-        let (start, end) = (Nanos(self.u64("start")), Nanos(self.u64("end")));
-        if start == Nanos(0) || end < start {
-            return Expect::NoTime;
-        }
-        Expect::Events(vec![event(end, body(start, end))])
-    }
-
-    /// The events of a record with one time.
-    fn stamped(&self, bodies: Vec<Body>) -> Expect {
-        match self.u64("timestamp") {
-            0 => Expect::Timeless(bodies),
-            time => {
-                Expect::Events(bodies.into_iter().map(|body| event(Nanos(time), body)).collect())
-            }
-        }
-    }
-}
-
-fn event(time: Nanos, body: Body) -> Event {
-    Event { time, seen_by: SeenBy::Activity, body }
-}
+/// Every kind that the layout table has, and RUNTIME, which is laid out as DRIVER.
+pub(super) const ROWS: &[Row] = &[
+    Row {
+        name: "MEMCPY",
+        number: memcpy::KIND,
+        record: &memcpy::RECORD,
+        structs: &[(1200, "CUpti_ActivityMemcpy5"), (1208, "CUpti_ActivityMemcpy6")],
+        expect: events::copy,
+        draw: &[("copyKind", &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 255]), CORRELATIONS],
+        ..PLAIN
+    },
+    Row {
+        name: "MEMSET",
+        number: memset::KIND,
+        record: &memset::RECORD,
+        structs: &[(1200, "CUpti_ActivityMemset4")],
+        expect: events::memset,
+        draw: &[CORRELATIONS],
+        ..PLAIN
+    },
+    Row {
+        name: "DRIVER",
+        number: api::KIND,
+        record: &api::RECORD,
+        structs: &[(1200, "CUpti_ActivityAPI")],
+        expect: events::driver_call,
+        ..PLAIN
+    },
+    Row {
+        name: "RUNTIME",
+        number: activity_kind::RUNTIME,
+        record: &api::RECORD,
+        structs: &[(1200, "CUpti_ActivityAPI")],
+        expect: events::runtime_call,
+        ..PLAIN
+    },
+    Row {
+        name: "CONCURRENT_KERNEL",
+        number: kernel::KIND,
+        record: &kernel::RECORD,
+        structs: &[
+            (1200, "CUpti_ActivityKernel9"),
+            (1300, "CUpti_ActivityKernel10"),
+            (1301, "CUpti_ActivityKernel11"),
+        ],
+        expect: events::kernel,
+        draw: &[("name", NAMES), CORRELATIONS],
+        ..PLAIN
+    },
+    Row {
+        name: "MARKER",
+        number: marker::KIND,
+        record: &marker::RECORD,
+        structs: &[(1200, "CUpti_ActivityMarker2")],
+        parts: &["objectId.pt.threadId"],
+        expect: events::marker,
+        draw: &[
+            // A mark, a begin, an end; the last two more often, as they need each other.
+            ("flags", &[1, 2, 2, 4, 4]),
+            ("id", &[0, 1, 2, 3]),
+            ("objectKind", &[1, 2, 2]),
+            ("name", NAMES),
+        ],
+        // What was remembered of a begin is in the span that its end makes.
+        follow: Some(Follow {
+            kind: "MARKER",
+            fields: |begin| vec![("flags", 4), ("timestamp", u64::MAX), ("id", begin["id"])],
+        }),
+        ..PLAIN
+    },
+    Row {
+        name: "OVERHEAD",
+        number: overhead::KIND,
+        record: &overhead::RECORD,
+        structs: &[
+            (1200, "CUpti_ActivityOverhead"),
+            (1203, "CUpti_ActivityOverhead2"),
+            (1204, "CUpti_ActivityOverhead3"),
+        ],
+        expect: events::overhead,
+        draw: &[(
+            "overheadKind",
+            &[
+                0,
+                1,
+                1 << 16,
+                2 << 16,
+                3 << 16,
+                4 << 16,
+                5 << 16,
+                6 << 16,
+                7 << 16,
+                8 << 16,
+                9 << 16,
+            ],
+        )],
+        ..PLAIN
+    },
+    Row {
+        name: "MEMCPY2",
+        number: memcpy2::KIND,
+        record: &memcpy2::RECORD,
+        structs: &[(1200, "CUpti_ActivityMemcpyPtoP4")],
+        expect: events::peer_copy,
+        draw: &[CORRELATIONS],
+        ..PLAIN
+    },
+    Row {
+        name: "SYNCHRONIZATION",
+        number: synchronization::KIND,
+        record: &synchronization::RECORD,
+        structs: &[
+            (1200, "CUpti_ActivitySynchronization"),
+            (1208, "CUpti_ActivitySynchronization2"),
+        ],
+        expect: events::sync,
+        draw: &[("type", &[0, 1, 2, 3, 4, 5, 0x7fff_ffff])],
+        ..PLAIN
+    },
+    Row {
+        name: "EXTERNAL_CORRELATION",
+        number: external_correlation::KIND,
+        record: &external_correlation::RECORD,
+        structs: &[(1200, "CUpti_ActivityExternalCorrelation")],
+        expect: events::external_correlation,
+        draw: &[("externalKind", &[5, 5, 5, 3, 1]), CORRELATIONS],
+        // It is remembered for what the call launched.
+        follow: Some(Follow {
+            kind: "MEMSET",
+            fields: |call| vec![("start", 1), ("end", 1), ("correlationId", call["correlationId"])],
+        }),
+        ..PLAIN
+    },
+    Row {
+        name: "MEMORY2",
+        number: memory2::KIND,
+        record: &memory2::RECORD,
+        structs: &[(1200, "CUpti_ActivityMemory3"), (1206, "CUpti_ActivityMemory4")],
+        expect: events::memory,
+        draw: &[
+            ("memoryOperationType", &[1, 2, 1, 2]),
+            ("memoryKind", &[0, 1, 2, 3, 4, 5, 6, 7]),
+            ("memoryPoolConfig.memoryPoolType", &[0, 1, 2, 3]),
+        ],
+        ..PLAIN
+    },
+    Row {
+        name: "MEMORY_POOL",
+        number: memory_pool::KIND,
+        record: &memory_pool::RECORD,
+        structs: &[(1200, "CUpti_ActivityMemoryPool2"), (1300, "CUpti_ActivityMemoryPool3")],
+        expect: events::pool,
+        draw: &[("memoryPoolOperationType", &[0, 1, 2, 3, 4])],
+        ..PLAIN
+    },
+    Row {
+        name: "GRAPH_TRACE",
+        number: graph_trace::KIND,
+        record: &graph_trace::RECORD,
+        structs: &[(1200, "CUpti_ActivityGraphTrace"), (1203, "CUpti_ActivityGraphTrace2")],
+        expect: events::graph,
+        draw: &[CORRELATIONS],
+        ..PLAIN
+    },
+];
 
 /// Constants that give numbers a meaning, by C name.
 pub(super) const CONSTANTS: &[&str] = &[
+    "CUPTI_ACTIVITY_FLAG_MARKER_START",
+    "CUPTI_ACTIVITY_FLAG_MARKER_END",
+    "CUPTI_ACTIVITY_OBJECT_THREAD",
     "CUPTI_ACTIVITY_MEMCPY_KIND_HTOD",
     "CUPTI_ACTIVITY_MEMCPY_KIND_DTOH",
     "CUPTI_ACTIVITY_MEMCPY_KIND_DTOD",
@@ -113,216 +239,36 @@ pub(super) const CONSTANTS: &[&str] = &[
     "CUPTI_ACTIVITY_SYNCHRONIZATION_TYPE_STREAM_WAIT_EVENT",
     "CUPTI_ACTIVITY_SYNCHRONIZATION_TYPE_STREAM_SYNCHRONIZE",
     "CUPTI_ACTIVITY_SYNCHRONIZATION_TYPE_CONTEXT_SYNCHRONIZE",
+    "CUPTI_ACTIVITY_OVERHEAD_DRIVER_COMPILER",
+    "CUPTI_ACTIVITY_OVERHEAD_CUPTI_BUFFER_FLUSH",
+    "CUPTI_ACTIVITY_OVERHEAD_CUPTI_INSTRUMENTATION",
+    "CUPTI_ACTIVITY_OVERHEAD_CUPTI_RESOURCE",
     "CUPTI_ACTIVITY_MEMORY_OPERATION_TYPE_ALLOCATION",
     "CUPTI_ACTIVITY_MEMORY_OPERATION_TYPE_RELEASE",
     "CUPTI_ACTIVITY_MEMORY_KIND_PINNED",
     "CUPTI_ACTIVITY_MEMORY_KIND_DEVICE",
     "CUPTI_ACTIVITY_MEMORY_KIND_MANAGED",
     "CUPTI_ACTIVITY_MEMORY_POOL_TYPE_INVALID",
+    "CUPTI_ACTIVITY_MEMORY_POOL_OPERATION_TYPE_CREATED",
+    "CUPTI_ACTIVITY_MEMORY_POOL_OPERATION_TYPE_DESTROYED",
+    "CUPTI_ACTIVITY_MEMORY_POOL_OPERATION_TYPE_TRIMMED",
+    "CUPTI_EXTERNAL_CORRELATION_KIND_CUSTOM2",
 ];
 
-/// Every kind that the layout table has.
-pub(super) const ROWS: &[Row] = &[
-    Row {
-        name: "MEMCPY",
-        structs: &[(1200, "CUpti_ActivityMemcpy5"), (1208, "CUpti_ActivityMemcpy6")],
-        expect: Some(copy),
-        draw: &[("copyKind", &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 255])],
-    },
-    Row {
-        name: "MEMSET",
-        structs: &[(1200, "CUpti_ActivityMemset4")],
-        expect: Some(memset),
-        draw: &[],
-    },
-    Row { name: "DRIVER", structs: &[(1200, "CUpti_ActivityAPI")], expect: None, draw: &[] },
-    Row {
-        name: "CONCURRENT_KERNEL",
-        structs: &[
-            (1200, "CUpti_ActivityKernel9"),
-            (1300, "CUpti_ActivityKernel10"),
-            (1301, "CUpti_ActivityKernel11"),
-        ],
-        expect: Some(kernel),
-        draw: &[("name", &[0, 1, 0x7f00_0000_1000, 0x7f00_0000_2000, u64::MAX])],
-    },
-    Row {
-        name: "OVERHEAD",
-        structs: &[
-            (1200, "CUpti_ActivityOverhead"),
-            (1203, "CUpti_ActivityOverhead2"),
-            (1204, "CUpti_ActivityOverhead3"),
-        ],
-        expect: None,
-        draw: &[],
-    },
-    Row {
-        name: "MEMCPY2",
-        structs: &[(1200, "CUpti_ActivityMemcpyPtoP4")],
-        expect: Some(peer_copy),
-        draw: &[],
-    },
-    Row {
-        name: "SYNCHRONIZATION",
-        structs: &[
-            (1200, "CUpti_ActivitySynchronization"),
-            (1208, "CUpti_ActivitySynchronization2"),
-        ],
-        expect: Some(sync),
-        draw: &[("type", &[0, 1, 2, 3, 4, 5, 0x7fff_ffff])],
-    },
-    Row {
-        name: "EXTERNAL_CORRELATION",
-        structs: &[(1200, "CUpti_ActivityExternalCorrelation")],
-        expect: None,
-        draw: &[],
-    },
-    Row {
-        name: "MEMORY2",
-        structs: &[(1200, "CUpti_ActivityMemory3"), (1206, "CUpti_ActivityMemory4")],
-        expect: Some(memory),
-        draw: &[
-            ("memoryOperationType", &[1, 2]),
-            ("memoryKind", &[0, 1, 2, 3, 4, 5, 6, 7]),
-            ("memoryPoolConfig.memoryPoolType", &[0, 1, 2, 3]),
-        ],
-    },
-    Row {
-        name: "MEMORY_POOL",
-        structs: &[(1200, "CUpti_ActivityMemoryPool2"), (1300, "CUpti_ActivityMemoryPool3")],
-        expect: None,
-        draw: &[],
-    },
-    Row {
-        name: "GRAPH_TRACE",
-        structs: &[(1200, "CUpti_ActivityGraphTrace"), (1203, "CUpti_ActivityGraphTrace2")],
-        expect: None,
-        draw: &[],
-    },
+/// Constants that not every version of the lane has: the first of them that does, and our number,
+/// which stands in before. (No older library writes it, so what it means there is ours to say.)
+pub(super) const NEWER: &[(&str, u32, u32)] = &[
+    (
+        "CUPTI_ACTIVITY_OVERHEAD_RUNTIME_TRIGGERED_MODULE_LOADING",
+        1204,
+        overhead_kind::RUNTIME_TRIGGERED_MODULE_LOADING,
+    ),
+    ("CUPTI_ACTIVITY_OVERHEAD_LAZY_FUNCTION_LOADING", 1204, overhead_kind::LAZY_FUNCTION_LOADING),
+    ("CUPTI_ACTIVITY_OVERHEAD_COMMAND_BUFFER_FULL", 1204, overhead_kind::COMMAND_BUFFER_FULL),
+    (
+        "CUPTI_ACTIVITY_OVERHEAD_ACTIVITY_BUFFER_REQUEST",
+        1209,
+        overhead_kind::ACTIVITY_BUFFER_REQUEST,
+    ),
+    ("CUPTI_ACTIVITY_OVERHEAD_UVM_ACTIVITY_INIT", 1209, overhead_kind::UVM_ACTIVITY_INIT),
 ];
-
-fn kernel(seen: &Seen<'_>) -> Expect {
-    seen.interval(|start, end| {
-        Body::Kernel(Kernel {
-            device: seen.device("deviceId"),
-            context: seen.u32("contextId"),
-            stream: seen.u32("streamId"),
-            name: seen.name("name"),
-            correlation: seen.u32("correlationId"),
-            start,
-            end,
-            grid: ["gridX", "gridY", "gridZ"].map(|name| seen.u32(name)),
-            block: ["blockX", "blockY", "blockZ"].map(|name| seen.u32(name)),
-        })
-    })
-}
-
-fn copied(seen: &Seen<'_>, direction: Direction) -> Expect {
-    seen.interval(|start, end| {
-        Body::Copy(Copied {
-            device: seen.device("deviceId"),
-            stream: seen.u32("streamId"),
-            direction,
-            bytes: Bytes(seen.u64("bytes")),
-            correlation: seen.u32("correlationId"),
-            start,
-            end,
-        })
-    })
-}
-
-fn copy(seen: &Seen<'_>) -> Expect {
-    let table = [
-        ("CUPTI_ACTIVITY_MEMCPY_KIND_HTOD", Direction::HostToDevice),
-        ("CUPTI_ACTIVITY_MEMCPY_KIND_DTOH", Direction::DeviceToHost),
-        ("CUPTI_ACTIVITY_MEMCPY_KIND_DTOD", Direction::DeviceToDevice),
-        ("CUPTI_ACTIVITY_MEMCPY_KIND_HTOH", Direction::HostToHost),
-        ("CUPTI_ACTIVITY_MEMCPY_KIND_PTOP", Direction::PeerToPeer),
-    ];
-    copied(seen, seen.meaning("copyKind", &table, Direction::Other))
-}
-
-fn peer_copy(seen: &Seen<'_>) -> Expect {
-    copied(seen, Direction::PeerToPeer)
-}
-
-fn memset(seen: &Seen<'_>) -> Expect {
-    seen.interval(|start, end| {
-        Body::Memset(Memset {
-            device: seen.device("deviceId"),
-            stream: seen.u32("streamId"),
-            bytes: Bytes(seen.u64("bytes")),
-            correlation: seen.u32("correlationId"),
-            start,
-            end,
-        })
-    })
-}
-
-fn sync(seen: &Seen<'_>) -> Expect {
-    let table = [
-        ("CUPTI_ACTIVITY_SYNCHRONIZATION_TYPE_EVENT_SYNCHRONIZE", SyncKind::Event),
-        ("CUPTI_ACTIVITY_SYNCHRONIZATION_TYPE_STREAM_WAIT_EVENT", SyncKind::StreamWait),
-        ("CUPTI_ACTIVITY_SYNCHRONIZATION_TYPE_STREAM_SYNCHRONIZE", SyncKind::Stream),
-        ("CUPTI_ACTIVITY_SYNCHRONIZATION_TYPE_CONTEXT_SYNCHRONIZE", SyncKind::Context),
-    ];
-    let kind = seen.meaning("type", &table, SyncKind::Other);
-    seen.interval(|start, end| {
-        Body::Sync(Sync {
-            kind,
-            context: seen.u32("contextId"),
-            stream: seen.u32("streamId"),
-            correlation: seen.u32("correlationId"),
-            start,
-            end,
-        })
-    })
-}
-
-fn memory(seen: &Seen<'_>) -> Expect {
-    let table = [
-        ("CUPTI_ACTIVITY_MEMORY_OPERATION_TYPE_ALLOCATION", Some(false)),
-        ("CUPTI_ACTIVITY_MEMORY_OPERATION_TYPE_RELEASE", Some(true)),
-    ];
-    let Some(is_free) = seen.meaning("memoryOperationType", &table, None) else {
-        return Expect::Unknown;
-    };
-    let pooled =
-        !seen.is("memoryPoolConfig.memoryPoolType", "CUPTI_ACTIVITY_MEMORY_POOL_TYPE_INVALID");
-    let device = if pooled {
-        (AllocKind::PoolUsed, FreeKind::PoolUsed)
-    } else {
-        (AllocKind::Device, FreeKind::Device)
-    };
-    let families = [
-        ("CUPTI_ACTIVITY_MEMORY_KIND_DEVICE", Some(device)),
-        ("CUPTI_ACTIVITY_MEMORY_KIND_MANAGED", Some((AllocKind::Managed, FreeKind::Device))),
-        ("CUPTI_ACTIVITY_MEMORY_KIND_PINNED", Some((AllocKind::PinnedHost, FreeKind::PinnedHost))),
-    ];
-    let address = seen.u64("address");
-    match seen.meaning("memoryKind", &families, None) {
-        Some((kind, _)) if seen.memory_records == MemoryRecords::Ledger && !is_free => seen
-            .stamped(vec![Body::Allocated(Allocation {
-                device: seen.device("deviceId"),
-                context: seen.u32("contextId"),
-                kind,
-                address,
-                bytes: Bytes(seen.u64("bytes")),
-                stream: seen.u64("streamId"),
-                pool: if pooled { seen.u64("memoryPoolConfig.address") } else { 0 },
-                tag: Tag::Untagged,
-            })]),
-        Some((_, kind)) if seen.memory_records == MemoryRecords::Ledger => seen.stamped(vec![
-            Body::FreeEntered { address, kind, token: seen.token },
-            Body::FreeReturned { token: seen.token, succeeded: true },
-        ]),
-        _ => seen.stamped(vec![Body::MemoryRecord(MemoryRecord {
-            device: seen.device("deviceId"),
-            is_free,
-            memory_kind: seen.u32("memoryKind"),
-            address,
-            bytes: Bytes(seen.u64("bytes")),
-            correlation: seen.u32("correlationId"),
-        })]),
-    }
-}

@@ -1,0 +1,108 @@
+//! Texts that CUPTI names by address, read without trusting the address.
+//!
+//! A record may be garbage, and a text may be gone with its module by the time its record is looked
+//! at. Following such a pointer would end the host; the kernel is asked to copy instead, and answers
+//! where nothing is mapped.
+
+#![expect(unsafe_code, reason = "process_vm_readv is foreign, and so are the texts")]
+
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Reads beyond a page's end fail as a whole, so none goes beyond.
+const PAGE: usize = 4096;
+
+/// This system does not let a process copy from itself so (an old seccomp profile): then there is
+/// nothing left but to trust CUPTI.
+static MUST_TRUST: AtomicBool = AtomicBool::new(false);
+
+/// Appends the text at `address`, up to its NUL and at most `bytes_max` bytes, to `out`. `None` if
+/// not even its first byte can be read.
+pub(super) fn foreign_text(address: u64, bytes_max: usize, out: &mut Vec<u8>) -> Option<()> {
+    let mut at = usize::try_from(address).ok()?;
+    if MUST_TRUST.load(Ordering::Relaxed) {
+        // SAFETY: CUPTI keeps names at least as long as the records that point to them.
+        let text = unsafe { CStr::from_ptr(at as *const c_char) }.to_bytes();
+        out.extend_from_slice(text.get(..bytes_max).unwrap_or(text));
+        return Some(());
+    }
+    let mut chunk = [0_u8; 256];
+    while out.len() < bytes_max {
+        let room = (PAGE - at % PAGE).min(chunk.len()).min(bytes_max - out.len());
+        let read = match copy_from(at, &mut chunk[..room]) {
+            Ok(read) => read,
+            Err(libc::EFAULT) if !out.is_empty() => return Some(()),
+            Err(libc::EFAULT) => return None,
+            Err(_) => {
+                MUST_TRUST.store(true, Ordering::Relaxed);
+                out.clear();
+                return foreign_text(address, bytes_max, out);
+            }
+        };
+        let bytes = chunk.get(..read).unwrap_or(&chunk);
+        if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
+            out.extend_from_slice(&bytes[..end]);
+            return Some(());
+        }
+        out.extend_from_slice(bytes);
+        at = at.checked_add(read).filter(|_| read > 0)?;
+    }
+    Some(())
+}
+
+/// Copies from our own memory; the error is the system's.
+fn copy_from(at: usize, to: &mut [u8]) -> Result<usize, i32> {
+    let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };
+    let remote = libc::iovec { iov_base: at as *mut c_void, iov_len: to.len() };
+    // SAFETY: `local` is ours to write; `remote` is only an address to the kernel, which reports
+    // EFAULT where nothing can be read.
+    let read = unsafe {
+        libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
+    };
+    usize::try_from(read)
+        .map_err(|_| std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EFAULT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(address: usize, bytes_max: usize) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        foreign_text(address as u64, bytes_max, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn texts_are_read_and_bad_addresses_are_not_followed() {
+        let short = c"decode";
+        assert_eq!(read(short.as_ptr() as usize, 64), Some(b"decode".to_vec()));
+        assert_eq!(read(short.as_ptr() as usize, 3), Some(b"dec".to_vec()));
+        // Longer than a page, at every place in it.
+        let long = std::ffi::CString::new(vec![b'x'; 10_000]).unwrap();
+        for offset in [0, 1, 4095, 4096] {
+            let expect = long.as_bytes()[offset..].to_vec();
+            assert_eq!(read(long.as_ptr() as usize + offset, 65_536), Some(expect));
+        }
+        for bad in [1, 0xdead_beef_dead_beef, usize::MAX, usize::MAX - 7] {
+            assert_eq!(read(bad, 64), None, "{bad:#x}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_ends_with_its_mapping_is_cut() {
+        let bytes = 2 * PAGE;
+        // SAFETY: an anonymous mapping of ours, of which the second page is given back.
+        let base = unsafe {
+            let (read_write, private) =
+                (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            let base = libc::mmap(std::ptr::null_mut(), bytes, read_write, private, -1, 0);
+            assert_ne!(base, libc::MAP_FAILED);
+            base.cast::<u8>().write_bytes(b'y', bytes);
+            assert_eq!(libc::munmap(base.cast::<u8>().add(PAGE).cast(), PAGE), 0);
+            base as usize
+        };
+        assert_eq!(read(base + PAGE - 5, 64), Some(vec![b'y'; 5]));
+        // SAFETY: what is left of the mapping.
+        unsafe { libc::munmap(base as *mut c_void, PAGE) };
+    }
+}
