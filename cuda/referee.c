@@ -1,6 +1,6 @@
-// The referee lane's reader: what a C compiler finds in activity records, by one CUPTI version's own
-// headers. The test that builds it names kinds, structs, fields and constants in two files: STRUCTS
-// defines STRUCT_<kind> for this version, ROWS has
+// The referee lane's reader: what a C compiler finds in activity records, by the headers of one
+// CUPTI version. The test that builds it names kinds, structs, fields and constants in two files:
+// STRUCTS defines STRUCT_<kind> for this version, ROWS has
 //     KIND(kind) FIELD(number's path) PLACE(other field's path) ... END    and    CONSTANT(name)
 //
 //   referee layout        how large the structs are, where their fields lie, what the constants are
@@ -14,8 +14,8 @@
 #include STRUCTS
 
 // A field's bits as an unsigned number: a signed field must not spread its sign.
-#define NUMBER(field)                                                                              \
-    ((unsigned long long)((uintptr_t)(field) & (UINTPTR_MAX >> 8 * (sizeof(uintptr_t) - sizeof(field)))))
+#define MASK(field) (UINTPTR_MAX >> 8 * (sizeof(uintptr_t) - sizeof(field)))
+#define NUMBER(field) ((unsigned long long)((uintptr_t)(field) & MASK(field)))
 
 static void print_layout(void) {
     printf("version %d %d\n", CUPTI_API_VERSION, CUDA_VERSION);
@@ -36,7 +36,7 @@ static void print_layout(void) {
 #undef CONSTANT
 }
 
-// Prints the record at `bytes` and returns its size; 0 where it is of no kind that ROWS has, or cut.
+// Prints the record at `bytes` and returns its size; 0 where it is cut, or ROWS has no such kind.
 static size_t print_fields(const unsigned char *bytes, size_t left) {
     int kind;
     if (left < sizeof kind) {

@@ -20,9 +20,9 @@ struct Version {
 const CRT_13_0: &str = "nvidia-cuda-crt==13.0.88 --hash=sha256:\
     2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4";
 
-/// The newest patch of each version whose libcupti works without a driver, some being skipped that
-/// differ in no record: 12.0 is the oldest that we know, 12.4, 12.9, 13.0 and 13.1 have the sizes
-/// of those between. 13.2 and later do not work without one (`crates/memvelope/src/source/cupti/referee/`).
+/// The newest patch of five versions whose libcupti works without a driver. Between them they have
+/// each size that a record of ours has had until 13.1, but for the 48 bytes of OVERHEAD in 12.3.
+/// Later ones do not work without a driver: `crates/memvelope/src/source/cupti/referee/mod.rs`.
 const VERSIONS: &[Version] = &[
     Version {
         cupti: "12.0.146",
