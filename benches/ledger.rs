@@ -7,7 +7,8 @@
 mod pair;
 
 use memvelope::event::{
-    AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind, Kernel, Names, ScopeId, SeenBy, Tag,
+    AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind, Kernel, Names, ScopeId, Scopes,
+    SeenBy, Tag,
 };
 use memvelope::export::chrome::TraceWriter;
 use memvelope::ledger::Ledger;
@@ -161,8 +162,9 @@ fn trace_pair() -> pair::Pair {
     };
     let mut subject = |operations: u64| {
         let mut out = std::io::sink();
+        let scopes = Scopes::new(1);
         let mut writer =
-            TraceWriter::new(&mut out, &names, Nanos(0), false, u64::MAX).expect("a sink");
+            TraceWriter::new(&mut out, &names, &scopes, Nanos(0), false, u64::MAX).expect("a sink");
         for i in 0..operations {
             writer.event(black_box(&event(i, Body::Kernel(kernel(i))))).expect("a sink");
         }

@@ -5,7 +5,9 @@
 //! decimals since the first event, because a reader that keeps them as doubles would lose
 //! nanoseconds of the epoch; the origin stands in `otherData.clock_origin_ns`.
 
-use crate::event::{Body, DeviceIndex, Direction, DropReason, Event, NameId, Names, SyncKind};
+use crate::event::{
+    Body, DeviceIndex, Direction, DropReason, Event, NameId, Names, Scopes, SyncKind,
+};
 use crate::units::{Bytes, Nanos};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
@@ -28,6 +30,8 @@ pub struct TraceWriter<'a> {
     origin: Nanos,
     simulated: bool,
     names: &'a Names,
+    /// Trace ids of scopes.
+    scopes: &'a Scopes,
     /// Escaped names by id: most events share few names.
     escaped: HashMap<NameId, Box<[u8]>>,
     waits: HashMap<(u32, u32), u64>,
@@ -88,6 +92,7 @@ impl<'a> TraceWriter<'a> {
     pub fn new(
         out: &'a mut dyn Write,
         names: &'a Names,
+        scopes: &'a Scopes,
         origin: Nanos,
         simulated: bool,
         bytes_max: u64,
@@ -98,6 +103,7 @@ impl<'a> TraceWriter<'a> {
             origin,
             simulated,
             names,
+            scopes,
             escaped: HashMap::new(),
             waits: HashMap::new(),
             rows: HashSet::new(),
@@ -458,7 +464,9 @@ mod tests {
 
     fn write(names: &Names, events: &[Event], bytes_max: u64) -> (Value, Written) {
         let mut out = Vec::new();
-        let mut writer = TraceWriter::new(&mut out, names, Nanos(1000), true, bytes_max).unwrap();
+        let scopes = Scopes::new(1);
+        let mut writer =
+            TraceWriter::new(&mut out, names, &scopes, Nanos(1000), true, bytes_max).unwrap();
         writer.device(DeviceIndex(1), "Sim \"A\"").unwrap();
         writer.vram(Nanos(2000), DeviceIndex(1), Bytes(100), Bytes(30)).unwrap();
         for event in events {
@@ -533,14 +541,19 @@ mod tests {
         assert!(written.bytes > 17_000, "{written:?}");
         assert_eq!(written.events + written.left_out, 1001);
         assert_eq!(trace["otherData"]["events_left_out"], written.left_out);
-        assert!(TraceWriter::new(&mut Vec::new(), &names, Nanos(0), false, 10).is_err());
+        assert!(
+            TraceWriter::new(&mut Vec::new(), &names, &Scopes::new(1), Nanos(0), false, 10)
+                .is_err()
+        );
     }
 
     #[test]
     fn the_tail_fits_at_its_longest() {
         let names = Names::new(1, 8);
         let mut out = Vec::new();
-        let writer = TraceWriter::new(&mut out, &names, Nanos::MAX, true, 1 << 20).unwrap();
+        let scopes = Scopes::new(1);
+        let writer =
+            TraceWriter::new(&mut out, &names, &scopes, Nanos::MAX, true, 1 << 20).unwrap();
         let before = writer.out.bytes;
         let dropped = DropReason::ALL.map(|reason| (reason, u64::MAX)).to_vec();
         let meta = TraceMeta {

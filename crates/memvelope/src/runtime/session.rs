@@ -11,7 +11,7 @@ use super::state::{FORKED, Inner, Last};
 use super::{Session, drain, poll};
 use crate::config::{Config, Record};
 use crate::error::{Error, Result};
-use crate::event::{Event, Names, Sink};
+use crate::event::{Event, Names, Scopes, Sink};
 use crate::fork;
 use crate::ledger::Ledger;
 use crate::snapshot::Snapshot;
@@ -35,6 +35,7 @@ struct Process {
     slot: Mutex<Slot>,
     ledger: OnceLock<Ledger>,
     names: OnceLock<Names>,
+    scopes: OnceLock<Scopes>,
     is_recording: AtomicBool,
     is_exiting: AtomicBool,
 }
@@ -51,6 +52,7 @@ static PROCESS: Process = Process {
     slot: Mutex::new(Slot::Empty),
     ledger: OnceLock::new(),
     names: OnceLock::new(),
+    scopes: OnceLock::new(),
     is_recording: AtomicBool::new(false),
     is_exiting: AtomicBool::new(false),
 };
@@ -67,6 +69,13 @@ impl Process {
             let limit = usize::try_from(config.names_max).unwrap_or(usize::MAX);
             Names::new(limit, usize::try_from(config.name_bytes_max).unwrap_or(usize::MAX))
         })
+    }
+
+    /// Scopes outlive sessions too: their work may come out of CUPTI late. The first session's limit
+    /// holds.
+    fn scopes(&self, config: &Config) -> &Scopes {
+        let limit = usize::try_from(config.scopes_max).unwrap_or(usize::MAX);
+        self.scopes.get_or_init(|| Scopes::new(limit))
     }
 
     /// An empty ledger: what a former session knew has aged while nobody looked.
@@ -168,7 +177,8 @@ pub(super) fn start(
     if config.record != Record::Off {
         watch_exit();
     }
-    let session = Session { inner: Arc::new(Inner::new(config, ledger, names, links)) };
+    let scopes = PROCESS.scopes(config);
+    let session = Session { inner: Arc::new(Inner::new(config, ledger, names, scopes, links)) };
     if config.record != Record::Off {
         if !session.inner.is_incomplete() {
             poll::sample(&session.inner, true);
@@ -187,9 +197,11 @@ pub(super) fn start(
 fn inert(config: &Config) -> Session {
     static LEDGER: OnceLock<Ledger> = OnceLock::new();
     static NAMES: OnceLock<Names> = OnceLock::new();
+    static SCOPES: OnceLock<Scopes> = OnceLock::new();
     let ledger = LEDGER.get_or_init(|| Ledger::new(1));
     let names = NAMES.get_or_init(|| Names::new(1, 16));
-    Session { inner: Arc::new(Inner::new(config, ledger, names, Links::blind(FORKED))) }
+    let scopes = SCOPES.get_or_init(|| Scopes::new(1));
+    Session { inner: Arc::new(Inner::new(config, ledger, names, scopes, Links::blind(FORKED))) }
 }
 
 fn start_threads(inner: &Arc<Inner>) -> Result<()> {

@@ -13,7 +13,7 @@ use super::session;
 use super::{Mode, SelfCost};
 use crate::config::Config;
 use crate::error::Error;
-use crate::event::{DropReason, Names};
+use crate::event::{DropReason, Names, Scopes};
 use crate::fork;
 use crate::ledger::{HistoryPoint, Ledger};
 use crate::snapshot::{Parts, Snapshot};
@@ -67,6 +67,7 @@ pub(super) struct Inner {
     pub(super) config: Config,
     pub(super) ledger: &'static Ledger,
     pub(super) names: &'static Names,
+    pub(super) scopes: &'static Scopes,
     pub(super) control: Control,
     links: Mutex<Links>,
     recorded: Mutex<Recorded>,
@@ -89,6 +90,7 @@ impl Inner {
         config: &Config,
         ledger: &'static Ledger,
         names: &'static Names,
+        scopes: &'static Scopes,
         links: Links,
     ) -> Self {
         let names_max = usize::try_from(config.names_max).unwrap_or(usize::MAX);
@@ -99,6 +101,7 @@ impl Inner {
             config: config.clone(),
             ledger,
             names,
+            scopes,
             control: Control::default(),
             links: Mutex::new(links),
             recorded: Mutex::new(Recorded {
@@ -307,6 +310,9 @@ impl Inner {
                 (DropReason::QueueFull, counters.queue_full),
                 (DropReason::BadRecord, counters.bad_records),
                 (DropReason::BadTimestamp, counters.bad_timestamps),
+                (DropReason::BeforeAttach, counters.before_attach),
+                (DropReason::RangeUnpaired, counters.unpaired_ranges),
+                (DropReason::Uncorrelated, counters.uncorrelated),
                 (DropReason::NamesFull, names_refused),
                 (DropReason::TraceSampled, sampled),
             ],
@@ -374,7 +380,8 @@ impl Inner {
             host_bytes: recorder.arena_bytes
                 + ledger_bytes
                 + recorded_bytes
-                + self.names.host_bytes(),
+                + self.names.host_bytes()
+                + self.scopes.host_bytes(),
             trace_events: recorded.sampler.events().len() as u64,
         }
     }

@@ -34,7 +34,14 @@ pub(super) fn write(inner: &Inner, path: &Path, bytes_max: u64) -> Result<TraceS
     };
     let mut written = crate::export::chrome::Written::default();
     let bytes = write_atomically(path, |out| {
-        let mut trace = TraceWriter::new(out, inner.names, origin, snapshot.simulated, bytes_max)?;
+        let mut trace = TraceWriter::new(
+            out,
+            inner.names,
+            inner.scopes,
+            origin,
+            snapshot.simulated,
+            bytes_max,
+        )?;
         for device in &snapshot.devices {
             trace.device(device.totals.device, &device.name)?;
         }
