@@ -18,6 +18,7 @@ mod random;
 mod reader;
 mod rows;
 
+#[expect(clippy::duplicate_mod, reason = "tests of another module, which we may not import")]
 #[path = "../../../../../../benches/random.rs"]
 mod generator;
 

@@ -127,7 +127,6 @@ pub(super) const ROWS: &[Row] = &[
             kind: "MARKER",
             fields: |begin| vec![("flags", 4), ("timestamp", u64::MAX), ("id", begin["id"])],
         }),
-        ..PLAIN
     },
     Row {
         name: "OVERHEAD",
