@@ -1,6 +1,6 @@
 //! The test lanes: what each proves, whether this machine has it, how it runs.
 
-use crate::{corpus, engine, python, step};
+use crate::{corpus, engine, python, referee, step};
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -55,6 +55,14 @@ pub(crate) const LANES: &[Lane] = &[
         run: corpus::run,
     },
     Lane {
+        name: "referee",
+        proves: "record layouts, stepping and decoder against five real CUPTI and their headers",
+        is_in_suite: true,
+        missing: referee::missing,
+        install: Some(referee::install),
+        run: referee::run,
+    },
+    Lane {
         name: "gpu",
         proves: "the same conformance bodies on a real GPU",
         is_in_suite: true,
@@ -82,15 +90,9 @@ pub(crate) const LANES: &[Lane] = &[
     },
 ];
 
-/// Lanes that the design has and this version does not.
-const LATER: &[&str] = &["referee"];
-
 /// Runs one lane. With `install`, first fetches what it needs; most lanes need nothing but the
 /// small venv of the Python lane, which makes itself.
 pub(crate) fn lane(name: &str, install: bool) -> Result<ExitCode> {
-    if LATER.contains(&name) {
-        bail!("the lane {name} does not exist in this version\nhint: there are {}", names());
-    }
     let Some(lane) = LANES.iter().find(|lane| lane.name == name) else {
         bail!("no such lane: {name}\nhint: there are {}", names());
     };

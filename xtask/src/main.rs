@@ -10,6 +10,7 @@ mod kernels;
 mod lane;
 mod pip;
 mod python;
+mod referee;
 mod step;
 mod suite;
 
@@ -20,7 +21,7 @@ cargo xtask TASK
 
   demo [-- ARGS]         build everything, then `memvelope demo ARGS` (the main job)
   test                   build everything, then every test lane that this machine has
-  lane NAME [--install]  one lane: sim, benches, python, corpus, gpu, engine (or why not)
+  lane NAME [--install]  sim, benches, python, corpus, referee, gpu, engine, loom (or why not)
   gpu-bundle             pack what a GPU machine without a toolchain needs
   bindings [--check]     regenerate the CUPTI bindings from NVIDIA's header wheels (or compare)
   kernels [--check]      rebuild the PTX of cuda/ with pinned nvcc wheels (or compare)

@@ -64,35 +64,61 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
     Ok(text(&output.stdout))
 }
 
-/// Installs wheels, without what they depend on, into a directory of their own, once.
+/// Whether exactly these wheels are in the directory.
+pub(crate) fn is_installed(place: &Path, pins: &[String]) -> bool {
+    fs::read_to_string(stamp(place)).is_ok_and(|found| found == pins.join("\n"))
+}
+
+/// A copy of the pins, written when all of them are installed.
+fn stamp(place: &Path) -> PathBuf {
+    place.join("pins.txt")
+}
+
+/// Installs wheels, without what they depend on, into a directory of the cache, once.
 ///
 /// # Errors
-/// Where Python, its venv module or the registry is not to be had.
+/// As [`install`].
 pub(crate) fn wheels(name: &str, tools: &[Tool]) -> Result<PathBuf> {
     let pins: Vec<String> =
         tools.iter().map(|tool| format!("{}=={}", tool.package, tool.version)).collect();
     let place = cache().join(name);
-    let stamp = place.join("pins.txt");
-    if fs::read_to_string(&stamp).is_ok_and(|found| found == pins.join("\n")) {
-        return Ok(place);
+    install(&place, &pins)?;
+    Ok(place)
+}
+
+/// Installs wheels, without what they depend on, into a directory of their own, once. A pin is a
+/// line of a requirements file; where one has a `--hash`, all must.
+///
+/// # Errors
+/// Where Python, its venv module or the registry is not to be had.
+pub(crate) fn install(place: &Path, pins: &[String]) -> Result<()> {
+    if is_installed(place, pins) {
+        return Ok(());
     }
     if place.exists() {
-        fs::remove_dir_all(&place).with_context(|| format!("cannot clear {}", place.display()))?;
+        fs::remove_dir_all(place).with_context(|| format!("cannot clear {}", place.display()))?;
     }
     let venv = cache().join("pip");
     if !venv.join("bin/pip").exists() {
         run(Command::new("python3").args(["-m", "venv"]).arg(&venv))
             .context("fetching wheels takes a Python >= 3.10 with its venv module")?;
     }
-    println!("fetching {}", pins.join(" "));
+    let name = |pin: &String| pin.split(' ').next().unwrap_or_default().to_owned();
+    println!("fetching {}", pins.iter().map(name).collect::<Vec<_>>().join(" "));
+    let write = |path: &Path| {
+        fs::write(path, pins.join("\n")).with_context(|| format!("cannot write {}", path.display()))
+    };
+    let requirements = venv.join("requirements.txt");
+    write(&requirements)?;
     run(Command::new(venv.join("bin/pip"))
-        .args(["install", "--quiet", "--no-deps", "--disable-pip-version-check", "--target"])
-        .arg(&place)
-        .args(&pins))
+        .args(["install", "--quiet", "--no-deps", "--disable-pip-version-check"])
+        // A source package would run code of its own.
+        .args(["--only-binary", ":all:", "--target"])
+        .arg(place)
+        .arg("-r")
+        .arg(&requirements))
     .context("pip could not fetch the pinned wheels; hint: check the network")?;
-    fs::write(&stamp, pins.join("\n"))
-        .with_context(|| format!("cannot write {}", stamp.display()))?;
-    Ok(place)
+    write(&stamp(place))
 }
 
 /// Builds the pinned bindgen, once, and returns the program's path.

@@ -242,16 +242,30 @@ fn nanos_since(begin: Instant) -> u64 {
 
 /// CUPTI's own stepping through a buffer.
 fn stepper<'a>(
-    cupti: &'a Cupti,
+    cupti: &Cupti,
     buffer: &'a Completed<'_>,
-) -> impl FnMut(Option<usize>) -> Step + 'a {
-    let (base, valid) = (buffer.pointer(), buffer.bytes().len());
+) -> impl FnMut(Option<usize>) -> Step + use<'a> {
+    // SAFETY: the buffer is one that CUPTI filled with so many bytes and handed back; it is
+    // borrowed for as long as the stepper is there.
+    unsafe { steps(cupti, buffer.pointer(), buffer.bytes().len()) }
+}
+
+/// The same through the `valid` bytes at `base`.
+///
+/// # Safety
+/// CUPTI may read them, as records that it laid out, for as long as the stepper is there; what the
+/// stepper is given are offsets that it gave.
+pub(super) unsafe fn steps(
+    cupti: &Cupti,
+    base: *mut u8,
+    valid: usize,
+) -> impl FnMut(Option<usize>) -> Step + use<> {
+    let next = cupti.activity_get_next_record;
     move |last| {
-        let Ok(next) = cupti.activity_get_next_record else { return Step::Lost };
+        let Ok(next) = next else { return Step::Lost };
         let mut record: *mut c_void =
             last.map_or(std::ptr::null_mut(), |at| base.wrapping_add(at).cast());
-        // SAFETY: the buffer is one that CUPTI filled with `valid` bytes and handed back, `record`
-        // is null or the record it gave us last.
+        // SAFETY: the caller's promise; `record` is null or the record that CUPTI gave last.
         match unsafe { next(base, valid, &raw mut record) } {
             result::SUCCESS => match (record as usize).checked_sub(base as usize) {
                 Some(at) if !record.is_null() => Step::Record(at),

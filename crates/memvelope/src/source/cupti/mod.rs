@@ -19,6 +19,8 @@ mod find;
 mod foreign_text;
 mod ranges;
 mod records;
+#[cfg(test)]
+mod referee;
 mod scopes;
 mod session;
 mod state;
