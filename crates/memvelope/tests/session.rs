@@ -99,8 +99,11 @@ fn a_session_knows_every_byte_and_every_kernel() {
         let kernels: Vec<_> =
             seen.timeline.kernels.iter().map(|k| (k.name.as_str(), k.totals.count)).collect();
         assert_eq!(kernels, [("idle", 300)]);
-        assert_eq!((seen.timeline.memsets.count, seen.timeline.copies[0].bytes), (1, Bytes(64)));
-        assert!(!seen.timeline.syncs.is_empty() && seen.timeline.busy[0].busy_ns_min.0 > 0);
+        assert_eq!(
+            (seen.timeline.memsets.totals.count, seen.timeline.copies[0].bytes),
+            (1, Bytes(64))
+        );
+        assert!(!seen.timeline.syncs.is_empty() && seen.timeline.busy[0].busy_ns.0 > 0);
         let expected = Findings {
             untracked_frees: 1,
             recorded_allocations: 2,

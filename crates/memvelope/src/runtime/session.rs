@@ -11,12 +11,13 @@ use super::state::{FORKED, Inner, Last};
 use super::{Session, drain, poll};
 use crate::config::{Config, Record};
 use crate::error::{Error, Result};
-use crate::event::{Event, Names, Scopes, Sink};
+use crate::event::{Body, Event, Names, Scopes, Sink};
 use crate::fork;
 use crate::ledger::Ledger;
 use crate::snapshot::Snapshot;
 use crate::source::peers;
 use crate::source::signals::without_signals;
+use crate::timeline::CallTimes;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -36,6 +37,7 @@ struct Process {
     ledger: OnceLock<Ledger>,
     names: OnceLock<Names>,
     scopes: OnceLock<Scopes>,
+    calls: CallTimes,
     is_recording: AtomicBool,
     is_exiting: AtomicBool,
 }
@@ -53,6 +55,7 @@ static PROCESS: Process = Process {
     ledger: OnceLock::new(),
     names: OnceLock::new(),
     scopes: OnceLock::new(),
+    calls: CallTimes::new(),
     is_recording: AtomicBool::new(false),
     is_exiting: AtomicBool::new(false),
 };
@@ -94,7 +97,10 @@ impl Sink for Process {
         if !self.is_recording.load(Ordering::Acquire) || fork::in_child() {
             return;
         }
-        if let Some(ledger) = self.ledger.get() {
+        // Times of calls have a place without a lock.
+        if let Body::DriverCall(call) = &event.body {
+            self.calls.accept(call);
+        } else if let Some(ledger) = self.ledger.get() {
             ledger.accept(event);
         }
     }
@@ -103,6 +109,11 @@ impl Sink for Process {
 /// Where driver callbacks send their events.
 pub(super) fn sink() -> &'static dyn Sink {
     &PROCESS
+}
+
+/// Host time in allocation calls since the session began.
+pub(super) fn calls() -> &'static CallTimes {
+    &PROCESS.calls
 }
 
 /// Whether the process is on its way out: nothing foreign is called any more.
@@ -164,6 +175,7 @@ pub(super) fn start(
         fork::watch();
     }
     let ledger = PROCESS.fresh_ledger(config);
+    PROCESS.calls.reset();
     PROCESS.is_recording.store(config.record != Record::Off, Ordering::Release);
     // A bug of ours must not unwind into a host that only wanted to be looked at.
     let attached = std::panic::AssertUnwindSafe(|| attach(config, sink(), names));

@@ -281,10 +281,11 @@ impl Inner {
         }
         let counters = self.counters();
         let (totals, findings) = self.ledger.state();
-        let (timeline, sampled) = {
+        let (mut timeline, sampled) = {
             let recorded = self.recorded();
             (recorded.timeline.summary(self.names), recorded.sampler.sampled())
         };
+        timeline.allocation_calls = session::calls().totals();
         let (planes, host) = {
             let planes = self.planes();
             (planes.devices.clone(), planes.host)

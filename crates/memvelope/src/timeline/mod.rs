@@ -1,115 +1,101 @@
-//! The timeline: what the GPU did with its time, in bounded memory.
+//! The timeline: what the GPU did with its time, and the host with its, in bounded memory.
+//!
+//! * `summary`: what comes out
+//! * `sketch`: quantiles; `busy`: the union of intervals; `calls`: allocation calls, lock-free
+
+mod busy;
+mod calls;
+mod sketch;
+mod summary;
+
+pub use calls::CallTimes;
+pub use sketch::Sketch;
+pub use summary::{
+    CallTotals, CopyTotals, DeviceBusy, KernelTotals, LaunchCallTotals, MemsetTotals, OpTotals,
+    OverheadTotals, PoolChanges, ScopeTotals, SpanTotals, Summary, SyncTotals, WorkTotals,
+};
 
 use crate::config::Config;
-use crate::event::{Body, DeviceIndex, Direction, Event, NameId, Names, SyncKind};
+use crate::event::{
+    ApiCall, Body, DeviceIndex, Direction, Event, NameId, Names, OverheadKind, PoolChange, ScopeId,
+    Span, SpanOrigin, SyncKind,
+};
 use crate::units::{Bytes, Nanos};
-use serde::Serialize;
+use busy::Busy;
+use std::collections::BTreeMap;
 
 /// Limit on devices in [`Summary::busy`]: eight GPUs of seven MIG slices make 56.
 pub const BUSY_DEVICES_MAX: usize = 64;
 
-/// Accumulates kernels, copies, memsets and syncs. Fed by the drain thread alone.
+/// Accumulates what activity records tell. Fed by the drain thread alone.
 ///
 /// Bounded: one row a name, and names are bounded by [`Names`]; ids past the limit given to
 /// [`Timeline::new`] count under [`NameId::OTHER`].
 #[derive(Debug)]
 pub struct Timeline {
     /// By [`NameId`]; grows with the ids seen, up to `names_max` rows after the first.
-    kernels: Vec<OpTotals>,
+    kernels: Vec<Durations>,
     names_max: usize,
-    copies: [(Bytes, OpTotals); Direction::ALL.len()],
-    memsets: OpTotals,
-    syncs: [OpTotals; SyncKind::ALL.len()],
-    /// By device: busy time and the end of the latest operation.
-    busy: Vec<(Nanos, Nanos)>,
-    first: Option<Nanos>,
-    last: Option<Nanos>,
-}
-
-/// Everything accumulated so far.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Summary {
-    /// Kernels, most total time first.
-    pub kernels: Vec<KernelTotals>,
-    /// Copies by direction, absent directions left out.
-    pub copies: Vec<CopyTotals>,
-    /// Memsets.
-    pub memsets: OpTotals,
-    /// Host waits by kind, absent kinds left out.
-    pub syncs: Vec<SyncTotals>,
-    /// Time each device was busy, devices that did nothing left out.
-    pub busy: Vec<DeviceBusy>,
-    /// First start seen on any device.
-    pub first: Option<Nanos>,
-    /// Last end seen on any device.
-    pub last: Option<Nanos>,
+    copies: [(Bytes, Durations); Direction::ALL.len()],
+    memsets: (Bytes, Durations),
+    graphs: Durations,
+    syncs: [Durations; SyncKind::ALL.len()],
+    /// By name of the function, of which we know some dozens; with the failed ones.
+    launch_calls: BTreeMap<&'static str, (u64, Durations)>,
+    spans: BTreeMap<(NameId, bool), Durations>,
+    scopes: BTreeMap<NameId, Work>,
+    pool_changes: [u64; PoolChange::ALL.len()],
+    overheads: [Durations; OverheadKind::ALL.len()],
+    /// By device.
+    busy: Vec<Busy>,
 }
 
 /// Count and times of one kind of operation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct OpTotals {
-    /// How many.
-    pub count: u64,
-    /// Sum of durations.
-    pub total_ns: Nanos,
-    /// Shortest.
-    pub min_ns: Nanos,
-    /// Longest.
-    pub max_ns: Nanos,
+#[derive(Clone, Debug, Default)]
+struct Durations {
+    count: u64,
+    total: Nanos,
+    min: Nanos,
+    max: Nanos,
+    sketch: Sketch,
 }
 
-/// One kernel name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct KernelTotals {
-    /// Name as recorded (mangled).
-    pub name: String,
-    /// Its id.
-    #[serde(skip)]
-    pub id: NameId,
-    /// Count and times.
-    #[serde(flatten)]
-    pub totals: OpTotals,
+/// Work launched in scopes of one name.
+#[derive(Clone, Copy, Debug, Default)]
+struct Work {
+    kernels: WorkTotals,
+    copies: WorkTotals,
+    memsets: WorkTotals,
+    graphs: WorkTotals,
 }
 
-/// One copy direction.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct CopyTotals {
-    /// Direction.
-    pub direction: Direction,
-    /// Bytes moved.
-    pub bytes: Bytes,
-    /// Count and times.
-    #[serde(flatten)]
-    pub totals: OpTotals,
-}
+/// Which of a scope's works.
+type Kind = fn(&mut Work) -> &mut WorkTotals;
 
-/// One kind of host wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct SyncTotals {
-    /// Kind.
-    pub kind: SyncKind,
-    /// Count and host time.
-    #[serde(flatten)]
-    pub totals: OpTotals,
-}
-
-/// How long a device was busy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct DeviceBusy {
-    /// Device.
-    pub device: DeviceIndex,
-    /// Time with at least one kernel, copy or memset under way. A lower bound: records that arrive
-    /// out of order (from concurrent streams) can only add what lies after the latest end known.
-    pub busy_ns_min: Nanos,
-}
-
-impl OpTotals {
+impl Durations {
+    #[inline]
     fn add(&mut self, start: Nanos, end: Nanos) {
         let duration = end.saturating_sub(start);
-        self.min_ns = if self.count == 0 { duration } else { self.min_ns.min(duration) };
-        self.max_ns = self.max_ns.max(duration);
-        self.total_ns = self.total_ns.saturating_add(duration);
+        self.min = if self.count == 0 { duration } else { self.min.min(duration) };
+        self.max = self.max.max(duration);
+        self.total = self.total.saturating_add(duration);
         self.count = self.count.saturating_add(1);
+        self.sketch.add(duration);
+    }
+
+    fn totals(&self) -> OpTotals {
+        let quantile = |per_mille| {
+            let found = self.sketch.quantile(per_mille).unwrap_or(Nanos::ZERO);
+            found.max(self.min).min(self.max)
+        };
+        OpTotals {
+            count: self.count,
+            total_ns: self.total,
+            min_ns: self.min,
+            max_ns: self.max,
+            p50_ns: quantile(500),
+            p99_ns: quantile(990),
+        }
     }
 }
 
@@ -120,39 +106,65 @@ impl Default for Timeline {
 }
 
 impl Timeline {
-    /// An empty timeline for at most `names_max` kernel names besides [`NameId::OTHER`].
+    /// An empty timeline for at most `names_max` names besides [`NameId::OTHER`].
     #[must_use]
     pub fn new(names_max: usize) -> Self {
         Self {
             kernels: Vec::new(),
             names_max,
             copies: Default::default(),
-            memsets: OpTotals::default(),
+            memsets: Default::default(),
+            graphs: Durations::default(),
             syncs: Default::default(),
+            launch_calls: BTreeMap::new(),
+            spans: BTreeMap::new(),
+            scopes: BTreeMap::new(),
+            pool_changes: Default::default(),
+            overheads: Default::default(),
             busy: Vec::new(),
-            first: None,
-            last: None,
         }
     }
 
-    /// Takes an event; those that are not about time are ignored.
+    /// Takes an event; those that are not about time are ignored. Allocation calls have a place of
+    /// their own: [`CallTimes`].
     pub fn accept(&mut self, event: &Event) {
         match event.body {
             Body::Kernel(kernel) => {
                 self.row(kernel.name).add(kernel.start, kernel.end);
                 self.occupy(kernel.device, kernel.start, kernel.end);
+                let (start, end) = (kernel.start, kernel.end);
+                self.in_scope(kernel.scope, |work| &mut work.kernels, Bytes::ZERO, start, end);
             }
             Body::Copy(copy) => {
-                let (bytes, totals) = &mut self.copies[copy.direction as usize];
+                let (bytes, durations) = &mut self.copies[copy.direction as usize];
                 *bytes = bytes.saturating_add(copy.bytes);
-                totals.add(copy.start, copy.end);
+                durations.add(copy.start, copy.end);
                 self.occupy(copy.device, copy.start, copy.end);
+                let (start, end) = (copy.start, copy.end);
+                self.in_scope(copy.scope, |work| &mut work.copies, copy.bytes, start, end);
             }
             Body::Memset(memset) => {
-                self.memsets.add(memset.start, memset.end);
+                let (bytes, durations) = &mut self.memsets;
+                *bytes = bytes.saturating_add(memset.bytes);
+                durations.add(memset.start, memset.end);
                 self.occupy(memset.device, memset.start, memset.end);
+                let (start, end) = (memset.start, memset.end);
+                self.in_scope(memset.scope, |work| &mut work.memsets, memset.bytes, start, end);
+            }
+            Body::GraphLaunch(graph) => {
+                self.graphs.add(graph.start, graph.end);
+                self.occupy(graph.device, graph.start, graph.end);
+                let (start, end) = (graph.start, graph.end);
+                self.in_scope(graph.scope, |work| &mut work.graphs, Bytes::ZERO, start, end);
             }
             Body::Sync(sync) => self.syncs[sync.kind as usize].add(sync.start, sync.end),
+            Body::ApiCall(call) => self.launch_call(&call),
+            Body::Span(span) => self.span(&span),
+            Body::Overhead(it) => self.overheads[it.kind as usize].add(it.start, it.end),
+            Body::PoolRecord(record) => {
+                let count = &mut self.pool_changes[record.change as usize];
+                *count = count.saturating_add(1);
+            }
             Body::Allocated(_)
             | Body::AllocationFailed(_)
             | Body::FreeEntered { .. }
@@ -161,12 +173,7 @@ impl Timeline {
             | Body::Unmapped { .. }
             | Body::ContextDestroyed { .. }
             | Body::MemoryRecord(_)
-            | Body::PoolRecord(_)
-            | Body::GraphLaunch(_)
-            | Body::ApiCall(_)
-            | Body::Overhead(_)
             | Body::DriverCall(_)
-            | Body::Span(_)
             | Body::Pool { .. }
             | Body::DeviceMemory { .. }
             | Body::DeviceUse { .. }
@@ -175,176 +182,194 @@ impl Timeline {
         }
     }
 
-    fn row(&mut self, name: NameId) -> &mut OpTotals {
-        let index = name.0 as usize;
-        let index = if index > self.names_max { 0 } else { index };
+    /// A name within the limit.
+    fn bounded(&self, name: NameId) -> NameId {
+        if name.0 as usize > self.names_max { NameId::OTHER } else { name }
+    }
+
+    #[inline]
+    fn row(&mut self, name: NameId) -> &mut Durations {
+        let index = self.bounded(name).0 as usize;
         if index >= self.kernels.len() {
-            self.kernels.resize(index + 1, OpTotals::default());
+            self.kernels.resize(index + 1, Durations::default());
         }
         &mut self.kernels[index]
     }
 
-    fn occupy(&mut self, device: DeviceIndex, start: Nanos, end: Nanos) {
-        self.first = Some(self.first.map_or(start, |first| first.min(start)));
-        self.last = Some(self.last.map_or(end, |last| last.max(end)));
-        let index = device.0 as usize;
-        if index >= BUSY_DEVICES_MAX {
+    #[inline]
+    fn in_scope(&mut self, scope: ScopeId, kind: Kind, bytes: Bytes, start: Nanos, end: Nanos) {
+        if !scope.is_some() {
             return;
         }
-        if index >= self.busy.len() {
-            self.busy.resize(index + 1, (Nanos::ZERO, Nanos::ZERO));
-        }
-        let (busy, until) = &mut self.busy[index];
-        *busy = busy.saturating_add(end.saturating_sub(start.max(*until)));
-        *until = end.max(*until);
+        let name = self.bounded(scope.name());
+        let totals = kind(self.scopes.entry(name).or_default());
+        totals.count = totals.count.saturating_add(1);
+        totals.total_ns = totals.total_ns.saturating_add(end.saturating_sub(start));
+        totals.bytes = totals.bytes.saturating_add(bytes);
     }
 
-    /// Bytes of host memory the timeline holds.
+    fn launch_call(&mut self, call: &ApiCall) {
+        let known = match call.is_runtime {
+            true => cupti_sys::runtime_cbid::name(call.cbid),
+            false => cupti_sys::cbid::name(call.cbid),
+        };
+        let (failed, durations) =
+            self.launch_calls.entry(known.unwrap_or("(other calls)")).or_default();
+        *failed = failed.saturating_add(u64::from(call.result != 0));
+        durations.add(call.start, call.end);
+    }
+
+    fn span(&mut self, span: &Span) {
+        let key = (self.bounded(span.name), span.origin == SpanOrigin::Nvtx);
+        self.spans.entry(key).or_default().add(span.start, span.end);
+    }
+
+    #[inline]
+    fn occupy(&mut self, device: DeviceIndex, start: Nanos, end: Nanos) {
+        let index = device.0 as usize;
+        if index >= self.busy.len() {
+            if index >= BUSY_DEVICES_MAX {
+                return;
+            }
+            self.busy.resize(index + 1, Busy::default());
+        }
+        self.busy[index].add(start, end);
+    }
+
+    /// Bytes of host memory the timeline holds, the overhead of its maps apart.
     #[must_use]
     pub fn host_bytes(&self) -> u64 {
-        (self.kernels.capacity() * std::mem::size_of::<OpTotals>()) as u64
+        let kernels = (self.kernels.capacity() * size_of::<Durations>()) as u64;
+        let spans = (self.spans.len() * size_of::<((NameId, bool), Durations)>()) as u64;
+        let scopes = (self.scopes.len() * size_of::<(NameId, Work)>()) as u64;
+        let sketches = self.kernels.iter().chain(self.spans.values());
+        let sketches: u64 = sketches.map(|row| row.sketch.host_bytes()).sum();
+        let busy: u64 = self.busy.iter().map(Busy::host_bytes).sum();
+        kernels + spans + scopes + sketches + busy
     }
 
-    /// What was accumulated, with names resolved.
+    /// What was accumulated, with names resolved; [`Summary::allocation_calls`] is left empty.
     #[must_use]
     pub fn summary(&self, names: &Names) -> Summary {
-        let mut kernels: Vec<_> = (0u32..)
-            .zip(&self.kernels)
-            .filter(|(_, totals)| totals.count > 0)
-            .map(|(id, totals)| {
-                let id = NameId(id);
-                KernelTotals { name: names.text(id), id, totals: *totals }
-            })
-            .collect();
-        kernels.sort_by_key(|kernel| (std::cmp::Reverse(kernel.totals.total_ns), kernel.id));
-        let copies = Direction::ALL
-            .into_iter()
-            .zip(&self.copies)
-            .filter(|(_, (_, totals))| totals.count > 0)
-            .map(|(direction, (bytes, totals))| CopyTotals {
-                direction,
-                bytes: *bytes,
-                totals: *totals,
-            })
-            .collect();
-        let syncs = SyncKind::ALL
-            .into_iter()
-            .zip(&self.syncs)
-            .filter(|(_, totals)| totals.count > 0)
-            .map(|(kind, totals)| SyncTotals { kind, totals: *totals })
-            .collect();
-        let busy = (0u32..)
-            .zip(&self.busy)
-            .filter(|(_, (_, until))| until.0 > 0)
-            .map(|(device, (busy, _))| DeviceBusy {
-                device: DeviceIndex(device),
-                busy_ns_min: *busy,
-            })
-            .collect();
+        let spans = self.busy.iter().filter_map(Busy::span);
         Summary {
-            kernels,
-            copies,
-            memsets: self.memsets,
-            syncs,
-            busy,
-            first: self.first,
-            last: self.last,
+            kernels: self.kernel_rows(names),
+            copies: self.copy_rows(),
+            memsets: MemsetTotals {
+                bytes: self.memsets.0,
+                bytes_per_second: rate(self.memsets.0, self.memsets.1.total),
+                totals: self.memsets.1.totals(),
+            },
+            graphs: self.graphs.totals(),
+            syncs: rows(&SyncKind::ALL, &self.syncs)
+                .map(|(kind, totals)| SyncTotals { kind, totals })
+                .collect(),
+            allocation_calls: Vec::new(),
+            launch_calls: self
+                .launch_calls
+                .iter()
+                .map(|(function, (failed, durations))| LaunchCallTotals {
+                    function: (*function).to_owned(),
+                    failed: *failed,
+                    totals: durations.totals(),
+                })
+                .collect(),
+            spans: self.span_rows(names),
+            scopes: self.scope_rows(names),
+            pool_changes: PoolChange::ALL
+                .into_iter()
+                .zip(self.pool_changes)
+                .filter(|(_, count)| *count > 0)
+                .map(|(change, count)| PoolChanges { change, count })
+                .collect(),
+            overheads: rows(&OverheadKind::ALL, &self.overheads)
+                .map(|(kind, totals)| OverheadTotals { kind, totals })
+                .collect(),
+            busy: self.busy_rows(),
+            first: spans.clone().map(|(first, _)| first).min(),
+            last: spans.map(|(_, last)| last).max(),
         }
     }
+
+    fn kernel_rows(&self, names: &Names) -> Vec<KernelTotals> {
+        let seen = (0u32..).zip(&self.kernels).filter(|(_, durations)| durations.count > 0);
+        let mut rows: Vec<_> = seen
+            .map(|(id, durations)| {
+                let id = NameId(id);
+                KernelTotals { name: names.text(id), id, totals: durations.totals() }
+            })
+            .collect();
+        rows.sort_by_key(|row| (std::cmp::Reverse(row.totals.total_ns), row.id));
+        rows
+    }
+
+    fn copy_rows(&self) -> Vec<CopyTotals> {
+        let seen = Direction::ALL.into_iter().zip(&self.copies).filter(|(_, (_, d))| d.count > 0);
+        seen.map(|(direction, (bytes, durations))| CopyTotals {
+            direction,
+            bytes: *bytes,
+            bytes_per_second: rate(*bytes, durations.total),
+            totals: durations.totals(),
+        })
+        .collect()
+    }
+
+    fn span_rows(&self, names: &Names) -> Vec<SpanTotals> {
+        let row = |((name, is_nvtx), durations): (&(NameId, bool), &Durations)| SpanTotals {
+            name: names.text(*name),
+            origin: if *is_nvtx { SpanOrigin::Nvtx } else { SpanOrigin::Program },
+            totals: durations.totals(),
+        };
+        let mut rows: Vec<_> = self.spans.iter().map(row).collect();
+        rows.sort_by_key(|row| std::cmp::Reverse(row.totals.total_ns));
+        rows
+    }
+
+    fn scope_rows(&self, names: &Names) -> Vec<ScopeTotals> {
+        let row = |(name, work): (&NameId, &Work)| ScopeTotals {
+            name: names.text(*name),
+            kernels: work.kernels,
+            copies: work.copies,
+            memsets: work.memsets,
+            graphs: work.graphs,
+        };
+        let mut rows: Vec<_> = self.scopes.iter().map(row).collect();
+        rows.sort_by_key(|row| {
+            std::cmp::Reverse(row.kernels.total_ns.saturating_add(row.graphs.total_ns))
+        });
+        rows
+    }
+
+    fn busy_rows(&self) -> Vec<DeviceBusy> {
+        let row = |(device, busy): (u32, &Busy)| {
+            let (first, last) = busy.span()?;
+            let (busy_ns, span_ns) = (busy.busy(), last.saturating_sub(first));
+            Some(DeviceBusy {
+                device: DeviceIndex(device),
+                busy_ns,
+                span_ns,
+                ratio: (span_ns.0 > 0).then(|| busy_ns.0 as f64 / span_ns.0 as f64),
+                late_ns: busy.late(),
+            })
+        };
+        (0u32..).zip(&self.busy).filter_map(row).collect()
+    }
+}
+
+/// Rows of what was seen at all.
+fn rows<'a, K: Copy>(
+    kinds: &'a [K],
+    durations: &'a [Durations],
+) -> impl Iterator<Item = (K, OpTotals)> + 'a {
+    let seen = kinds.iter().zip(durations).filter(|(_, durations)| durations.count > 0);
+    seen.map(|(kind, durations)| (*kind, durations.totals()))
+}
+
+/// Bytes a second; `None` where they took no time.
+fn rate(bytes: Bytes, time: Nanos) -> Option<u64> {
+    let per_second = (u128::from(bytes.0) * 1_000_000_000).checked_div(u128::from(time.0))?;
+    Some(u64::try_from(per_second).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::{Copied, Kernel, Memset, ScopeId, SeenBy, Sync};
-
-    fn event(body: Body) -> Event {
-        Event { time: Nanos(0), seen_by: SeenBy::Activity, body }
-    }
-
-    fn kernel(name: NameId, device: u32, start: u64, end: u64) -> Event {
-        event(Body::Kernel(Kernel {
-            graph: 0,
-            graph_node: 0,
-            scope: ScopeId::NONE,
-            device: DeviceIndex(device),
-            context: 1,
-            stream: 7,
-            name,
-            correlation: 0,
-            start: Nanos(start),
-            end: Nanos(end),
-            grid: [1; 3],
-            block: [1; 3],
-        }))
-    }
-
-    #[test]
-    fn sums_by_name_direction_and_kind() {
-        let names = Names::new(8, 64);
-        let (slow, fast) = (names.intern("slow"), names.intern("fast"));
-        let mut timeline = Timeline::new(8);
-        for event in [
-            kernel(fast, 0, 100, 110),
-            kernel(slow, 0, 110, 210),
-            kernel(fast, 1, 50, 80),
-            kernel(NameId(99), 0, 210, 211),
-        ] {
-            timeline.accept(&event);
-        }
-        timeline.accept(&event(Body::Copy(Copied {
-            graph: 0,
-            scope: ScopeId::NONE,
-            device: DeviceIndex(0),
-            stream: 7,
-            direction: Direction::DeviceToHost,
-            bytes: Bytes(64),
-            correlation: 0,
-            start: Nanos(205),
-            end: Nanos(221),
-        })));
-        timeline.accept(&event(Body::Memset(Memset {
-            graph: 0,
-            scope: ScopeId::NONE,
-            device: DeviceIndex(0),
-            stream: 7,
-            bytes: Bytes(64),
-            correlation: 0,
-            start: Nanos(300),
-            end: Nanos(290), // a clock that ran backwards
-        })));
-        timeline.accept(&event(Body::Sync(Sync {
-            kind: SyncKind::Context,
-            context: 1,
-            stream: 0,
-            correlation: 0,
-            start: Nanos(0),
-            end: Nanos(500),
-        })));
-        let summary = timeline.summary(&names);
-        let rows: Vec<_> = summary
-            .kernels
-            .iter()
-            .map(|k| (k.name.as_str(), k.totals.count, k.totals.total_ns.0, k.totals.min_ns.0))
-            .collect();
-        assert_eq!(rows, [("slow", 1, 100, 100), ("fast", 2, 40, 10), ("(other names)", 1, 1, 1)]);
-        assert_eq!(summary.copies.len(), 1);
-        assert_eq!(summary.copies[0].bytes, Bytes(64));
-        assert_eq!((summary.memsets.count, summary.memsets.total_ns), (1, Nanos(0)));
-        assert_eq!(summary.syncs[0].totals.max_ns, Nanos(500));
-        assert_eq!((summary.first, summary.last), (Some(Nanos(50)), Some(Nanos(290))));
-        let busy: Vec<_> = summary.busy.iter().map(|b| (b.device.0, b.busy_ns_min.0)).collect();
-        assert_eq!(busy, [(0, 121), (1, 30)]);
-    }
-
-    #[test]
-    fn sums_saturate() {
-        let mut timeline = Timeline::new(1);
-        for _ in 0..3 {
-            timeline.accept(&kernel(NameId::OTHER, 0, 0, u64::MAX));
-        }
-        let summary = timeline.summary(&Names::new(1, 8));
-        assert_eq!(summary.kernels[0].totals.total_ns, Nanos::MAX);
-        assert_eq!(summary.busy[0].busy_ns_min, Nanos::MAX);
-    }
-}
+mod tests;
