@@ -133,7 +133,7 @@ pub(crate) fn tamper(records: &mut VecDeque<Record>) -> usize {
 }
 
 /// Nanoseconds between the records that are older than the recording.
-const OLDER_NS: u64 = 1_000;
+const OLDER_NS: u64 = 10_000_000;
 
 fn spoil_times(state: &mut State, record: &mut Record) {
     let Some((start, end)) = layout::times_of(record.kind()) else { return };
