@@ -14,6 +14,7 @@
 pub mod collector;
 pub mod cuda;
 pub mod cupti;
+pub mod nvml;
 mod order;
 
 use std::ffi::c_int;
