@@ -56,13 +56,17 @@ pub(crate) fn correlation(options: &Options) -> Result<Value> {
         let name = activity_kind::name(kind).unwrap_or("UNKNOWN");
         found["enabled"][name] = said(library.enable(kind));
     };
-    [activity_kind::CONCURRENT_KERNEL, activity_kind::MEMSET].map(&mut on);
+    on(activity_kind::CONCURRENT_KERNEL);
+    on(activity_kind::MEMSET);
     on(activity_kind::EXTERNAL_CORRELATION);
     let record = options.text("record").unwrap_or("both");
     match record {
         "driver" => on(activity_kind::DRIVER),
         "runtime" => on(activity_kind::RUNTIME),
-        "both" => drop([activity_kind::DRIVER, activity_kind::RUNTIME].map(&mut on)),
+        "both" => {
+            on(activity_kind::DRIVER);
+            on(activity_kind::RUNTIME);
+        }
         "driver-launches" => found["enabled"]["driver cbids"] = said(launches_only(library)),
         "neither" => {}
         other => bail!("--record {other}"),

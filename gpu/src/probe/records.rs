@@ -20,7 +20,7 @@ const LEFT_OUT: &[u32] = &[activity_kind::KERNEL];
 #[derive(Default)]
 struct Seen {
     count: u64,
-    /// Distances to the next record, how often each. The last of a buffer is not counted.
+    /// Distances to the next record, how often each.
     strides: BTreeMap<usize, u64>,
     /// Begin of the last record.
     bytes: Vec<u8>,
@@ -130,8 +130,8 @@ fn described(library: &Library, until: u64) -> Value {
     for (kind, seen) in kinds.iter() {
         let name = activity_kind::name(*kind).unwrap_or("UNKNOWN");
         let table = layout::RECORDS.iter().find(|table| table.kind == *kind);
-        // The commonest distance is the size: at a buffer's end, and where records of several
-        // kinds alternate, the distance is that to the end of what is valid.
+        // The commonest distance is the size: the last record of a buffer has the distance to the
+        // end of what is valid.
         let size = seen.strides.iter().max_by_key(|(_, count)| **count).map(|(size, _)| *size);
         let fields = table.map(|table| {
             let read = |place: &layout::Field| {
