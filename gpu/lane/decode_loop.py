@@ -38,12 +38,14 @@ def main() -> None:
 
 
 def measured(torch: Any, args: argparse.Namespace) -> dict[str, Any]:
+    stopped = None
     if args.record == "idle":
         # A recording that was and is no more: CUPTI stays in the process, everything off.
         import memvelope
 
-        with memvelope.profile("before"):
+        with memvelope.profile("before") as before:
             torch.zeros(1 << 10, device="cuda").sum().item()
+        stopped = before.report and before.report["self"]
     steps = 5 if args.record == "check" else args.steps
     with torch.inference_mode(), recorder(torch, args.record) as recorded:
         step = decoder(torch)
@@ -68,6 +70,8 @@ def measured(torch: Any, args: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "gpu": torch.cuda.get_device_name(),
     }
+    if stopped:
+        found["stopped_session"] = stopped
     report = getattr(recorded, "report", None)
     if report is not None:
         found["self_cost"] = report["self"]

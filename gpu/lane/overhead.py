@@ -97,7 +97,8 @@ def prepared(place: Place, mode: str) -> tuple[list[Any], dict[str, str], Path]:
     inject = {"CUDA_INJECTION64_PATH": str(place.library("libmemvelope_inject.so"))}
     match mode:
         case "polling":
-            return [], inject | {"MEMVELOPE_RECORD": "poll", "MEMVELOPE_REPORT": str(report)}, report
+            env = inject | {"MEMVELOPE_RECORD": "poll", "MEMVELOPE_REPORT": str(report)}
+            return [], env, report
         case "recording-injected":
             return [], inject | {"MEMVELOPE_REPORT": str(report)}, report
         case "raw-collector":
@@ -145,25 +146,40 @@ def rows(name: str, modes: list[str], done: list[dict[str, Any]]) -> list[dict[s
     round, and what was recorded in the last of them."""
     table = []
     for mode in modes:
-        price = {i: r[mode]["ns_per_item"] for i, r in enumerate(done) if is_good(r[mode])}
+        wrong = [what_is_wrong(name, mode, r[mode]) for r in done]
+        price = {i: r[mode]["ns_per_item"] for i, r in enumerate(done) if not wrong[i]}
         row: dict[str, Any] = {"workload": name, "mode": mode, "rounds": len(price)}
-        failures = [r[mode].get("failed") for r in done if not is_good(r[mode])]
-        row["failures"] = [failure for failure in failures if failure]
+        row["failures"] = [failure for failure in wrong if failure]
         row["ns_per_item"] = median(price.values()) if price else None
         for key, peer in (("to_nothing", "nothing"), ("to_raw_collector", "raw-collector"),
                           ("to_torch_profiler", "torch-profiler-cuda")):
             ratios = [
                 ns / done[i][peer]["ns_per_item"]
                 for i, ns in price.items()
-                if peer in done[i] and is_good(done[i][peer])
+                if peer in done[i] and not what_is_wrong(name, peer, done[i][peer])
             ]
             row[key] = median(ratios) if ratios else None
             row[f"{key}_range"] = [min(ratios), max(ratios)] if ratios else None
-        last = done[-1][mode]
-        row["recorder"] = last.get("self_cost") or last.get("recorder") or {}
+        row["recorder"] = recorder_of(done[-1][mode])
         table.append(row)
     return table
 
 
-def is_good(found: dict[str, Any]) -> bool:
-    return "failed" not in found and found.get("ns_per_item", 0) > 0
+def recorder_of(found: dict[str, Any]) -> dict[str, Any]:
+    """What the recorder of a sample counted, whichever it was."""
+    return found.get("self_cost") or found.get("stopped_session") or found.get("recorder") or {}
+
+
+def what_is_wrong(workload: str, mode: str, found: dict[str, Any]) -> str | None:
+    """Why a sample does not count: it failed, or its recorder recorded nothing."""
+    if "failed" in found:
+        return found["failed"]
+    if not found.get("ns_per_item", 0) > 0:
+        return "no time was measured"
+    recorder = recorder_of(found)
+    counted = recorder.get("records", recorder.get("recorder", {}).get("records", 0))
+    # Allocations are no activity of the collector's kinds; memvelope run reports in its own way.
+    is_told = mode in ("idle", "recording-injected", "recording-in-process", "raw-collector")
+    if is_told and not counted and not (workload == "churn" and mode == "raw-collector"):
+        return "nothing was recorded"
+    return None

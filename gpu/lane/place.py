@@ -154,10 +154,10 @@ def cupti_libraries() -> list[tuple[str, Path]]:
             continue
         for pattern in ("nvidia/cu1?/lib/libcupti.so.1?", "nvidia/cuda_cupti/lib/libcupti.so.1?"):
             for path in sorted(folder.glob(pattern), reverse=True):
-                package = "nvidia_cuda_cupti_cu12" if path.name.endswith("12") else ""
-                names = [p.name for p in folder.glob(f"{package or 'nvidia_cuda_cupti'}-*.dist-info")]
-                version = names[0].split("-")[1].removesuffix(".dist") if names else "unknown"
-                found.append((version.removesuffix(".dist-info"), path))
+                suffix = "_cu12" if path.name.endswith("12") else ""
+                stated = folder.glob(f"nvidia_cuda_cupti{suffix}-*.dist-info")
+                versions = [info.name.split("-")[1].removesuffix(".dist") for info in stated]
+                found.append((versions[0] if versions else "unknown", path))
         for path in sorted(folder.glob("triton/backends/nvidia/lib/cupti/libcupti.so*")):
             found.append(("triton's", path))
     for root in sorted(Path("/usr/local").glob("cuda*"), reverse=True):

@@ -129,8 +129,8 @@ def in_short(name: str, answers: dict[str, Any]) -> dict[str, Any]:
             short[variant] = found["steps"]
         elif name == "attach":
             short[variant] = {step["step"]: step["ns"] for step in found["steps"]}
-        elif name == "attributes":
-            short[variant] = found["attributes"]
+        elif name in ("attributes", "name-reads"):
+            short[variant] = found.get("attributes") or found.get("process_vm_readv")
         else:
             short[variant] = {k: v for k, v in found.items() if isinstance(v, int | float)}
     return short

@@ -17,9 +17,8 @@ pub fn used_bytes() -> Option<u64> {
         let handle = library.get::<Handle>(b"nvmlDeviceGetHandleByIndex_v2\0").ok()?;
         let memory = library.get::<Memory>(b"nvmlDeviceGetMemoryInfo\0").ok()?;
         let (mut device, mut bytes) = (std::ptr::null_mut(), [0; 3]);
-        let is_told = init() == 0
-            && handle(0, &raw mut device) == 0
-            && memory(device, &raw mut bytes) == 0;
+        let is_told =
+            init() == 0 && handle(0, &raw mut device) == 0 && memory(device, &raw mut bytes) == 0;
         is_told.then_some(bytes[2])
     }
 }

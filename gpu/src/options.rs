@@ -12,7 +12,8 @@ impl Options {
     pub(crate) fn read(mut words: impl Iterator<Item = String>) -> Result<Self> {
         let mut pairs = BTreeMap::new();
         while let Some(key) = words.next() {
-            let key = key.strip_prefix("--").with_context(|| format!("expected --KEY, not {key}"))?;
+            let key =
+                key.strip_prefix("--").with_context(|| format!("expected --KEY, not {key}"))?;
             let value = words.next().with_context(|| format!("--{key} has no value"))?;
             pairs.insert(key.to_owned(), value);
         }

@@ -28,6 +28,8 @@ struct Bench {
     gpu: Gpu,
     stream: Handle,
     session: Option<Session>,
+    /// What a session recorded that was stopped before the work.
+    stopped: Option<Value>,
     cuinit_ns: u64,
 }
 
@@ -49,7 +51,7 @@ impl Bench {
         };
         let gpu = Gpu::primary(cuda)?;
         let stream = gpu.stream()?;
-        let mut bench = Self { gpu, stream, session, cuinit_ns };
+        let mut bench = Self { gpu, stream, session, stopped: None, cuinit_ns };
         if options.text("record") == Some("stopped") {
             let kernel = bench.kernel(options, "launch_storm.ptx", "launch_empty")?;
             for _ in 0..100 {
@@ -58,6 +60,7 @@ impl Bench {
             gpu.wait(stream)?;
             let session = bench.session.take().context("there is a session")?;
             session.stop(FLUSH)?;
+            bench.stopped = Some(serde_json::to_value(session.self_cost())?);
         }
         Ok(bench)
     }
@@ -89,6 +92,9 @@ impl Bench {
         found["gpu"] = self.gpu.name()?.into();
         found["simulated"] = self.gpu.cuda().is_simulated.into();
         found["cuinit_ns"] = self.cuinit_ns.into();
+        if let Some(stopped) = self.stopped {
+            found["stopped_session"] = stopped;
+        }
         if let Some(session) = self.session {
             // What was dropped is part of the result; a flush that takes too long is too.
             let flushed = session.stop(FLUSH);
@@ -156,7 +162,8 @@ fn memory(options: &Options) -> Result<Value> {
     let dtod = bench.timed(rounds, || gpu.copy(b, a, size, stream))?;
     let args = [Arg::Wide(a), Arg::Wide(b), Arg::Wide(bytes)];
     let stream_copy = bench.timed(rounds, || gpu.launch(kernel, blocks, stream, &args))?;
-    let parts = [("htod", 1, htod), ("dtoh", 1, dtoh), ("dtod", 2, dtod), ("kernel", 2, stream_copy)];
+    let parts =
+        [("htod", 1, htod), ("dtoh", 1, dtoh), ("dtod", 2, dtod), ("kernel", 2, stream_copy)];
     let mut found = json!({ "items": rounds, "bytes": bytes });
     for (name, moves, timed) in &parts {
         let mut part = timed.json(1);
@@ -184,7 +191,8 @@ fn churn(options: &Options) -> Result<Value> {
     let ordered = bench.timed(batches, || {
         (0..batch).try_for_each(|turn| gpu.alloc_free_async(size(turn), stream))
     })?;
-    let mut found = json!({ "cuMemAlloc": plain.json(batch), "cuMemAllocAsync": ordered.json(batch) });
+    let mut found =
+        json!({ "cuMemAlloc": plain.json(batch), "cuMemAllocAsync": ordered.json(batch) });
     let each = |key: &str| found[key]["ns_per_item"].as_f64().unwrap_or(0.0);
     let ns_per_item = each("cuMemAlloc") + each("cuMemAllocAsync");
     found["ns_per_item"] = ns_per_item.into();

@@ -107,7 +107,8 @@ pub(crate) fn correlation(options: &Options) -> Result<Value> {
 /// Records of the driver's launching functions alone (12.5 and later).
 fn launches_only(library: &Library) -> Result<()> {
     let enable = needed(library.cupti.activity_enable_driver_api)?;
-    let named = |name: &str| ["cuLaunch", "cuMemset", "cuMemcpy"].iter().any(|p| name.starts_with(p));
+    let named =
+        |name: &str| ["cuLaunch", "cuMemset", "cuMemcpy"].iter().any(|p| name.starts_with(p));
     for (name, id) in cbid::ALL.iter().filter(|(name, _)| named(name)) {
         // SAFETY: takes no pointer.
         check(name, unsafe { enable(*id, 1) })?;

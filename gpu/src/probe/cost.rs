@@ -126,8 +126,7 @@ pub(crate) fn name_reads(_: &Options) -> Result<Value> {
             let to = libc::iovec { iov_base: target.as_mut_ptr().cast(), iov_len: bytes };
             let from = libc::iovec { iov_base: source.as_ptr().cast_mut().cast(), iov_len: bytes };
             // SAFETY: both ranges are ours for the length of the call.
-            let read =
-                unsafe { libc::process_vm_readv(libc::getpid(), &to, 1, &from, 1, 0) };
+            let read = unsafe { libc::process_vm_readv(libc::getpid(), &to, 1, &from, 1, 0) };
             failed += u32::from(usize::try_from(read) != Ok(bytes));
         }
         let ns = nanos(begin) as f64 / f64::from(READS);
