@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -60,9 +61,8 @@ def begin(place: Place, afresh: bool) -> None:
     """Stages of another commit, device or size are not this run's."""
     identity = json.dumps([place.commit(), place.device, place.quick])
     stamp = place.results / "run.json"
-    if place.results.exists() and (
-        afresh or (stamp.exists() and stamp.read_text() != identity)
-    ):
+    # Only a folder that a run has stamped is ever cleared.
+    if stamp.exists() and (afresh or stamp.read_text() != identity):
         shutil.rmtree(place.results)
     (place.results / "stages").mkdir(parents=True, exist_ok=True)
     stamp.write_text(identity)
@@ -93,7 +93,7 @@ def settle(place: Place, stage: Stage, left_s: float) -> None:
     words = [sys.executable, "-B", str(Path(__file__).parent), "--stage", stage.name]
     words += ["--device", place.device, "--results", str(place.results)]
     words += ["--rounds", str(place.rounds), *(["--quick"] if place.quick else [])]
-    ran = run(words, limit_s, place_free_environment())
+    ran = run(words, limit_s, dict(os.environ))
     try:
         outcome = json.loads(ran["stdout"])
     except json.JSONDecodeError:
@@ -108,12 +108,6 @@ def settle(place: Place, stage: Stage, left_s: float) -> None:
     write(kept(place, stage), outcome)
     reason = f": {outcome['reason'].splitlines()[0]}" if outcome["reason"] else ""
     print(f"   {outcome['status']}{reason} ({outcome['seconds']} s)", flush=True)
-
-
-def place_free_environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 def write(path: Path, document: dict[str, Any]) -> None:

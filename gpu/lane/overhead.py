@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from place import Place, Skipped, run
+from place import Failed, Place, Skipped, run
 
 #: Work of one sample: (real, quick).
 SIZES: dict[str, tuple[list[Any], list[Any]]] = {
@@ -138,7 +138,11 @@ def rounds(place: Place, name: str, modes: list[str], sample: Any) -> dict[str, 
         done.append(this)
         with kept.open("a") as out:
             out.write(json.dumps(this) + "\n")
-    return {"workload": name, "rounds": len(done), "rows": rows(name, modes, done), "raw": done}
+    table = rows(name, modes, done)
+    document = {"workload": name, "rounds": len(done), "rows": table, "raw": done}
+    if not any(row["rounds"] for row in table):
+        raise Failed(f"no sample of {name} counts: {table[0]['failures'][0]}", document)
+    return document
 
 
 def rows(name: str, modes: list[str], done: list[dict[str, Any]]) -> list[dict[str, Any]]:

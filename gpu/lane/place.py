@@ -21,6 +21,14 @@ class Skipped(Exception):
     """What a stage needs is not here; the text says what."""
 
 
+class Failed(Exception):
+    """A program of the stage ended badly; the text says how, and `found` is what there is."""
+
+    def __init__(self, why: str, found: dict[str, Any] | None = None) -> None:
+        super().__init__(why)
+        self.found = found
+
+
 @dataclass
 class Place:
     """One run: the unpacked bundle, the folder of results, and what it runs on."""

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from place import Place, Skipped, cudart, cupti_libraries, run
+from place import Failed, Place, Skipped, cudart, cupti_libraries, run
 
 PROBE_LIMIT_S = 90.0
 
@@ -111,7 +111,10 @@ def ask(place: Place, name: str) -> dict[str, Any]:
                 continue
             words += ["--cudart", library]
         answers[variant] = place.native(words, PROBE_LIMIT_S)
-    return {"presumed": presumed, "answers": answers, "in_short": in_short(name, answers)}
+    document = {"presumed": presumed, "answers": answers, "in_short": in_short(name, answers)}
+    if all("failed" in found for found in answers.values()):
+        raise Failed(f"no variant of {name} could be asked", document)
+    return document
 
 
 def in_short(name: str, answers: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +147,10 @@ def version_of(api: int) -> tuple[int, int] | None:
 def records(place: Place) -> dict[str, Any]:
     """Records of every kind against the table, of the libcupti that everything else uses."""
     found = place.native(["probe", "records"], PROBE_LIMIT_S)
-    return {"found": found, "against_the_table": against_table(found)}
+    document = {"found": found, "against_the_table": against_table(found)}
+    if "failed" in found:
+        raise Failed(f"the records could not be read: {found['failed']}", document)
+    return document
 
 
 def against_table(found: dict[str, Any], stated: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,11 +11,7 @@ from typing import Any
 
 import overhead
 import questions
-from place import Place, Skipped, run
-
-
-class Failed(Exception):
-    """A program of the stage ended badly; the text says how."""
+from place import Failed, Place, Skipped, run
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,6 @@ def bench(place: Place, name: str) -> dict[str, Any]:
 
 def wheel(place: Place) -> dict[str, Any]:
     script = "import json, memvelope; print(json.dumps(memvelope.doctor(), default=str))"
-    import sys
-
     env = place.environment({"PYTHONPATH": str(place.site())})
     ran = run([sys.executable, "-c", script], 60, env)
     if ran["code"] != 0:
@@ -119,4 +114,4 @@ def run_stage(place: Place, name: str) -> dict[str, Any]:
     except Skipped as why:
         return {"status": "skipped", "reason": str(why), "found": None}
     except Failed as why:
-        return {"status": "failed", "reason": str(why), "found": None}
+        return {"status": "failed", "reason": str(why), "found": why.found}

@@ -44,6 +44,10 @@ fn look(kind: u32, record: &[u8]) {
 pub(crate) fn correlation(options: &Options) -> Result<Value> {
     let (cuda, library) = start()?;
     let mut found = head(cuda, library);
+    if let Err(missing) = library.cupti.activity_push_external_correlation_id {
+        found["skipped"] = missing.to_string().into();
+        return Ok(found);
+    }
     let bench = Bench::open(cuda, options)?;
     let buffer = bench.gpu.alloc(1 << 20)?;
     let runtime = match options.text("api").unwrap_or("driver") {
