@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,8 @@ def main() -> int:
     folder = Path(args.results or BUNDLE / ("results-sim" if is_sim else "results")).resolve()
     place = Place(BUNDLE, folder, args.device, quick, args.rounds or (2 if quick else 5))
     if args.stage:
+        # As an exception, so that the stage ends what it started before it ends itself.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         print(json.dumps(run_stage(place, args.stage)))
         return 0
     begin(place, args.afresh)

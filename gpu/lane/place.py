@@ -136,10 +136,9 @@ def run(words: list[str], limit_s: float, env: dict[str, str]) -> dict[str, Any]
         stdout, stderr = child.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         is_late = True
-        os.killpg(child.pid, signal.SIGKILL)
-        stdout, stderr = child.communicate()
+        stdout, stderr = end(child)
     except BaseException:
-        os.killpg(child.pid, signal.SIGKILL)
+        end(child)
         raise
     code = child.returncode
     if is_late:
@@ -151,6 +150,18 @@ def run(words: list[str], limit_s: float, env: dict[str, str]) -> dict[str, Any]
     if code != 0:
         print(f"{words[0]} {' '.join(words[1:4])}: {how}\n{stderr[-4000:]}", file=sys.stderr)
     return {"code": code, "how": how, "stdout": stdout, "stderr": stderr}
+
+
+def end(child: subprocess.Popen[str]) -> tuple[str, str]:
+    """Ends a process group. First politely: a stage then ends the group of its own program, which
+    would otherwise go on and disturb the next stage."""
+    os.killpg(child.pid, signal.SIGTERM)
+    try:
+        output = child.communicate(timeout=10)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        return child.communicate()
+    return output
 
 
 def cupti_libraries() -> list[tuple[str, Path]]:

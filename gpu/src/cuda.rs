@@ -5,8 +5,15 @@
 use anyhow::{Context as _, Result, bail};
 use std::ffi::{CString, c_char, c_void};
 
-/// An opaque handle: context, stream, module, function, event, graph.
-pub type Handle = *mut c_void;
+/// An opaque handle: context, stream, module, function, event, graph. Only the driver makes them.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+pub struct Handle(*mut c_void);
+
+impl Handle {
+    /// No handle: the default stream, or where the driver writes one.
+    pub const NULL: Self = Self(std::ptr::null_mut());
+}
 
 /// A device address.
 pub type Address = u64;
@@ -23,9 +30,9 @@ macro_rules! functions {
 
         impl Cuda {
             fn resolve(library: &libloading::Library) -> Self {
+                let version = b"memvelope_sim_version\0";
                 // SAFETY: the symbol is only looked for, never called.
-                let is_simulated =
-                    unsafe { library.get::<*const ()>(b"memvelope_sim_version\0") }.is_ok();
+                let is_simulated = unsafe { library.get::<*const ()>(version) }.is_ok();
                 Self {
                     is_simulated,
                     // SAFETY: libcuda's functions have these types for as long as their names last.
@@ -38,6 +45,7 @@ macro_rules! functions {
             $(
                 /// # Safety
                 /// The pointers are what the C function of that name expects.
+                #[allow(clippy::too_many_arguments, reason = "the C function's")]
                 unsafe fn $field(&self $(, $arg: $type)*) -> Result<()> {
                     let name = stringify!($symbol);
                     let function = self.$field.with_context(|| format!("libcuda has no {name}"))?;
@@ -166,7 +174,7 @@ impl Gpu {
     /// # Errors
     /// The driver's code.
     pub fn primary(cuda: &'static Cuda) -> Result<Self> {
-        let (mut device, mut context) = (0, std::ptr::null_mut());
+        let (mut device, mut context) = (0, Handle::NULL);
         // SAFETY: out-pointers to locals.
         unsafe {
             cuda.device_get(&raw mut device, 0)?;
@@ -181,7 +189,7 @@ impl Gpu {
     /// # Errors
     /// The driver's code.
     pub fn another(&self) -> Result<Self> {
-        let mut context = std::ptr::null_mut();
+        let mut context = Handle::NULL;
         // SAFETY: an out-pointer to a local.
         unsafe { self.cuda.ctx_create(&raw mut context, 0, self.device) }?;
         Ok(Self { context, ..*self })
@@ -233,7 +241,7 @@ impl Gpu {
     /// # Errors
     /// The driver's code.
     pub fn stream(&self) -> Result<Handle> {
-        let mut stream = std::ptr::null_mut();
+        let mut stream = Handle::NULL;
         // SAFETY: an out-pointer to a local; 1 is CU_STREAM_NON_BLOCKING.
         unsafe { self.cuda.stream_create(&raw mut stream, 1) }?;
         Ok(stream)
@@ -262,7 +270,7 @@ impl Gpu {
     /// # Errors
     /// The driver's code.
     pub fn join(&self, first: Handle, second: Handle) -> Result<()> {
-        let mut event = std::ptr::null_mut();
+        let mut event = Handle::NULL;
         // SAFETY: an out-pointer to a local, then handles that the driver gave.
         unsafe {
             self.cuda.event_create(&raw mut event, 0)?;
@@ -278,7 +286,7 @@ impl Gpu {
     /// The driver's code, or a text with a NUL.
     pub fn kernel(&self, ptx: &str, name: &str) -> Result<Handle> {
         let (ptx, name) = (CString::new(ptx)?, CString::new(name)?);
-        let (mut module, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let (mut module, mut function) = (Handle::NULL, Handle::NULL);
         // SAFETY: terminated texts and out-pointers to locals; the module is never unloaded.
         unsafe {
             self.cuda.module_load_data(&raw mut module, ptx.as_ptr())?;
@@ -404,7 +412,7 @@ impl Gpu {
     /// # Errors
     /// The driver's code, or a driver without graphs.
     pub fn capture(&self, stream: Handle, work: impl FnOnce() -> Result<()>) -> Result<Handle> {
-        let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let (mut graph, mut exec) = (Handle::NULL, Handle::NULL);
         // SAFETY: a stream of ours; 2 is CU_STREAM_CAPTURE_MODE_RELAXED.
         unsafe { self.cuda.begin_capture(stream, 2) }?;
         let outcome = work();
@@ -436,11 +444,5 @@ impl Gpu {
     #[must_use]
     pub fn cuda(&self) -> &'static Cuda {
         self.cuda
-    }
-
-    /// The context's handle, for CUPTI.
-    #[must_use]
-    pub fn context(&self) -> Handle {
-        self.context
     }
 }

@@ -2,6 +2,8 @@
 //! proves that stages run, that one which cannot says why, that a finished one is not run again,
 //! and that results.json is as its schema says.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -144,6 +146,26 @@ fn a_finished_stage_is_not_run_again_and_a_failed_one_stops_nobody() {
     assert_eq!(results["stages"]["machine"]["begun"], stamp);
     assert_eq!(results["stages"]["attributes"]["status"], "failed", "{said}");
     assert_eq!(results["stages"]["wheel"]["status"], "skipped", "{said}");
+}
+
+/// What outlasts its time is ended, and with it what it started.
+#[test]
+fn time_limits_hold() {
+    if !has_python() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let pid = place.path().join("pid");
+    let script = root().join("gpu/tests/time_limits.py");
+    let output = Command::new("python3")
+        .arg("-B")
+        .args([&script, &root().join("gpu/lane"), &pid])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("took more than 3 s"), "{output:?}");
+    let pid = std::fs::read_to_string(pid).unwrap();
+    assert!(!Path::new("/proc").join(pid).exists(), "what the stage started goes on");
 }
 
 #[test]

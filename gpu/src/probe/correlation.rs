@@ -9,6 +9,8 @@ use gpu_lane_collector::cuda::Handle;
 use gpu_lane_collector::cupti::{Library, check, needed};
 use gpu_lane_collector::{collector, cuda};
 use serde_json::{Value, json};
+use std::ffi::{CString, c_char, c_void};
+use std::ptr::null_mut;
 use std::sync::{Mutex, PoisonError};
 
 /// Where the id stands, of the kinds that this probe records.
@@ -55,6 +57,7 @@ pub(crate) fn correlation(options: &Options) -> Result<Value> {
         "runtime" => Some(Runtime::open(options)?),
         other => bail!("--api {other}: expected driver or runtime"),
     };
+    found["runtime_launches"] = runtime.as_ref().map(|runtime| runtime.launch.is_some()).into();
     collector::register(library, Some(look))?;
     let mut on = |kind: u32| {
         let name = activity_kind::name(kind).unwrap_or("UNKNOWN");
@@ -82,7 +85,7 @@ pub(crate) fn correlation(options: &Options) -> Result<Value> {
                 bench.gpu.launch(bench.empty, 1, bench.stream, &[])?;
                 bench.gpu.zero(buffer, 1 << 20, bench.stream)?;
             }
-            Some(runtime) => runtime.memset(buffer, 1 << 20)?,
+            Some(runtime) => runtime.work(buffer, 1 << 20)?,
         }
         pop(library)?;
     }
@@ -133,27 +136,70 @@ fn pop(library: &Library) -> Result<()> {
     check("pop", unsafe { pop(external_kind::CUSTOM0, &raw mut last) })
 }
 
-/// `cudaMemsetAsync` of a libcudart: work on the device that needs no kernel registered.
-struct Runtime(unsafe extern "C" fn(*mut std::ffi::c_void, i32, usize, Handle) -> u32);
+/// `dim3`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Dim3([u32; 3]);
+
+type Memset = unsafe extern "C" fn(*mut c_void, i32, usize, Handle) -> u32;
+type LaunchKernel =
+    unsafe extern "C" fn(Handle, Dim3, Dim3, *mut *mut c_void, usize, Handle) -> u32;
+type GetKernel = unsafe extern "C" fn(*mut Handle, Handle, *const c_char) -> u32;
+type LoadData = unsafe extern "C" fn(
+    *mut Handle,
+    *const c_void,
+    *mut c_void,
+    *mut *mut c_void,
+    u32,
+    *mut c_void,
+    *mut *mut c_void,
+    u32,
+) -> u32;
+
+/// Work through a libcudart: a memset always, and a kernel where the runtime loads PTX (12.8).
+struct Runtime {
+    memset: Memset,
+    launch: Option<(LaunchKernel, Handle)>,
+}
 
 impl Runtime {
     fn open(options: &Options) -> Result<Self> {
         let path = options.text("cudart").context("--cudart PATH is needed")?;
-        // SAFETY: NVIDIA's runtime by its path; the function has had this type in every version,
-        // and the library is leaked.
+        let ptx = CString::new(options.ptx("launch_storm.ptx")?)?;
+        // SAFETY: NVIDIA's runtime by its path; these functions have had these types in every
+        // version that has them, and the library is leaked.
         unsafe {
             let library = Box::leak(Box::new(libloading::Library::new(path)?));
-            Ok(Self(*library.get(b"cudaMemsetAsync\0")?))
+            let memset = *library.get::<Memset>(b"cudaMemsetAsync\0")?;
+            let launch = (|| {
+                let load = library.get::<LoadData>(b"cudaLibraryLoadData\0").ok()?;
+                let get = library.get::<GetKernel>(b"cudaLibraryGetKernel\0").ok()?;
+                let launch = *library.get::<LaunchKernel>(b"cudaLaunchKernel\0").ok()?;
+                let (mut module, mut kernel) = (Handle::NULL, Handle::NULL);
+                let text = ptx.as_ptr().cast();
+                let (none, nones) = (null_mut(), null_mut());
+                let loaded = load(&raw mut module, text, none, nones, 0, none, nones, 0);
+                let is_found =
+                    loaded == 0 && get(&raw mut kernel, module, c"launch_empty".as_ptr()) == 0;
+                is_found.then_some((launch, kernel))
+            })();
+            Ok(Self { memset, launch })
         }
     }
 
-    fn memset(&self, to: cuda::Address, bytes: usize) -> Result<()> {
+    fn work(&self, to: cuda::Address, bytes: usize) -> Result<()> {
         // SAFETY: device memory of that length; the runtime takes the current context, which is
         // the primary one, and the default stream.
-        let code = unsafe { self.0(to as *mut _, 0, bytes, std::ptr::null_mut()) };
+        let code = unsafe { (self.memset)(to as *mut _, 0, bytes, Handle::NULL) };
         if code != 0 {
             bail!("cudaMemsetAsync returned {code}");
         }
-        Ok(())
+        let Some((launch, kernel)) = self.launch else { return Ok(()) };
+        let (grid, block) = (Dim3([1; 3]), Dim3([256, 1, 1]));
+        // SAFETY: a kernel that the runtime loaded; it takes no arguments.
+        match unsafe { launch(kernel, grid, block, null_mut(), 0, Handle::NULL) } {
+            0 => Ok(()),
+            code => bail!("cudaLaunchKernel returned {code}"),
+        }
     }
 }
