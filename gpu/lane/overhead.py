@@ -107,7 +107,8 @@ def prepared(place: Place, mode: str) -> tuple[list[Any], dict[str, str], Path]:
             return [], env, report
         case "recording-run":
             command = [place.binary("memvelope"), "run", "--out", report.parent / "run", "--json"]
-            return [*command, "--device", place.device, "--"], {}, report
+            device = ["--device", "sim"] if place.is_sim else []
+            return [*command, *device, "--"], {}, report
     return [], {}, report
 
 

@@ -71,7 +71,12 @@ class Place:
             env["GPU_LANE_CUPTI"] = str(cupti)
             env["MEMVELOPE_CUPTI_PATH"] = str(cupti)
         if self.device.isdigit():
-            env.setdefault("CUDA_VISIBLE_DEVICES", self.device)
+            # The one device is the program's device 0, and NVML counts as CUDA then does.
+            visible = env.get("CUDA_VISIBLE_DEVICES")
+            there = visible.split(",") if visible else []
+            index = int(self.device)
+            env["CUDA_VISIBLE_DEVICES"] = there[index] if index < len(there) else self.device
+            env.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         return env | (extra or {})
 
     def _sim_folder(self) -> Path:

@@ -55,7 +55,8 @@ def conformance(place: Place) -> dict[str, Any]:
 
 
 def demo(place: Place, name: str, extra: list[str]) -> dict[str, Any]:
-    words = ["memvelope", "demo", "--device", place.device, "--json", *extra]
+    device = "sim" if place.is_sim else "0"
+    words = ["memvelope", "demo", "--device", device, "--json", *extra]
     if place.quick:
         words += ["--count", "60", "--rate", "1000", "--max-new-tokens", "64"]
     return program(place, [*words, "--out", place.results / name], 300)
