@@ -54,6 +54,8 @@ const UNSAFE_ALLOWED: &[&str] = &[
     // Kernel launches and raw driver allocations through cudarc: the demo's workload, not the library.
     "crates/memvelope-cli/src/demo/device.rs",
     "python/src/",
+    // Workloads, probes and the collector of the GPU lane: they call CUDA and CUPTI themselves.
+    "gpu/src/",
     // Outsiders that load a driver themselves in order to compare it with us.
     "crates/memvelope/tests/",
 ];

@@ -1,40 +1,104 @@
 //! `cargo xtask gpu-bundle`: packs what a GPU machine without a toolchain needs to run the GPU
-//! lane: release binaries, the wheel, PTX, one `run.sh`.
+//! lane: release binaries, the wheel, PTX, and the stages with one `run.sh`.
 
 use crate::{demo, lane, python, step};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What one upload to a borrowed machine should not exceed.
 const BYTES_MAX: u64 = 40 << 20;
 
-/// Runs everything on the GPU machine. Staged and resumable; see its own head.
-const RUN: &str = include_str!("run.sh");
+/// One file of the bundle.
+#[derive(Debug)]
+struct Item {
+    from: From,
+    /// Where it goes, from the bundle's root.
+    to: String,
+}
+
+/// Where a file of the bundle comes from.
+#[derive(Debug)]
+enum From {
+    /// The checkout, from its root.
+    Tree(PathBuf),
+    /// Cargo's folder of release builds.
+    Release(&'static str),
+    /// A test or bench: its package, its kind (`--test` or `--bench`), its name.
+    Executable(String, &'static str, String),
+}
+
+/// Files of the checkout: folder, endings, and the folder in the bundle.
+const FOLDERS: &[(&str, &[&str], &str)] =
+    &[("gpu/lane", &["py", "json"], "lane"), ("cuda", &["ptx"], "cuda")];
+
+/// What `cargo build --release` makes, and where it goes.
+const BUILT: &[(&str, &str)] = &[
+    ("memvelope", "bin"),
+    ("gpu-lane", "bin"),
+    ("libmemvelope_sim.so", "lib"),
+    ("libmemvelope_inject.so", "lib"),
+    ("libgpu_lane_collector.so", "lib"),
+];
+
+/// Every file of the bundle but those that are made while packing: the wheel and `commit.txt`.
+fn contents() -> Result<Vec<Item>> {
+    let tree = |from: PathBuf, to: String| Item { from: From::Tree(from), to };
+    let mut items = vec![tree("gpu/run.sh".into(), "run.sh".into())];
+    items.push(tree("gpu/README.md".into(), "README.md".into()));
+    for (folder, endings, to) in FOLDERS {
+        let path = step::root().join(folder);
+        let entries =
+            std::fs::read_dir(&path).with_context(|| format!("reading {}", path.display()))?;
+        for name in entries.flatten().map(|entry| PathBuf::from(entry.file_name())) {
+            let ending = name.extension().unwrap_or_default().to_string_lossy().into_owned();
+            if endings.contains(&ending.as_str()) {
+                items.push(tree(Path::new(folder).join(&name), format!("{to}/{}", name.display())));
+            }
+        }
+    }
+    for (name, to) in BUILT {
+        items.push(Item { from: From::Release(name), to: format!("{to}/{name}") });
+    }
+    let conformance = ("memvelope-tests".to_owned(), "--test", "conformance".to_owned());
+    let benches =
+        lane::bench_targets()?.into_iter().map(|(package, name)| (package, "--bench", name));
+    for (package, kind, name) in std::iter::once(conformance).chain(benches) {
+        let prefix = if kind == "--bench" { "bench-" } else { "" };
+        let to = format!("bin/{prefix}{name}");
+        items.push(Item { from: From::Executable(package, kind, name), to });
+    }
+    items.sort_by(|a, b| a.to.cmp(&b.to));
+    Ok(items)
+}
+
+/// Whether a bundle of so many bytes may be uploaded.
+fn fits(bytes: u64) -> Result<()> {
+    ensure!(bytes <= BYTES_MAX, "the bundle has {bytes} bytes, more than {BYTES_MAX}");
+    Ok(())
+}
 
 /// Packs `gpu-bundle/` in the root of the checkout, and the same as one archive beside cargo's
 /// other outputs.
 pub(crate) fn bundle() -> Result<ExitCode> {
     let target = demo::build()?;
+    step::run(
+        "build the workloads, the probes and the collector (release)",
+        step::cargo().args(["build", "--release", "--locked", "-p", "memvelope-gpu-lane"]),
+        "the compiler says what is wrong",
+    )?;
     let place = step::root().join("gpu-bundle");
     if place.exists() {
         std::fs::remove_dir_all(&place).with_context(|| format!("clearing {}", place.display()))?;
     }
-    for folder in ["bin", "lib", "cuda", "wheel"] {
-        let folder = place.join(folder);
-        std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    for item in contents()? {
+        let from = match &item.from {
+            From::Tree(path) => step::root().join(path),
+            From::Release(name) => target.join("release").join(name),
+            From::Executable(package, kind, name) => executable(package, kind, name)?,
+        };
+        copy(&from, &place.join(&item.to))?;
     }
-    let release = target.join("release");
-    copy(&release.join("memvelope"), &place.join("bin/memvelope"))?;
-    for library in ["libmemvelope_sim.so", "libmemvelope_inject.so"] {
-        copy(&release.join(library), &place.join("lib").join(library))?;
-    }
-    copy(&executable("memvelope-tests", "--test", "conformance")?, &place.join("bin/conformance"))?;
-    for (package, bench) in lane::bench_targets()? {
-        let built = executable(&package, "--bench", &bench)?;
-        copy(&built, &place.join("bin").join(format!("bench-{bench}")))?;
-    }
-    copy_ptx(&place.join("cuda"))?;
     match python::missing() {
         None => {
             let wheel = python::build_wheel()?;
@@ -44,12 +108,6 @@ pub(crate) fn bundle() -> Result<ExitCode> {
         Some(why) => println!("no wheel in the bundle: {why}"),
     }
     write(&place.join("commit.txt"), &commit()?)?;
-    write(&place.join("run.sh"), RUN)?;
-    step::run(
-        "mark run.sh as a program",
-        step::command("chmod").arg("+x").arg(place.join("run.sh")),
-        "chmod is part of any Unix",
-    )?;
     let archive = target.join("gpu-bundle.tar.gz");
     step::run(
         "pack",
@@ -57,11 +115,10 @@ pub(crate) fn bundle() -> Result<ExitCode> {
         "needs tar and gzip",
     )?;
     let bytes = archive.metadata().context("the archive is gone")?.len();
-    if bytes > BYTES_MAX {
-        bail!("{} has {bytes} bytes, more than {BYTES_MAX}", archive.display());
-    }
+    fits(bytes)?;
     println!("\n{} ({:.1} MiB)", archive.display(), bytes as f64 / f64::from(1 << 20));
     println!("on the GPU machine: tar xzf gpu-bundle.tar.gz && gpu-bundle/run.sh");
+    println!("here, without a GPU:  gpu-bundle/run.sh --device sim");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -81,20 +138,10 @@ fn executable(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
     paths.next().with_context(|| format!("cargo names no executable for {name}"))
 }
 
-fn copy_ptx(place: &Path) -> Result<()> {
-    let source = step::root().join("cuda");
-    let entries =
-        std::fs::read_dir(&source).with_context(|| format!("reading {}", source.display()))?;
-    for path in entries.flatten().map(|entry| entry.path()) {
-        if path.extension().is_some_and(|end| end == "ptx") {
-            let name = path.file_name().context("a file has a name")?;
-            copy(&path, &place.join(name))?;
-        }
-    }
-    Ok(())
-}
-
 fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
     std::fs::copy(from, to)
         .with_context(|| format!("copying {} to {}", from.display(), to.display()))?;
     Ok(())
@@ -114,4 +161,41 @@ fn commit() -> Result<String> {
         return Ok("unknown".into());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Every file has one place; those of the checkout exist, and with what is built in release
+    /// they fit (packing makes them smaller still).
+    #[test]
+    fn the_bundle_is_whole_and_small() {
+        let items = contents().unwrap();
+        let places: BTreeSet<&str> = items.iter().map(|item| item.to.as_str()).collect();
+        assert_eq!(places.len(), items.len(), "two files in one place: {items:?}");
+        for wanted in ["run.sh", "lane/__main__.py", "lane/results.schema.json", "bin/conformance"]
+        {
+            assert!(places.contains(wanted), "no {wanted} in {places:?}");
+        }
+        let release = step::target().unwrap().join("release");
+        let (mut bytes, mut unbuilt) = (0, 0);
+        for item in &items {
+            let path = match &item.from {
+                From::Tree(path) => step::root().join(path),
+                From::Release(name) => release.join(name),
+                From::Executable(..) => continue,
+            };
+            match (path.metadata(), &item.from) {
+                (Ok(data), _) => bytes += data.len(),
+                (Err(error), From::Tree(_)) => panic!("{}: {error}", path.display()),
+                (Err(_), _) => unbuilt += 1,
+            }
+        }
+        println!("{} files, {bytes} bytes; {unbuilt} not built in release", items.len());
+        assert!(bytes > 0);
+        fits(bytes).unwrap();
+        assert!(fits(BYTES_MAX + 1).is_err());
+    }
 }
