@@ -36,7 +36,14 @@ impl Sampler {
     /// Takes what has a place in a trace; leaves everything else.
     pub(super) fn accept(&mut self, event: &Event) {
         match event.body {
-            Body::Kernel(_) | Body::Copy(_) | Body::Memset(_) | Body::Sync(_) | Body::Span(_) => {}
+            Body::Kernel(_)
+            | Body::Copy(_)
+            | Body::Memset(_)
+            | Body::GraphLaunch(_)
+            | Body::Sync(_)
+            | Body::ApiCall(_)
+            | Body::Overhead(_)
+            | Body::Span(_) => {}
             Body::Allocated(_)
             | Body::AllocationFailed(_)
             | Body::FreeEntered { .. }
@@ -46,9 +53,6 @@ impl Sampler {
             | Body::ContextDestroyed { .. }
             | Body::MemoryRecord(_)
             | Body::PoolRecord(_)
-            | Body::GraphLaunch(_)
-            | Body::ApiCall(_)
-            | Body::Overhead(_)
             | Body::DriverCall(_)
             | Body::Pool { .. }
             | Body::DeviceMemory { .. }

@@ -78,6 +78,9 @@ fn start_of(event: &Event) -> Nanos {
         Body::Memset(memset) => memset.start,
         Body::Sync(sync) => sync.start,
         Body::Span(span) => span.start,
+        Body::GraphLaunch(graph) => graph.start,
+        Body::ApiCall(call) => call.start,
+        Body::Overhead(overhead) => overhead.start,
         // The sampler keeps nothing else.
         _ => event.time,
     }

@@ -1,16 +1,22 @@
 //! Chrome trace JSON (opens in Perfetto), streamed event by event.
 //!
-//! Rows: process 1 is the host (named spans by thread, waits by stream), process 100 + d is device
-//! d (kernels, copies and memsets by stream, VRAM as a counter). Times are microseconds with three
+//! Rows: process 1 is the host (named spans, launching calls and NVTX ranges by thread, waits by
+//! stream, what the profiler itself costs), process 100 + d is device d (kernels, copies, memsets and
+//! whole graphs by stream, VRAM as a counter). Work that was launched in a scope has the scope's name
+//! and its W3C trace id among its `args`. Times are microseconds with three
 //! decimals since the first event, because a reader that keeps them as doubles would lose
 //! nanoseconds of the epoch; the origin stands in `otherData.clock_origin_ns`.
 
+mod text;
+
 use crate::event::{
-    Body, DeviceIndex, Direction, DropReason, Event, NameId, Names, Scopes, SyncKind,
+    ApiCall, Body, DeviceIndex, Direction, DropReason, Event, NameId, Names, OverheadKind, ScopeId,
+    Scopes, SpanOrigin, SyncKind, TraceContext,
 };
 use crate::units::{Bytes, Nanos};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
+use text::{put_escaped, put_hex, put_micros, put_number};
 
 /// Process number of the host's rows.
 const HOST_PID: u64 = 1;
@@ -18,6 +24,12 @@ const HOST_PID: u64 = 1;
 const DEVICE_PID: u64 = 100;
 /// First row of waits, above any thread number of ours.
 const WAIT_TID: u64 = 1 << 32;
+/// First row of launching calls; the system's thread id is added, as for NVTX ranges.
+const CALL_TID: u64 = 2 << 32;
+/// First row of NVTX ranges.
+const NVTX_TID: u64 = 3 << 32;
+/// The row of what recording costs.
+const OVERHEAD_TID: u64 = 4 << 32;
 /// Kept free for closing the document: brackets and `otherData` with every number at its longest.
 const TAIL_BYTES_MAX: u64 = 2048;
 
@@ -39,6 +51,7 @@ pub struct TraceWriter<'a> {
     line: Vec<u8>,
     events: u64,
     left_out: u64,
+    forgotten_scopes: u64,
 }
 
 /// What to say about a trace as a whole, in `otherData`.
@@ -110,6 +123,7 @@ impl<'a> TraceWriter<'a> {
             line: Vec::with_capacity(1024),
             events: 0,
             left_out: 0,
+            forgotten_scopes: 0,
         };
         if bytes_max < 2 * TAIL_BYTES_MAX {
             return Err(io::Error::new(
@@ -154,34 +168,39 @@ impl<'a> TraceWriter<'a> {
                 self.put_place(pid, u64::from(kernel.stream), kernel.start, kernel.end);
                 self.put_dimensions(",\"args\":{\"grid\":[", kernel.grid);
                 self.put_dimensions("],\"block\":[", kernel.block);
-                self.end_args("],\"correlation\":", u64::from(kernel.correlation));
+                self.put_arg("],\"correlation\":", u64::from(kernel.correlation));
+                self.put_graph(kernel.graph, kernel.graph_node);
+                self.end_args(kernel.scope);
             }
             Body::Copy(copy) => {
                 self.stream_row(copy.device, copy.stream)?;
                 self.begin(copy_name(copy.direction), "copy");
                 let pid = device_pid(copy.device);
                 self.put_place(pid, u64::from(copy.stream), copy.start, copy.end);
-                self.end_args(",\"args\":{\"bytes\":", copy.bytes.0);
+                self.put_arg(",\"args\":{\"bytes\":", copy.bytes.0);
+                self.put_graph(copy.graph, 0);
+                self.end_args(copy.scope);
             }
             Body::Memset(memset) => {
                 self.stream_row(memset.device, memset.stream)?;
                 self.begin("memset", "memset");
                 let pid = device_pid(memset.device);
                 self.put_place(pid, u64::from(memset.stream), memset.start, memset.end);
-                self.end_args(",\"args\":{\"bytes\":", memset.bytes.0);
+                self.put_arg(",\"args\":{\"bytes\":", memset.bytes.0);
+                self.put_graph(memset.graph, 0);
+                self.end_args(memset.scope);
             }
-            Body::Sync(sync) => {
-                let tid = self.wait_row(sync.context, sync.stream)?;
-                self.begin(sync_name(sync.kind), "sync");
-                self.put_place(HOST_PID, tid, sync.start, sync.end);
-                self.end_args(",\"args\":{\"correlation\":", u64::from(sync.correlation));
+            Body::GraphLaunch(graph) => {
+                self.stream_row(graph.device, graph.stream)?;
+                self.begin("graph", "graph");
+                let pid = device_pid(graph.device);
+                self.put_place(pid, u64::from(graph.stream), graph.start, graph.end);
+                self.put_arg(",\"args\":{\"correlation\":", u64::from(graph.correlation));
+                self.put_graph(graph.graph, 0);
+                self.end_args(graph.scope);
             }
-            Body::Span(span) => {
-                let tid = u64::from(span.thread);
-                self.row(HOST_PID, tid, || format!("thread {tid}"))?;
-                self.begin_named(span.name, "span");
-                self.put_place(HOST_PID, tid, span.start, span.end);
-                self.line.push(b'}');
+            Body::Sync(_) | Body::Span(_) | Body::ApiCall(_) | Body::Overhead(_) => {
+                self.host_time(&event.body)?;
             }
             Body::Allocated(_)
             | Body::AllocationFailed(_)
@@ -192,9 +211,6 @@ impl<'a> TraceWriter<'a> {
             | Body::ContextDestroyed { .. }
             | Body::MemoryRecord(_)
             | Body::PoolRecord(_)
-            | Body::GraphLaunch(_)
-            | Body::ApiCall(_)
-            | Body::Overhead(_)
             | Body::DriverCall(_)
             | Body::Pool { .. }
             | Body::DeviceMemory { .. }
@@ -203,6 +219,49 @@ impl<'a> TraceWriter<'a> {
             | Body::Dropped { .. } => return Ok(()),
         }
         self.put_line(true)
+    }
+
+    /// An event on the host's rows.
+    fn host_time(&mut self, body: &Body) -> io::Result<()> {
+        match *body {
+            Body::Sync(sync) => {
+                let tid = self.wait_row(sync.context, sync.stream)?;
+                self.begin(sync_name(sync.kind), "sync");
+                self.put_place(HOST_PID, tid, sync.start, sync.end);
+                self.put_arg(",\"args\":{\"correlation\":", u64::from(sync.correlation));
+                self.end_args(ScopeId::NONE);
+            }
+            Body::Span(span) => {
+                let (first, kind) = match span.origin {
+                    SpanOrigin::Program => (0, "thread"),
+                    SpanOrigin::Nvtx => (NVTX_TID, "NVTX thread"),
+                };
+                let tid = first + u64::from(span.thread);
+                self.row(HOST_PID, tid, || format!("{kind} {}", span.thread))?;
+                self.begin_named(span.name, "span");
+                self.put_place(HOST_PID, tid, span.start, span.end);
+                self.put_trace(span.scope);
+                self.line.push(b'}');
+            }
+            Body::ApiCall(call) => {
+                let tid = CALL_TID + u64::from(call.thread);
+                self.row(HOST_PID, tid, || format!("calls: thread {}", call.thread))?;
+                self.begin(call_name(&call), "call");
+                self.put_place(HOST_PID, tid, call.start, call.end);
+                self.put_arg(",\"args\":{\"correlation\":", u64::from(call.correlation));
+                self.put_arg(",\"result\":", u64::from(call.result));
+                self.end_args(ScopeId::NONE);
+            }
+            Body::Overhead(overhead) => {
+                self.row(HOST_PID, OVERHEAD_TID, || "profiler overhead".into())?;
+                self.begin(overhead_name(overhead.kind), "overhead");
+                self.put_place(HOST_PID, OVERHEAD_TID, overhead.start, overhead.end);
+                self.line.push(b'}');
+            }
+            // Everything else is the device's, or has no place in a trace.
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Adds a point of a device's VRAM curve.
@@ -254,9 +313,11 @@ impl<'a> TraceWriter<'a> {
             self.line.extend_from_slice(b"\":");
             put_number(&mut self.line, value);
         }
+        let forgotten = Some((DropReason::ScopeForgotten, self.forgotten_scopes));
         let dropped: serde_json::Map<_, _> = meta
             .dropped
             .iter()
+            .chain(forgotten.as_ref().filter(|(_, count)| *count > 0))
             .map(|(reason, count)| (drop_name(*reason), serde_json::Value::from(*count)))
             .collect();
         self.line.extend_from_slice(b",\"dropped\":");
@@ -312,6 +373,11 @@ impl<'a> TraceWriter<'a> {
     fn begin_named(&mut self, name: NameId, category: &str) {
         self.line.clear();
         self.line.extend_from_slice(b",\n{\"ph\":\"X\",\"name\":\"");
+        self.put_name(name);
+        self.put_category(category);
+    }
+
+    fn put_name(&mut self, name: NameId) {
         let names = self.names;
         let escaped = self.escaped.entry(name).or_insert_with(|| {
             let mut text = Vec::new();
@@ -319,7 +385,6 @@ impl<'a> TraceWriter<'a> {
             text.into()
         });
         self.line.extend_from_slice(escaped);
-        self.put_category(category);
     }
 
     fn put_category(&mut self, category: &str) {
@@ -349,10 +414,57 @@ impl<'a> TraceWriter<'a> {
         }
     }
 
-    fn end_args(&mut self, key: &str, value: u64) {
+    fn put_arg(&mut self, key: &str, value: u64) {
         self.line.extend_from_slice(key.as_bytes());
         put_number(&mut self.line, value);
+    }
+
+    fn put_graph(&mut self, graph: u32, node: u64) {
+        if graph != 0 {
+            self.put_arg(",\"graph\":", u64::from(graph));
+        }
+        if node != 0 {
+            self.put_arg(",\"graph_node\":", node);
+        }
+    }
+
+    /// Closes the `args` of an event, after the scope that it belongs to.
+    fn end_args(&mut self, scope: ScopeId) {
+        if scope.is_some() {
+            self.line.extend_from_slice(b",\"scope\":\"");
+            self.put_name(scope.name());
+            self.line.push(b'"');
+            match self.scopes.get(scope) {
+                Some(known) => {
+                    if let Some(trace) = known.trace {
+                        self.line.push(b',');
+                        self.put_ids(trace);
+                    }
+                }
+                None => self.forgotten_scopes += 1,
+            }
+        }
         self.line.extend_from_slice(b"}}");
+    }
+
+    /// The `args` of a span that has a trace context.
+    fn put_trace(&mut self, scope: ScopeId) {
+        if let Some(trace) = self.scopes.get(scope).and_then(|known| known.trace) {
+            self.line.extend_from_slice(b",\"args\":{");
+            self.put_ids(trace);
+            self.line.push(b'}');
+        }
+    }
+
+    fn put_ids(&mut self, trace: TraceContext) {
+        self.line.extend_from_slice(b"\"trace_id\":\"");
+        put_hex(&mut self.line, trace.trace_id, 32);
+        self.line.push(b'"');
+        if trace.span_id != 0 {
+            self.line.extend_from_slice(b",\"span_id\":\"");
+            put_hex(&mut self.line, u128::from(trace.span_id), 16);
+            self.line.push(b'"');
+        }
     }
 
     fn put_line(&mut self, is_event: bool) -> io::Result<()> {
@@ -391,6 +503,29 @@ fn sync_name(kind: SyncKind) -> &'static str {
     }
 }
 
+fn overhead_name(kind: OverheadKind) -> &'static str {
+    match kind {
+        OverheadKind::DriverCompiler => "compile device code",
+        OverheadKind::BufferFlush => "flush activity buffers",
+        OverheadKind::Instrumentation => "instrument device code",
+        OverheadKind::Resource => "make or destroy resources",
+        OverheadKind::ModuleLoading => "load a module",
+        OverheadKind::LazyLoading => "load a function at first use",
+        OverheadKind::CommandBufferFull => "wait: command buffer full",
+        OverheadKind::BufferRequest => "ask for an activity buffer",
+        OverheadKind::UvmInit => "set up unified-memory tracing",
+        OverheadKind::Other => "overhead",
+    }
+}
+
+fn call_name(call: &ApiCall) -> &'static str {
+    let known = match call.is_runtime {
+        true => cupti_sys::runtime_cbid::name(call.cbid),
+        false => cupti_sys::cbid::name(call.cbid),
+    };
+    known.unwrap_or("(other call)")
+}
+
 fn drop_name(reason: DropReason) -> String {
     // The serialized name, so that traces and reports use the same words.
     match serde_json::to_value(reason) {
@@ -399,170 +534,5 @@ fn drop_name(reason: DropReason) -> String {
     }
 }
 
-fn put_number(line: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    line.extend_from_slice(&digits[at..]);
-}
-
-fn put_micros(line: &mut Vec<u8>, time: Nanos) {
-    put_number(line, time.0 / 1000);
-    let rest = (time.0 % 1000) as u16;
-    if rest > 0 {
-        let digit = |n: u16| b'0' + (n % 10) as u8;
-        line.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
-    }
-}
-
-fn put_escaped(line: &mut Vec<u8>, text: &str) {
-    for byte in text.bytes() {
-        match byte {
-            b'"' => line.extend_from_slice(b"\\\""),
-            b'\\' => line.extend_from_slice(b"\\\\"),
-            0..0x20 => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                line.extend_from_slice(b"\\u00");
-                line.push(HEX[usize::from(byte >> 4)]);
-                line.push(HEX[usize::from(byte & 15)]);
-            }
-            _ => line.push(byte),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::{Kernel, ScopeId, SeenBy, Span, SpanOrigin, Sync};
-    use serde_json::Value;
-
-    fn kernel(name: NameId, start: u64) -> Event {
-        let body = Body::Kernel(Kernel {
-            graph: 0,
-            graph_node: 0,
-            scope: ScopeId::NONE,
-            device: DeviceIndex(1),
-            context: 1,
-            stream: 7,
-            name,
-            correlation: 42,
-            start: Nanos(start),
-            end: Nanos(start + 1500),
-            grid: [4, 2, 1],
-            block: [128, 1, 1],
-        });
-        Event { time: Nanos(start + 1500), seen_by: SeenBy::Activity, body }
-    }
-
-    fn write(names: &Names, events: &[Event], bytes_max: u64) -> (Value, Written) {
-        let mut out = Vec::new();
-        let scopes = Scopes::new(1);
-        let mut writer =
-            TraceWriter::new(&mut out, names, &scopes, Nanos(1000), true, bytes_max).unwrap();
-        writer.device(DeviceIndex(1), "Sim \"A\"").unwrap();
-        writer.vram(Nanos(2000), DeviceIndex(1), Bytes(100), Bytes(30)).unwrap();
-        for event in events {
-            writer.event(event).unwrap();
-        }
-        let dropped = vec![(DropReason::TraceSampled, 3)];
-        let meta = TraceMeta { events_seen: 9, window_stride: 2, window_ns: Nanos(5), dropped };
-        let written = writer.finish(&meta).unwrap();
-        assert_eq!(written.bytes, out.len() as u64);
-        assert!(written.bytes <= bytes_max);
-        (serde_json::from_slice(&out).unwrap(), written)
-    }
-
-    #[test]
-    fn a_trace_is_json_that_says_where_and_when() {
-        let names = Names::new(8, 64);
-        let odd = names.intern("a\"b\\c\n\u{1}ü");
-        let sync = Body::Sync(Sync {
-            kind: SyncKind::Stream,
-            context: 1,
-            stream: 7,
-            correlation: 5,
-            start: Nanos(1001),
-            end: Nanos(3000),
-        });
-        let span = Span {
-            name: odd,
-            origin: SpanOrigin::Program,
-            scope: ScopeId::NONE,
-            thread: 2,
-            start: Nanos(1000),
-            end: Nanos(9000),
-        };
-        let other = |body| Event { time: Nanos(0), seen_by: SeenBy::Host, body };
-        let (trace, written) = write(
-            &names,
-            &[kernel(odd, 2007), kernel(odd, 4000), other(sync), other(Body::Span(span))],
-            1 << 20,
-        );
-        let events = trace["traceEvents"].as_array().unwrap();
-        let find = |ph: &str, cat: &str| {
-            events.iter().find(|e| e["ph"] == ph && (cat.is_empty() || e["cat"] == cat)).unwrap()
-        };
-        let first = find("X", "kernel");
-        assert_eq!(first["name"], "a\"b\\c\n\u{1}ü");
-        assert_eq!((first["ts"].as_f64(), first["dur"].as_f64()), (Some(1.007), Some(1.5)));
-        assert_eq!(first["pid"], 101);
-        assert_eq!(first["args"]["grid"], serde_json::json!([4, 2, 1]));
-        assert_eq!(find("X", "sync")["ts"].as_f64(), Some(0.001));
-        assert_eq!(find("X", "span")["dur"], 8);
-        assert_eq!(find("C", "")["args"], serde_json::json!({"kv_cache": 30, "other": 70}));
-        let names: Vec<_> = events
-            .iter()
-            .filter(|e| e["name"] == "process_name")
-            .map(|e| e["args"]["name"].as_str().unwrap())
-            .collect();
-        assert_eq!(names, ["host (SIMULATED)", "GPU 1: Sim \"A\" (SIMULATED)"]);
-        assert_eq!((written.events, written.left_out), (5, 0));
-        let other = &trace["otherData"];
-        assert_eq!(other["simulated"], true);
-        assert_eq!(other["window_stride"], 2);
-        assert_eq!(other["dropped"]["trace_sampled"], 3);
-        assert_eq!(other["clock_origin_ns"], 1000);
-    }
-
-    #[test]
-    fn a_full_trace_is_closed_and_counts_the_rest() {
-        let names = Names::new(8, 64);
-        let id = names.intern("k");
-        let events: Vec<_> = (0..1000).map(|i| kernel(id, 2000 * i)).collect();
-        let (trace, written) = write(&names, &events, 20_000);
-        assert!(written.bytes > 17_000, "{written:?}");
-        assert_eq!(written.events + written.left_out, 1001);
-        assert_eq!(trace["otherData"]["events_left_out"], written.left_out);
-        assert!(
-            TraceWriter::new(&mut Vec::new(), &names, &Scopes::new(1), Nanos(0), false, 10)
-                .is_err()
-        );
-    }
-
-    #[test]
-    fn the_tail_fits_at_its_longest() {
-        let names = Names::new(1, 8);
-        let mut out = Vec::new();
-        let scopes = Scopes::new(1);
-        let writer =
-            TraceWriter::new(&mut out, &names, &scopes, Nanos::MAX, true, 1 << 20).unwrap();
-        let before = writer.out.bytes;
-        let dropped = DropReason::ALL.map(|reason| (reason, u64::MAX)).to_vec();
-        let meta = TraceMeta {
-            events_seen: u64::MAX,
-            window_stride: u64::MAX,
-            window_ns: Nanos::MAX,
-            dropped,
-        };
-        let written = writer.finish(&meta).unwrap();
-        assert!(written.bytes - before <= TAIL_BYTES_MAX);
-    }
-}
+mod tests;
