@@ -39,6 +39,7 @@ codes! {
     INVALID_PTX = 218, c"CUDA_ERROR_INVALID_PTX", c"a PTX JIT compilation failed";
     FILE_NOT_FOUND = 301, c"CUDA_ERROR_FILE_NOT_FOUND", c"file not found";
     INVALID_HANDLE = 400, c"CUDA_ERROR_INVALID_HANDLE", c"invalid resource handle";
+    ILLEGAL_STATE = 401, c"CUDA_ERROR_ILLEGAL_STATE", c"not in a valid state for the operation";
     NOT_FOUND = 500, c"CUDA_ERROR_NOT_FOUND", c"named symbol not found";
     NOT_READY = 600, c"CUDA_ERROR_NOT_READY", c"device not ready";
     ILLEGAL_ADDRESS = 700, c"CUDA_ERROR_ILLEGAL_ADDRESS", c"an illegal memory access";
@@ -50,6 +51,21 @@ codes! {
     NOT_SUPPORTED = 801, c"CUDA_ERROR_NOT_SUPPORTED", c"operation not supported";
     SYSTEM_NOT_READY = 802, c"CUDA_ERROR_SYSTEM_NOT_READY", c"system not yet initialized";
     SYSTEM_DRIVER_MISMATCH = 803, c"CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", c"driver mismatch";
+    STREAM_CAPTURE_UNSUPPORTED = 900, c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+        c"not permitted while a stream is captured";
+    STREAM_CAPTURE_INVALIDATED = 901, c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+        c"an earlier error ended the capture";
+    STREAM_CAPTURE_MERGE = 902, c"CUDA_ERROR_STREAM_CAPTURE_MERGE", c"would merge two captures";
+    STREAM_CAPTURE_UNMATCHED = 903, c"CUDA_ERROR_STREAM_CAPTURE_UNMATCHED",
+        c"the capture began on another stream";
+    STREAM_CAPTURE_UNJOINED = 904, c"CUDA_ERROR_STREAM_CAPTURE_UNJOINED",
+        c"a stream was drawn into the capture and not joined";
+    STREAM_CAPTURE_ISOLATION = 905, c"CUDA_ERROR_STREAM_CAPTURE_ISOLATION",
+        c"depends on work outside the capture";
+    STREAM_CAPTURE_IMPLICIT = 906, c"CUDA_ERROR_STREAM_CAPTURE_IMPLICIT",
+        c"the default stream would wait for the capture";
+    STREAM_CAPTURE_WRONG_THREAD = 908, c"CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD",
+        c"another thread began the capture";
     UNKNOWN = 999, c"CUDA_ERROR_UNKNOWN", c"unknown error";
 }
 
@@ -100,4 +116,89 @@ pub(crate) struct LaunchConfig {
     pub(crate) stream: u64,
     pub(crate) attributes: u64,
     pub(crate) attribute_count: u32,
+}
+
+/// `CUDA_KERNEL_NODE_PARAMS_v2`, 72 bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct KernelNodeParams {
+    pub(crate) function: u64,
+    pub(crate) grid: [u32; 3],
+    pub(crate) block: [u32; 3],
+    pub(crate) shared_bytes: u32,
+    pub(crate) kernel_params: u64,
+    pub(crate) extra: u64,
+    pub(crate) kernel: u64,
+    pub(crate) context: u64,
+}
+
+/// `CUDA_MEMSET_NODE_PARAMS`, 40 bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct MemsetNodeParams {
+    pub(crate) target: u64,
+    pub(crate) pitch: usize,
+    pub(crate) value: u32,
+    pub(crate) element_bytes: u32,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+}
+
+/// One end of a `CUDA_MEMCPY3D`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct Memcpy3dEnd {
+    pub(crate) x_bytes: usize,
+    pub(crate) y: usize,
+    pub(crate) z: usize,
+    pub(crate) lod: usize,
+    pub(crate) memory_type: u32,
+    pub(crate) host: u64,
+    pub(crate) device: u64,
+    pub(crate) array: u64,
+    pub(crate) reserved: u64,
+    pub(crate) pitch: usize,
+    pub(crate) height: usize,
+}
+
+impl Memcpy3dEnd {
+    /// Where the first byte is; arrays are not simulated.
+    pub(crate) fn address(&self) -> Done<u64> {
+        // CU_MEMORYTYPE_HOST, _DEVICE, _ARRAY, _UNIFIED.
+        let base = match self.memory_type {
+            1 => self.host,
+            2 | 4 => self.device,
+            3 => return Err(Code::NOT_SUPPORTED),
+            _ => return Err(Code::INVALID_VALUE),
+        };
+        if (self.y, self.z) != (0, 0) {
+            return Err(Code::NOT_SUPPORTED);
+        }
+        base.checked_add(self.x_bytes as u64).ok_or(Code::INVALID_VALUE)
+    }
+}
+
+/// `CUDA_MEMCPY3D`, 200 bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct Memcpy3d {
+    pub(crate) source: Memcpy3dEnd,
+    pub(crate) target: Memcpy3dEnd,
+    pub(crate) width_bytes: usize,
+    pub(crate) height: usize,
+    pub(crate) depth: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_laid_out_as_cuda_has_them() {
+        assert_eq!(size_of::<KernelNodeParams>(), 72);
+        assert_eq!(size_of::<MemsetNodeParams>(), 40);
+        assert_eq!(size_of::<Memcpy3d>(), 200);
+        assert_eq!(std::mem::offset_of!(Memcpy3d, target), 88);
+        assert_eq!(size_of::<LaunchConfig>(), 56);
+    }
 }

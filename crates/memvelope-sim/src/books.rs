@@ -44,6 +44,19 @@ struct Moved {
     total_ns: u64,
 }
 
+/// What became of graphs.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct GraphBooks {
+    pub(crate) created: u64,
+    pub(crate) captured: u64,
+    pub(crate) instantiated: u64,
+    pub(crate) launches: u64,
+    /// Those that CUPTI sees as a whole.
+    pub(crate) launches_as_a_whole: u64,
+    /// Nodes that ran.
+    pub(crate) nodes: u64,
+}
+
 /// Bytes reserved by pools on one device.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 struct Reserved {
@@ -69,6 +82,7 @@ pub(crate) struct Books {
     copies: BTreeMap<&'static str, Moved>,
     memsets: Moved,
     syncs: BTreeMap<&'static str, Total>,
+    pub(crate) graphs: GraphBooks,
     pub(crate) cuda_ooms: u64,
     pub(crate) failed_allocations: u64,
     pub(crate) faults_fired: u64,
@@ -140,6 +154,8 @@ struct DevicePage<'a> {
     total_bytes: u64,
     hidden_bytes: u64,
     context_bytes: u64,
+    /// CUPTI's own buffers.
+    cupti_bytes: u64,
     co_tenant_bytes: u64,
     free_bytes: u64,
     /// Allocations in whole pages.
@@ -159,6 +175,8 @@ struct ActivityPage {
     /// Records that reached a buffer.
     written: u64,
     dropped: u64,
+    /// Those that found no place in CUPTI's device buffers.
+    without_place: u64,
     buffers_requested: u64,
     buffers_completed: u64,
 }
@@ -187,7 +205,10 @@ struct Pages<'a> {
     copies: &'a BTreeMap<&'static str, Moved>,
     memsets: Moved,
     syncs: &'a BTreeMap<&'static str, Total>,
+    graphs: GraphBooks,
     activity: ActivityPage,
+    /// How often each of the scenario's `[cupti_faults]` came true.
+    cupti_faults: BTreeMap<&'static str, u64>,
     contents: ContentsPage,
     injection: &'a Option<Injection>,
     caught_panics: u64,
@@ -202,7 +223,7 @@ impl World {
         let pages = Pages {
             simulator: crate::VERSION_TEXT,
             simulated: true,
-            cupti: &self.scenario.cupti,
+            cupti: &self.scenario.cupti.version,
             virtual_start_ns: self.scenario.start_ns,
             virtual_end_ns: self.now,
             driver_calls: CALLS.load(Ordering::Relaxed),
@@ -221,13 +242,16 @@ impl World {
             copies: &books.copies,
             memsets: books.memsets,
             syncs: &books.syncs,
+            graphs: books.graphs,
             activity: ActivityPage {
                 made: self.activity.made(),
                 written: delivery.written,
                 dropped: delivery.dropped,
+                without_place: self.activity.without_place,
                 buffers_requested: delivery.requested,
                 buffers_completed: delivery.completed,
             },
+            cupti_faults: crate::cupti::faults::fired(),
             contents: ContentsPage {
                 not_kept: self.contents.not_kept,
                 not_kept_bytes: self.contents.not_kept_bytes,
@@ -248,6 +272,7 @@ impl World {
             total_bytes: device.spec.total_bytes,
             hidden_bytes: device.spec.hidden_bytes,
             context_bytes: device.context_bytes,
+            cupti_bytes: device.cupti_bytes,
             co_tenant_bytes: device.co_tenant_bytes(self.elapsed()).map(|(_, bytes)| bytes).sum(),
             free_bytes: self.free_bytes(index),
             physical_live_bytes: device.physical,

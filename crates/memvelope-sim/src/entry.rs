@@ -3,10 +3,12 @@
 
 use crate::abi::{Code, Done};
 use crate::books::{CALLS, CAUGHT_PANICS};
-use crate::cupti::{buffers, callbacks, pending};
+use crate::cupti::layout::Record;
+use crate::cupti::{api, buffers, callbacks, faults, overhead, pending};
 use crate::world::{self, World};
 use crate::{fault, thread};
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::ffi::{CStr, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -134,9 +136,10 @@ pub(crate) fn driver(
         if fault::is_missing(function.name()) {
             return Code::NOT_SUPPORTED.0;
         }
-        CALLS.fetch_add(1, Ordering::Relaxed);
+        faults::driver_called(CALLS.fetch_add(1, Ordering::Relaxed) + 1);
         let correlation = NEXT_CORRELATION.fetch_add(1, Ordering::Relaxed);
         let call = Call { function, correlation, charged: Cell::new(false), began: Cell::new(0) };
+        let begun = api::begun(function.cbid);
         let code = if callbacks::is_watched(function.cbid) {
             let mut slot = 0;
             let mut seen = seen_by_subscriber(&call, params, symbol, &mut slot);
@@ -149,7 +152,8 @@ pub(crate) fn driver(
         } else {
             call.run(body)
         };
-        settle();
+        let own = begun.map(|start| api::ended(function.cbid, start, correlation, code));
+        settle_after(own.unwrap_or_default());
         code
     })
 }
@@ -188,25 +192,32 @@ fn current_context() -> (u64, u32) {
 
 /// Hands completed records to the client's buffers.
 pub(crate) fn settle() {
-    if !pending::any_on() || thread::is_in_client() {
+    settle_after(VecDeque::new());
+}
+
+/// The same, after records that are the calling thread's own.
+fn settle_after(mut records: VecDeque<Record>) {
+    let is_quiet = records.is_empty() && !pending::any_on();
+    if is_quiet || thread::is_in_client() {
         return;
     }
-    let records = {
-        let Some(mut world) = world::machine_if_made() else { return };
+    if let Some(mut world) = world::machine_if_made() {
+        overhead::declared(&mut world);
         let now = world.now;
-        world.activity.take_complete(now)
-    };
+        records.append(&mut world.activity.take_complete(now));
+    }
     buffers::deliver(records);
 }
 
 /// Everything that surrounds the body of a CUPTI or NVML function.
 pub(crate) fn plain(
     name: &'static str,
-    missing: u32,
-    panicked: u32,
+    (missing, panicked): (u32, u32),
+    before: fn(&'static str),
     body: impl FnOnce() -> u32,
 ) -> u32 {
     caught(panicked, || {
+        before(name);
         if fault::is_missing(name) {
             return missing;
         }
@@ -271,7 +282,7 @@ macro_rules! driver_functions {
 
 /// Declares the functions of the simulated libcupti or libnvidia-ml.
 macro_rules! plain_functions {
-    (missing $missing:literal, panicked $panicked:literal;
+    (missing $missing:literal, panicked $panicked:literal, before $before:path;
     $( $name:ident($($arg:ident: $type:ty),* $(,)?) => $body:expr; )*) => {
         /// Their names.
         pub(crate) static NAMES: &[&str] = &[$(stringify!($name)),*];
@@ -279,7 +290,9 @@ macro_rules! plain_functions {
             #[doc = concat!("Simulates `", stringify!($name), "`.")]
             #[unsafe(no_mangle)]
             unsafe extern "C" fn $name($($arg: $type),*) -> u32 {
-                $crate::entry::plain(stringify!($name), $missing, $panicked, || $body)
+                $crate::entry::plain(
+                    stringify!($name), ($missing, $panicked), $before, || $body,
+                )
             }
         )*
     };

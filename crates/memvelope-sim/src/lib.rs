@@ -26,6 +26,7 @@ mod thread;
 mod world;
 
 pub use cupti::layout::{Field, LAYOUTS, Layout};
+pub use cupti::{memvelope_sim_mark, memvelope_sim_range_pop, memvelope_sim_range_push};
 
 use std::ffi::{CStr, c_char};
 

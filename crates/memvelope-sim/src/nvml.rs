@@ -37,6 +37,9 @@ static TEXTS: &[(u32, &CStr)] = &[
     (999, c"Unknown Error"),
 ];
 
+/// NVML can be called at any time.
+fn no_conditions(_name: &'static str) {}
+
 /// How often NVML was initialised more than shut down.
 static USERS: AtomicU32 = AtomicU32::new(0);
 
@@ -48,7 +51,7 @@ const NO_INSTANCE: u32 = u32::MAX;
 const NVML_MAJOR: &str = "13.";
 
 plain_functions! {
-    missing 13, panicked 999;
+    missing 13, panicked 999, before no_conditions;
     nvmlInit_v2() => init();
     nvmlInit() => init();
     nvmlInitWithFlags(_flags: u32) => init();
@@ -208,7 +211,7 @@ fn memory_v2(world: &World, index: usize, to: *mut MemoryV2) -> u32 {
 fn processes(world: &World, index: usize, count: *mut u32, to: *mut Process) -> u32 {
     let Ok(room) = get(count.cast_const()) else { return code::INVALID_ARGUMENT };
     let device = &world.devices[index];
-    let own = device.context_bytes + device.physical;
+    let own = device.own();
     let is_here = world.contexts.values().any(|context| context.device == index);
     let own = is_here.then(|| (std::process::id(), own));
     let all: Vec<(u32, u64)> =

@@ -3,8 +3,10 @@
 //! Everything here is `Copy` and without destructors, so that calls made while a thread ends (a
 //! `Drop` of somebody's thread-local, say) still work.
 
+#![expect(unsafe_code, reason = "asks the system which thread this is")]
+
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Depth of the context stack; deeper pushes are refused. Programs use one or two.
 const DEPTH: usize = 32;
@@ -73,6 +75,34 @@ pub(crate) fn number() -> u64 {
         }
         number.get()
     })
+}
+
+/// Whether records name threads by the system's id, or (CUPTI's default) by the low half of
+/// `pthread_self`.
+static SYSTEM_IDS: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn use_system_ids(on: bool) {
+    SYSTEM_IDS.store(on, Ordering::Relaxed);
+}
+
+pub(crate) fn uses_system_ids() -> bool {
+    SYSTEM_IDS.load(Ordering::Relaxed)
+}
+
+/// Process and thread as records name them, 32 bits each.
+pub(crate) fn ids() -> (u64, u64) {
+    let thread = if uses_system_ids() {
+        // SAFETY: asks for the calling thread's id, and cannot fail.
+        u64::from(unsafe { libc::gettid() }.cast_unsigned())
+    } else {
+        // SAFETY: as above.
+        unsafe { libc::pthread_self() as u64 & 0xffff_ffff }
+    };
+    (u64::from(std::process::id()), thread)
+}
+
+pub(crate) fn capture_mode() -> u32 {
+    CAPTURE_MODE.with(Cell::get)
 }
 
 /// Sets the thread's stream capture mode and returns the former one.

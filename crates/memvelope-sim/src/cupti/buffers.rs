@@ -5,7 +5,9 @@
 
 #![expect(unsafe_code, reason = "writes into the client's buffers and calls its functions")]
 
+use crate::cupti::faults::{self, Fate};
 use crate::cupti::layout::Record;
+use crate::cupti::{overhead, returns};
 use crate::thread;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,6 +17,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) type Request = unsafe extern "C" fn(*mut *mut u8, *mut usize, *mut usize);
 /// `CUpti_BuffersCallbackCompleteFunc`.
 pub(crate) type Complete = unsafe extern "C" fn(u64, u32, *mut u8, usize, usize);
+
+/// `CUPTI_ACTIVITY_KIND_OVERHEAD`.
+const OVERHEAD: u32 = 17;
 
 static TABLE: Mutex<Table> = Mutex::new(Table { functions: None, open: Vec::new() });
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
@@ -34,8 +39,9 @@ struct Table {
     open: Vec<Buffer>,
 }
 
+/// A buffer of the client's, while it is ours.
 #[derive(Debug)]
-struct Buffer {
+pub(crate) struct Buffer {
     /// Thread it belongs to; 0 is everybody.
     owner: u64,
     at: *mut u8,
@@ -43,6 +49,8 @@ struct Buffer {
     valid: usize,
     /// Records it may still take.
     room: usize,
+    /// Where each record begins.
+    starts: Vec<usize>,
 }
 
 // SAFETY: the client handed the memory over until it gets it back; only the thread that took the
@@ -102,6 +110,7 @@ fn table() -> MutexGuard<'static, Table> {
 /// Writes records into buffers, asking for and giving back buffers as needed. Without registered
 /// functions, and inside a client's own callback, records have nowhere to go and are dropped.
 pub(crate) fn deliver(mut records: VecDeque<Record>) {
+    count_dropped(faults::tamper(&mut records));
     let owner = if per_thread() { thread::number() } else { 0 };
     while !records.is_empty() {
         let (functions, buffer) = {
@@ -110,6 +119,7 @@ pub(crate) fn deliver(mut records: VecDeque<Record>) {
             (table.functions, own.map(|index| table.open.swap_remove(index)))
         };
         let Some((request, complete)) = functions else { return count_dropped(records.len()) };
+        let is_new = buffer.is_none();
         let mut buffer = match buffer.or_else(|| ask(request, owner)) {
             Some(buffer) => buffer,
             None => {
@@ -118,6 +128,10 @@ pub(crate) fn deliver(mut records: VecDeque<Record>) {
                 continue;
             }
         };
+        // No request is told of that was made to tell of one, or small buffers would never end it.
+        if is_new && records.front().is_some_and(|next| next.kind() != OVERHEAD) {
+            records.extend(overhead::buffer_request());
+        }
         let before = records.len();
         buffer.fill(&mut records);
         if records.is_empty() {
@@ -129,7 +143,7 @@ pub(crate) fn deliver(mut records: VecDeque<Record>) {
             records.pop_front();
             count_dropped(1);
         }
-        give_back(complete, &buffer);
+        returns::give_back(complete, buffer);
     }
 }
 
@@ -144,8 +158,13 @@ pub(crate) fn flush(forced: bool) {
         (table.functions, out)
     };
     let Some((_, complete)) = functions else { return };
-    for buffer in &buffers {
-        give_back(complete, buffer);
+    returns::flushed(complete, buffers);
+}
+
+/// Says that no kind is on any more.
+pub(crate) fn stopped() {
+    if let Some((_, complete)) = table().functions {
+        returns::stopped(complete);
     }
 }
 
@@ -159,6 +178,9 @@ fn ask(request: Request, owner: u64) -> Option<Buffer> {
     REQUESTED.fetch_add(1, Ordering::Relaxed);
     // SAFETY: the client registered this function for exactly this call; the pointers are ours.
     thread::in_client(|| unsafe { request(&raw mut at, &raw mut size, &raw mut room) })?;
+    if at.is_null() {
+        faults::null_buffer();
+    }
     if at.is_null() || size == 0 || !at.cast::<u64>().is_aligned() {
         return None;
     }
@@ -167,10 +189,11 @@ fn ask(request: Request, owner: u64) -> Option<Buffer> {
         unsafe { at.write_bytes(0, size) };
     }
     let room = if room == 0 { usize::MAX } else { room };
-    Some(Buffer { owner, at, size, valid: 0, room })
+    Some(Buffer { owner, at, size, valid: 0, room, starts: Vec::new() })
 }
 
-fn give_back(complete: Complete, buffer: &Buffer) {
+/// Hands a buffer over to the client.
+pub(crate) fn hand_over(complete: Complete, buffer: &Buffer) {
     COMPLETED.fetch_add(1, Ordering::Relaxed);
     // SAFETY: the client registered this function for exactly this call, and gets back what it
     // handed over; we keep no copy of the pointer.
@@ -181,6 +204,30 @@ fn give_back(complete: Complete, buffer: &Buffer) {
 }
 
 impl Buffer {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.valid == 0
+    }
+
+    /// Spoils the end of a buffer: garbage from a record's start on, about a quarter of it, so
+    /// that no pointer in a record that still looks like one is garbage; or a last record cut.
+    pub(crate) fn spoil(&mut self, fate: &Fate) {
+        let Some(last) = self.starts.last().copied() else { return };
+        if let Some(mut seed) = fate.garbage {
+            let from = self.valid / 4 * 3;
+            let from = self.starts.iter().copied().find(|start| *start >= from).unwrap_or(last);
+            // SAFETY: the client handed over `size` bytes, of which `valid` hold records.
+            let tail =
+                unsafe { std::slice::from_raw_parts_mut(self.at.add(from), self.valid - from) };
+            for chunk in tail.chunks_mut(8) {
+                let bytes = faults::draw(&mut seed).to_le_bytes();
+                chunk.copy_from_slice(&bytes[..chunk.len()]);
+            }
+        }
+        if fate.truncate {
+            self.valid = last + (self.valid - last) / 2;
+        }
+    }
+
     fn fill(&mut self, records: &mut VecDeque<Record>) {
         while let Some(record) = records.front() {
             let bytes = record.as_bytes();
@@ -193,6 +240,7 @@ impl Buffer {
                 let to = self.at.add(self.valid);
                 to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
             }
+            self.starts.push(self.valid);
             self.valid += bytes.len();
             self.room -= 1;
             WRITTEN.fetch_add(1, Ordering::Relaxed);

@@ -47,6 +47,8 @@ static SUBSCRIBER: Mutex<Option<Subscriber>> = Mutex::new(None);
 static WATCHED: [AtomicU8; CBID_COUNT] = [const { AtomicU8::new(0) }; CBID_COUNT];
 /// Whether the ends of contexts are told.
 static DESTROYS_WATCHED: AtomicBool = AtomicBool::new(false);
+/// Whether another client holds the subscription.
+static OTHER: AtomicBool = AtomicBool::new(false);
 /// Whether any could be on.
 static LISTENING: AtomicBool = AtomicBool::new(false);
 
@@ -57,7 +59,7 @@ fn subscriber() -> MutexGuard<'static, Option<Subscriber>> {
 /// Takes the subscriber's place; `false` when it is taken.
 pub(crate) fn subscribe(function: Function, user_data: *mut c_void) -> bool {
     let mut slot = subscriber();
-    if slot.is_some() {
+    if slot.is_some() || is_other() {
         return false;
     }
     *slot = Some(Subscriber { function, user_data: user_data as usize });
@@ -71,6 +73,21 @@ pub(crate) fn unsubscribe() -> bool {
     WATCHED.iter().for_each(|watched| watched.store(0, Ordering::Relaxed));
     DESTROYS_WATCHED.store(false, Ordering::Relaxed);
     subscriber().take().is_some()
+}
+
+/// Says whether another client holds the subscription.
+pub(crate) fn set_other(holds: bool) {
+    OTHER.store(holds, Ordering::Release);
+}
+
+pub(crate) fn is_other() -> bool {
+    OTHER.load(Ordering::Acquire)
+}
+
+/// Another client takes the subscription: ours hears nothing more, and its handle is worth nothing.
+pub(crate) fn steal() {
+    set_other(true);
+    unsubscribe();
 }
 
 pub(crate) fn is_subscribed() -> bool {

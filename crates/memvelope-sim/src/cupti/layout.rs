@@ -76,7 +76,11 @@ layouts! {
         CONTEXT: "contextId" @ 36 + 4;
         STREAM: "streamId" @ 40 + 4;
         CORRELATION: "correlationId" @ 44 + 4;
+        GRAPH_NODE: "graphNodeId" @ 64 + 8;
+        GRAPH: "graphId" @ 72 + 4;
         COPY_COUNT: "copyCount" @ 88 + 8 since 1208;
+        SOURCE_GRAPH: "sourceGraphId" @ 96 + 4 since 1304;
+        SOURCE_GRAPH_NODE: "sourceGraphNodeId" @ 104 + 8 since 1304;
     }
     memset = 2 "MEMSET", sizes [(1200, 88), (1304, 104)] {
         VALUE: "value" @ 4 + 4;
@@ -89,6 +93,19 @@ layouts! {
         CORRELATION: "correlationId" @ 44 + 4;
         FLAGS: "flags" @ 48 + 2;
         MEMORY_KIND: "memoryKind" @ 50 + 2;
+        GRAPH_NODE: "graphNodeId" @ 64 + 8;
+        GRAPH: "graphId" @ 72 + 4;
+        SOURCE_GRAPH: "sourceGraphId" @ 88 + 4 since 1304;
+        SOURCE_GRAPH_NODE: "sourceGraphNodeId" @ 96 + 8 since 1304;
+    }
+    driver = 4 "DRIVER", sizes [(1200, 40)] {
+        CBID: "cbid" @ 4 + 4;
+        START: "start" @ 8 + 8;
+        END: "end" @ 16 + 8;
+        PROCESS: "processId" @ 24 + 4;
+        THREAD: "threadId" @ 28 + 4;
+        CORRELATION: "correlationId" @ 32 + 4;
+        RETURN_VALUE: "returnValue" @ 36 + 4;
     }
     kernel = 10 "CONCURRENT_KERNEL",
         sizes [(1200, 208), (1300, 216), (1301, 224), (1303, 232), (1304, 248)] {
@@ -108,9 +125,51 @@ layouts! {
         CORRELATION: "correlationId" @ 92 + 4;
         GRID_ID: "gridId" @ 96 + 8;
         NAME: "name" @ 104 + 8;
+        GRAPH_NODE: "graphNodeId" @ 144 + 8;
+        GRAPH: "graphId" @ 156 + 4;
         CHANNEL: "channelID" @ 168 + 4;
         CHANNEL_TYPE: "channelType" @ 172 + 4;
         PRIORITY: "priority" @ 216 + 4 since 1301;
+        SOURCE_GRAPH: "sourceGraphId" @ 232 + 4 since 1304;
+        SOURCE_GRAPH_NODE: "sourceGraphNodeId" @ 240 + 8 since 1304;
+    }
+    marker = 12 "MARKER", sizes [(1200, 56)] {
+        FLAGS: "flags" @ 4 + 4;
+        TIMESTAMP: "timestamp" @ 8 + 8;
+        ID: "id" @ 16 + 4;
+        OBJECT_KIND: "objectKind" @ 20 + 4;
+        PROCESS: "objectId.pt.processId" @ 24 + 4;
+        THREAD: "objectId.pt.threadId" @ 28 + 4;
+        NAME: "name" @ 40 + 8;
+        DOMAIN: "domain" @ 48 + 8;
+    }
+    overhead = 17 "OVERHEAD", sizes [(1200, 40), (1203, 48), (1204, 56)] {
+        KIND: "overheadKind" @ 4 + 4;
+        OBJECT_KIND: "objectKind" @ 8 + 4;
+        PROCESS: "objectId.pt.processId" @ 12 + 4;
+        THREAD: "objectId.pt.threadId" @ 16 + 4;
+        START: "start" @ 24 + 8;
+        END: "end" @ 32 + 8;
+        CORRELATION: "correlationId" @ 40 + 4 since 1203;
+    }
+    peer_copy = 22 "MEMCPY2", sizes [(1200, 96)] {
+        COPY_KIND: "copyKind" @ 4 + 1;
+        SRC_KIND: "srcKind" @ 5 + 1;
+        DST_KIND: "dstKind" @ 6 + 1;
+        FLAGS: "flags" @ 7 + 1;
+        BYTES: "bytes" @ 8 + 8;
+        START: "start" @ 16 + 8;
+        END: "end" @ 24 + 8;
+        DEVICE: "deviceId" @ 32 + 4;
+        CONTEXT: "contextId" @ 36 + 4;
+        STREAM: "streamId" @ 40 + 4;
+        SRC_DEVICE: "srcDeviceId" @ 44 + 4;
+        SRC_CONTEXT: "srcContextId" @ 48 + 4;
+        DST_DEVICE: "dstDeviceId" @ 52 + 4;
+        DST_CONTEXT: "dstContextId" @ 56 + 4;
+        CORRELATION: "correlationId" @ 60 + 4;
+        GRAPH_NODE: "graphNodeId" @ 72 + 8;
+        GRAPH: "graphId" @ 80 + 4;
     }
     synchronization = 38 "SYNCHRONIZATION", sizes [(1200, 40), (1208, 56)] {
         TYPE: "type" @ 4 + 4;
@@ -140,6 +199,35 @@ layouts! {
         POOL_THRESHOLD: "memoryPoolConfig.releaseThreshold" @ 96 + 8;
         POOL_SIZE: "memoryPoolConfig.pool.size" @ 104 + 8;
         POOL_UTILIZED: "memoryPoolConfig.utilizedSize" @ 112 + 8;
+    }
+    external = 39 "EXTERNAL_CORRELATION", sizes [(1200, 24)] {
+        KIND: "externalKind" @ 4 + 4;
+        ID: "externalId" @ 8 + 8;
+        CORRELATION: "correlationId" @ 16 + 4;
+    }
+    memory_pool = 50 "MEMORY_POOL", sizes [(1200, 72), (1300, 80)] {
+        OPERATION: "memoryPoolOperationType" @ 4 + 4;
+        TYPE: "memoryPoolType" @ 8 + 4;
+        CORRELATION: "correlationId" @ 12 + 4;
+        PROCESS: "processId" @ 16 + 4;
+        DEVICE: "deviceId" @ 20 + 4;
+        KEPT: "minBytesToKeep" @ 24 + 8;
+        ADDRESS: "address" @ 32 + 8;
+        SIZE: "size" @ 40 + 8;
+        THRESHOLD: "releaseThreshold" @ 48 + 8;
+        TIMESTAMP: "timestamp" @ 56 + 8;
+        UTILIZED: "utilizedSize" @ 64 + 8;
+    }
+    graph_trace = 51 "GRAPH_TRACE", sizes [(1200, 48), (1203, 56)] {
+        CORRELATION: "correlationId" @ 4 + 4;
+        START: "start" @ 8 + 8;
+        END: "end" @ 16 + 8;
+        DEVICE: "deviceId" @ 24 + 4;
+        GRAPH: "graphId" @ 28 + 4;
+        CONTEXT: "contextId" @ 32 + 4;
+        STREAM: "streamId" @ 36 + 4;
+        END_DEVICE: "endDeviceId" @ 48 + 4 since 1203;
+        END_CONTEXT: "endContextId" @ 52 + 4 since 1203;
     }
 }
 
@@ -173,6 +261,15 @@ impl Record {
         }
     }
 
+    pub(crate) fn get(&self, field: Field) -> u64 {
+        if field.since > self.version || field.offset + field.size > self.len {
+            return 0;
+        }
+        let mut bytes = [0; 8];
+        bytes[..field.size].copy_from_slice(&self.bytes[field.offset..field.offset + field.size]);
+        u64::from_le_bytes(bytes)
+    }
+
     pub(crate) fn kind(&self) -> u32 {
         u32::from_ne_bytes([self.bytes[0], self.bytes[1], self.bytes[2], self.bytes[3]])
     }
@@ -187,12 +284,15 @@ pub(crate) fn layout_of(kind: u32) -> Option<&'static Layout> {
     LAYOUTS.iter().copied().find(|layout| layout.kind == kind)
 }
 
-/// The start and end fields of a kind, for records that are handed out before they are complete.
+/// The start and end fields of the kinds that a GPU's clock fills in: their records can be handed
+/// out before they are complete.
 pub(crate) fn times_of(kind: u32) -> Option<(Field, Field)> {
     match kind {
         1 => Some((memcpy::START, memcpy::END)),
         2 => Some((memset::START, memset::END)),
         10 => Some((kernel::START, kernel::END)),
+        22 => Some((peer_copy::START, peer_copy::END)),
+        51 => Some((graph_trace::START, graph_trace::END)),
         _ => None,
     }
 }

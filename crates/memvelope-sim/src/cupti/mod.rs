@@ -6,18 +6,27 @@
 #![expect(unsafe_code, reason = "exports a C API and steps through the client's buffers")]
 #![allow(non_snake_case, reason = "exported names and their parameters are CUPTI's")]
 
+pub(crate) mod api;
+mod attributes;
 pub(crate) mod buffers;
 pub(crate) mod callbacks;
+pub(crate) mod device_buffers;
+mod external;
+pub(crate) mod faults;
 pub(crate) mod layout;
+mod markers;
+pub(crate) mod overhead;
 pub(crate) mod pending;
+mod returns;
+mod subscription;
+
+pub use markers::{memvelope_sim_mark, memvelope_sim_range_pop, memvelope_sim_range_push};
 
 use crate::edge::{get, put};
 use crate::entry::{plain_functions, settle};
 use crate::thread;
 use crate::world::{self, World};
 use std::ffi::{CStr, c_char, c_void};
-use std::sync::Mutex;
-use std::sync::PoisonError;
 
 /// `CUptiResult`s.
 mod code {
@@ -29,6 +38,7 @@ mod code {
     pub(super) const API_NOT_IMPLEMENTED: u32 = 11;
     pub(super) const MAX_LIMIT_REACHED: u32 = 12;
     pub(super) const NOT_INITIALIZED: u32 = 15;
+    pub(super) const QUEUE_EMPTY: u32 = 18;
     pub(super) const INVALID_KIND: u32 = 21;
     pub(super) const NOT_SUPPORTED: u32 = 27;
     pub(super) const MULTIPLE_SUBSCRIBERS: u32 = 39;
@@ -44,6 +54,7 @@ static RESULT_TEXTS: &[(u32, &CStr)] = &[
     (code::API_NOT_IMPLEMENTED, c"CUPTI_ERROR_API_NOT_IMPLEMENTED"),
     (code::MAX_LIMIT_REACHED, c"CUPTI_ERROR_MAX_LIMIT_REACHED"),
     (code::NOT_INITIALIZED, c"CUPTI_ERROR_NOT_INITIALIZED"),
+    (code::QUEUE_EMPTY, c"CUPTI_ERROR_QUEUE_EMPTY"),
     (code::INVALID_KIND, c"CUPTI_ERROR_INVALID_KIND"),
     (code::NOT_SUPPORTED, c"CUPTI_ERROR_NOT_SUPPORTED"),
     (35, c"CUPTI_ERROR_INSUFFICIENT_PRIVILEGES"),
@@ -57,9 +68,11 @@ const SUBSCRIBER_HANDLE: u64 = 0x5b5c_0001;
 const KIND_LAST: u32 = 60;
 /// First version with `cuptiSubscribe_v2`.
 const SUBSCRIBE_V2_SINCE: u32 = 1300;
+/// First version with `cuptiActivityEnableDriverApi` and its sister.
+const API_FILTERS_SINCE: u32 = 1205;
 
 plain_functions! {
-    missing 11, panicked 999;
+    missing 11, panicked 999, before faults::cupti_called;
     cuptiGetVersion(version: *mut u32) => on_world(|world| {
         write(version, world.scenario.cupti_version().1)
     });
@@ -70,18 +83,18 @@ plain_functions! {
     cuptiGetErrorMessage(result: u32, text: *mut *const c_char) => result_text(result, text);
 
     cuptiSubscribe(subscriber: *mut u64, callback: Option<callbacks::Function>,
-        userdata: *mut c_void) => subscribe(subscriber, callback, userdata, None);
+        userdata: *mut c_void) => subscription::subscribe(subscriber, callback, userdata, None);
     cuptiSubscribe_v2(subscriber: *mut u64, callback: Option<callbacks::Function>,
-        userdata: *mut c_void, params: *const SubscriberParams)
-        => subscribe(subscriber, callback, userdata, Some(params));
+        userdata: *mut c_void, params: *const subscription::SubscriberParams)
+        => subscription::subscribe(subscriber, callback, userdata, Some(params));
     cuptiUnsubscribe(subscriber: u64) => on_subscriber(subscriber, || {
         callbacks::unsubscribe();
         code::SUCCESS
     });
     cuptiEnableCallback(enable: u32, subscriber: u64, domain: u32, cbid: u32)
-        => on_subscriber(subscriber, || enable_callback(enable != 0, domain, cbid));
+        => on_subscriber(subscriber, || subscription::enable_callback(enable != 0, domain, cbid));
     cuptiEnableDomain(enable: u32, subscriber: u64, domain: u32)
-        => on_subscriber(subscriber, || enable_domain(enable != 0, domain));
+        => on_subscriber(subscriber, || subscription::enable_domain(enable != 0, domain));
     cuptiEnableAllDomains(enable: u32, subscriber: u64) => on_subscriber(subscriber, || {
         callbacks::watch_all(enable != 0);
         callbacks::watch_resource(None, enable != 0);
@@ -116,16 +129,25 @@ plain_functions! {
     cuptiActivityGetNumDroppedRecords(_context: u64, _stream: u32, dropped: *mut usize)
         => ready(|| write(dropped, buffers::take_dropped() as usize));
     cuptiActivitySetAttribute(attribute: u32, size: *mut usize, value: *const u8)
-        => on_world(|world| set_attribute(world, attribute, size, value));
+        => on_world(|world| attributes::set(world, attribute, size, value));
     cuptiActivityGetAttribute(attribute: u32, size: *mut usize, value: *mut u8)
-        => on_world(|world| get_attribute(world, attribute, size, value));
+        => on_world(|world| attributes::get_value(world, attribute, size, value));
     cuptiActivityRegisterTimestampCallback(clock: Option<unsafe extern "C" fn() -> u64>)
         => register_clock(clock);
-    cuptiFinalize() => ready(|| {
-        layout::LAYOUTS.iter().for_each(|layout| { pending::switch(layout.kind, false); });
-        callbacks::unsubscribe();
-        code::SUCCESS
+    cuptiActivityEnableDriverApi(cbid: u32, enable: u8) => api_filter(|| {
+        if api::switch_one(cbid, enable != 0) { code::SUCCESS } else { code::INVALID_PARAMETER }
     });
+    // Nobody calls the runtime here, so there is nothing to choose from.
+    cuptiActivityEnableRuntimeApi(_cbid: u32, _enable: u8) => api_filter(|| code::SUCCESS);
+    cuptiActivityPushExternalCorrelationId(kind: u32, id: u64)
+        => ready(|| refusal(external::push(kind, id)).map_or_else(|code| code, |()| code::SUCCESS));
+    cuptiActivityPopExternalCorrelationId(kind: u32, last_id: *mut u64)
+        => ready(|| refusal(external::pop(kind)).map_or_else(|code| code, |id| {
+            // The id may be of no interest.
+            let _ = put(last_id, id);
+            code::SUCCESS
+        }));
+    cuptiFinalize() => ready(finalize);
 
     cuptiGetContextId(context: u64, id: *mut u32) => on_world(|world| {
         world.contexts.get(&context).map_or(code::INVALID_CONTEXT, |context| write(id, context.uid))
@@ -139,21 +161,16 @@ plain_functions! {
         => on_world(|world| stream_id(world, context, stream, per_thread != 0, id));
     cuptiGetStreamId(context: u64, stream: u64, id: *mut u32)
         => on_world(|world| stream_id(world, context, stream, false, id));
-    cuptiGetThreadIdType(kind: *mut u32) => ready(|| write(kind, 0));
+    cuptiGetThreadIdType(kind: *mut u32)
+        => ready(|| write(kind, u32::from(thread::uses_system_ids())));
+    cuptiSetThreadIdType(kind: u32) => ready(|| match kind {
+        0 | 1 => {
+            thread::use_system_ids(kind == 1);
+            code::SUCCESS
+        }
+        _ => code::INVALID_PARAMETER,
+    });
 }
-
-/// The head of `CUpti_SubscriberParams` (13.0: 32 bytes; later fields are not read).
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-struct SubscriberParams {
-    struct_size: usize,
-    name: *const c_char,
-    old_name: *mut c_char,
-    old_name_size: usize,
-}
-
-/// Name of the last subscriber that gave one, for whoever comes second.
-static HOLDER: Mutex<String> = Mutex::new(String::new());
 
 fn write<T>(to: *mut T, value: T) -> u32 {
     if put(to, value).is_ok() { code::SUCCESS } else { code::INVALID_PARAMETER }
@@ -177,76 +194,33 @@ fn on_subscriber(handle: u64, action: impl FnOnce() -> u32) -> u32 {
     })
 }
 
+/// Whether anybody listens to CUPTI.
+pub(crate) fn is_attached() -> bool {
+    pending::any_on() || callbacks::is_subscribed()
+}
+
 fn result_text(result: u32, to: *mut *const c_char) -> u32 {
     let known = RESULT_TEXTS.iter().find(|(value, _)| *value == result);
     known.map_or(code::INVALID_PARAMETER, |(_, text)| write(to, text.as_ptr()))
-}
-
-fn subscribe(
-    to: *mut u64,
-    callback: Option<callbacks::Function>,
-    user_data: *mut c_void,
-    params: Option<*const SubscriberParams>,
-) -> u32 {
-    let other = match on_settings(|world| {
-        (world.scenario.subscriber.clone(), world.scenario.cupti_version().0)
-    }) {
-        Some((_, version)) if params.is_some() && version < SUBSCRIBE_V2_SINCE => {
-            return code::API_NOT_IMPLEMENTED;
-        }
-        Some((other, _)) => other,
-        None => return code::NOT_INITIALIZED,
-    };
-    let Some(callback) = callback.filter(|_| !to.is_null()) else { return code::INVALID_PARAMETER };
-    let params = match params.map(get) {
-        None => None,
-        Some(Ok(params)) => Some(params),
-        Some(Err(_)) => return code::INVALID_PARAMETER,
-    };
-    let taken = other.is_some() || !callbacks::subscribe(callback, user_data);
-    let mut holder = HOLDER.lock().unwrap_or_else(PoisonError::into_inner);
-    if taken {
-        if let Some(params) = params.filter(|params| !params.old_name.is_null()) {
-            let name = other.as_deref().unwrap_or(&holder);
-            let _ = crate::edge::put_text(params.old_name, params.old_name_size, name);
-        }
-        return code::MULTIPLE_SUBSCRIBERS;
-    }
-    if let Some(name) = params.and_then(|params| crate::edge::text(params.name).ok()) {
-        *holder = name.to_string_lossy().into_owned();
-    }
-    write(to, SUBSCRIBER_HANDLE)
 }
 
 fn on_settings<R>(read: impl FnOnce(&World) -> R) -> Option<R> {
     if world::is_ready() { world::machine().map(|world| read(&world)) } else { None }
 }
 
-fn enable_callback(on: bool, domain: u32, cbid: u32) -> u32 {
-    match domain {
-        callbacks::DRIVER_API if callbacks::watch(cbid as usize, on) => code::SUCCESS,
-        callbacks::RESOURCE => {
-            callbacks::watch_resource(Some(cbid), on);
-            code::SUCCESS
-        }
-        // Known domains that never fire here.
-        2..=callbacks::DOMAIN_LAST => code::SUCCESS,
-        _ => code::INVALID_PARAMETER,
-    }
+/// The result of a push or a pop, as a code.
+fn refusal<T>(result: Result<T, external::Refused>) -> Result<T, u32> {
+    result.map_err(|refused| match refused {
+        external::Refused::Kind => code::INVALID_PARAMETER,
+        external::Refused::Empty => code::QUEUE_EMPTY,
+    })
 }
 
-fn enable_domain(on: bool, domain: u32) -> u32 {
-    match domain {
-        callbacks::DRIVER_API => {
-            callbacks::watch_all(on);
-            code::SUCCESS
-        }
-        callbacks::RESOURCE => {
-            callbacks::watch_resource(None, on);
-            code::SUCCESS
-        }
-        2..=callbacks::DOMAIN_LAST => code::SUCCESS,
-        _ => code::INVALID_PARAMETER,
+fn api_filter(action: impl FnOnce() -> u32) -> u32 {
+    match on_settings(|world| world.activity.version) {
+        None => code::NOT_INITIALIZED,
+        Some(version) if version < API_FILTERS_SINCE => code::API_NOT_IMPLEMENTED,
+        Some(_) => action(),
     }
 }
 
@@ -254,7 +228,30 @@ fn switch(kind: u32, on: bool) -> u32 {
     if kind == 0 || kind > KIND_LAST {
         return code::INVALID_KIND;
     }
-    if pending::switch(kind, on) { code::SUCCESS } else { code::NOT_SUPPORTED }
+    if on && faults::is_poisoned() {
+        return code::UNKNOWN;
+    }
+    if !pending::switch(kind, on) {
+        return code::NOT_SUPPORTED;
+    }
+    if kind == layout::driver::LAYOUT.kind {
+        api::switch_all(on);
+    }
+    if on {
+        faults::attached(on_settings(|world| world.now).unwrap_or(0));
+    } else if !pending::any_on() {
+        buffers::stopped();
+    }
+    code::SUCCESS
+}
+
+fn finalize() -> u32 {
+    faults::finalizing();
+    pending::switch_all_off();
+    api::switch_all(false);
+    callbacks::unsubscribe();
+    buffers::stopped();
+    code::SUCCESS
 }
 
 fn flush(forced: bool) -> u32 {
@@ -264,6 +261,7 @@ fn flush(forced: bool) -> u32 {
     if !buffers::is_registered() {
         return code::INVALID_OPERATION;
     }
+    faults::flushing();
     settle();
     if forced {
         let Some(mut world) = world::machine() else { return code::UNKNOWN };
@@ -312,74 +310,6 @@ fn next_record(buffer: *mut u8, valid: usize, record: *mut *mut u8) -> u32 {
     }
 }
 
-/// Bytes of an attribute's value, and the first version that has it.
-fn attribute_shape(attribute: u32) -> Option<(usize, u32)> {
-    match attribute {
-        0..=4 | 6 | 7 => Some((size_of::<usize>(), 1200)),
-        5 | 8 => Some((1, 1200)),
-        9 => Some((1, 1203)),
-        10 => Some((size_of::<usize>(), 1204)),
-        _ => None,
-    }
-}
-
-/// Checks an attribute call; returns the size of its value.
-fn attribute_size(world: &World, attribute: u32, size: *mut usize) -> Result<usize, u32> {
-    let (bytes, since) = attribute_shape(attribute).ok_or(code::INVALID_PARAMETER)?;
-    if since > world.activity.version {
-        return Err(code::INVALID_PARAMETER);
-    }
-    let room = get(size.cast_const()).map_err(|_| code::INVALID_PARAMETER)?;
-    if room < bytes {
-        let _ = put(size, bytes);
-        return Err(code::PARAMETER_SIZE_NOT_SUFFICIENT);
-    }
-    Ok(bytes)
-}
-
-fn set_attribute(world: &mut World, attribute: u32, size: *mut usize, value: *const u8) -> u32 {
-    let bytes = match attribute_size(world, attribute, size) {
-        Ok(bytes) => bytes,
-        Err(code) => return code,
-    };
-    let value = match bytes {
-        1 => get(value).map(u64::from),
-        _ => get(value.cast::<u64>()),
-    };
-    let Ok(value) = value else { return code::INVALID_PARAMETER };
-    match attribute {
-        5 => buffers::set_client_zeroes(value != 0),
-        9 => buffers::set_per_thread(value != 0),
-        _ => {}
-    }
-    world.activity.attributes.insert(attribute, value);
-    code::SUCCESS
-}
-
-fn get_attribute(world: &World, attribute: u32, size: *mut usize, value: *mut u8) -> u32 {
-    let bytes = match attribute_size(world, attribute, size) {
-        Ok(bytes) => bytes,
-        Err(code) => return code,
-    };
-    // CUPTI's defaults: 3.2 MB buffers, 250 of them, 3 preallocated.
-    let default = match attribute {
-        0 => 3_200_000,
-        1 => 8 << 20,
-        2 | 4 => 250,
-        3 => 65_536,
-        5 => u64::from(buffers::client_zeroes()),
-        6 | 7 => 3,
-        9 => u64::from(buffers::per_thread()),
-        10 => 16 << 20,
-        _ => 0,
-    };
-    let current = world.activity.attributes.get(&attribute).copied().unwrap_or(default);
-    match bytes {
-        1 => write(value, u8::try_from(current).unwrap_or(1)),
-        _ => write(value.cast::<u64>(), current),
-    }
-}
-
 /// From here on, times are the client's clock: its distance from the virtual clock now is added
 /// to every record made later.
 fn register_clock(clock: Option<unsafe extern "C" fn() -> u64>) -> u32 {
@@ -389,6 +319,7 @@ fn register_clock(clock: Option<unsafe extern "C" fn() -> u64>) -> u32 {
         let theirs = unsafe { clock() };
         on_world(|world| {
             world.activity.clock_offset = (theirs.wrapping_sub(world.now)).cast_signed();
+            faults::clock_registered();
             code::SUCCESS
         })
     })

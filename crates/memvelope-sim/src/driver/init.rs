@@ -28,7 +28,12 @@ pub(crate) fn init() -> Done {
         let path = path.into_encoded_bytes();
         let shown = String::from_utf8_lossy(&path).into_owned();
         let injection = match CString::new(path) {
-            Ok(path) => inject(&path, shown),
+            Ok(path) => {
+                world::set_injecting(true);
+                let injection = inject(&path, shown);
+                world::set_injecting(false);
+                injection
+            }
             Err(_) => Injection { path: shown, loaded: false, returned: None },
         };
         if let Some(mut world) = world::machine() {
@@ -87,6 +92,9 @@ const SINCE: &[(&str, i32)] = &[
     ("cuCtxCreate_v4", 13_000),
     ("cuEventElapsedTime_v2", 12_080),
     ("cuGetProcAddress_v2", 12_000),
+    ("cuGraphAddKernelNode_v2", 12_000),
+    ("cuGraphInstantiateWithFlags", 12_000),
+    ("cuStreamBeginCapture_v2", 10_010),
     ("cuDeviceGetUuid_v2", 11_040),
     ("cuMemAdvise_v2", 13_000),
     ("cuMemPrefetchAsync_v2", 13_000),
@@ -123,7 +131,11 @@ pub(crate) fn proc_address(
 fn variants(name: &str, flags: u64) -> impl Iterator<Item = String> {
     // CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM
     let per_thread = flags & 2 != 0;
-    let versions = ["_v4", "_v3", "_v2", ""];
+    // One later form goes by another word.
+    let versions = match name {
+        "cuGraphInstantiate" => ["WithFlags", "_v3", "_v2", ""],
+        _ => ["_v4", "_v3", "_v2", ""],
+    };
     let suffixes: &[&str] = if per_thread { &["_ptsz", "_ptds", ""] } else { &[""] };
     let mut names = Vec::new();
     for suffix in suffixes {

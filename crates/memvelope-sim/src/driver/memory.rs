@@ -3,7 +3,7 @@
 use crate::abi::{Code, Done, MemAllocationProp, MemLocation, MemPoolProps};
 use crate::books::Family;
 use crate::driver::device::{current_device_index, needs_pools};
-use crate::driver::records::{Operation, memory_record};
+use crate::driver::records::{Operation, PoolOperation, memory_record, pool_record};
 use crate::edge::{get, put, put_if};
 use crate::entry::Call;
 use crate::world::World;
@@ -21,6 +21,7 @@ pub(crate) fn info(call: &Call, free: *mut usize, total: *mut usize) -> Done {
 
 pub(crate) fn alloc(call: &Call, to: *mut u64, bytes: usize) -> Done {
     call.world(|world| {
+        world.graphs.refuse_unsafe()?;
         if to.is_null() {
             return Err(Code::INVALID_VALUE);
         }
@@ -39,6 +40,7 @@ pub(crate) fn alloc_pitch(
     element: u32,
 ) -> Done {
     call.world(|world| {
+        world.graphs.refuse_unsafe()?;
         if to.is_null() || !matches!(element, 4 | 8 | 16) {
             return Err(Code::INVALID_VALUE);
         }
@@ -54,6 +56,7 @@ pub(crate) fn alloc_pitch(
 
 pub(crate) fn alloc_managed(call: &Call, to: *mut u64, bytes: usize, flags: u32) -> Done {
     call.world(|world| {
+        world.graphs.refuse_unsafe()?;
         // CU_MEM_ATTACH_GLOBAL or CU_MEM_ATTACH_HOST.
         if to.is_null() || !matches!(flags, 1 | 2) {
             return Err(Code::INVALID_VALUE);
@@ -66,6 +69,7 @@ pub(crate) fn alloc_managed(call: &Call, to: *mut u64, bytes: usize, flags: u32)
 
 pub(crate) fn alloc_host(call: &Call, to: *mut u64, bytes: usize) -> Done {
     call.world(|world| {
+        world.graphs.refuse_unsafe()?;
         if to.is_null() {
             return Err(Code::INVALID_VALUE);
         }
@@ -80,6 +84,7 @@ pub(crate) fn free(call: &Call, address: u64) -> Done {
         return Ok(());
     }
     call.world(|world| {
+        world.graphs.refuse_unsafe()?;
         let (context, device) = match world.allocs.get(&address) {
             Some(alloc) => (alloc.context, alloc.device),
             None => return Err(Code::INVALID_VALUE),
@@ -99,6 +104,7 @@ pub(crate) fn free_host(call: &Call, address: u64) -> Done {
         return Ok(());
     }
     call.world(|world| {
+        world.graphs.refuse_unsafe()?;
         let bytes = world.hosts.get(&address).ok_or(Code::INVALID_VALUE)?.requested;
         memory_record(world, call, &Operation::host(address, bytes, true));
         world.release_host(address).map(|_| ())
@@ -148,6 +154,12 @@ pub(crate) fn alloc_from_pool(
     })
 }
 
+/// Memory nodes of graphs are not simulated.
+fn not_captured(world: &mut World, stream: u64) -> Done {
+    let handle = world.stream_handle(stream)?;
+    if world.graphs.is_captured(handle) { Err(Code::NOT_SUPPORTED) } else { Ok(()) }
+}
+
 fn from_pool(
     world: &mut World,
     call: &Call,
@@ -159,6 +171,7 @@ fn from_pool(
     if to.is_null() {
         return Err(Code::INVALID_VALUE);
     }
+    not_captured(world, stream)?;
     let address = world.allocate_from_pool(pool, bytes as u64)?;
     memory_record(world, call, &Operation::allocated(address).on(stream));
     put(to, address)
@@ -169,7 +182,7 @@ pub(crate) fn free_async(call: &Call, address: u64, stream: u64) -> Done {
         return Ok(());
     }
     call.world(|world| {
-        world.stream(stream)?;
+        not_captured(world, stream)?;
         if !world.allocs.contains_key(&address) {
             return Err(Code::INVALID_VALUE);
         }
@@ -184,16 +197,27 @@ pub(crate) fn pool_create(call: &Call, to: *mut u64, props: *const MemPoolProps)
         let device = location_device(world, props.location)?;
         needs_pools(world, device)?;
         let pool = world.make_pool(device, false, props.max_bytes as u64);
+        pool_record(world, call, PoolOperation::Created, pool, 0);
         put(to, pool)
     })
 }
 
 pub(crate) fn pool_destroy(call: &Call, pool: u64) -> Done {
-    call.world(|world| world.destroy_pool(pool))
+    call.world(|world| {
+        let is_known = world.pool(pool).is_ok_and(|pool| !pool.is_default);
+        if is_known {
+            pool_record(world, call, PoolOperation::Destroyed, pool, 0);
+        }
+        world.destroy_pool(pool)
+    })
 }
 
 pub(crate) fn pool_trim(call: &Call, pool: u64, keep: usize) -> Done {
-    call.world(|world| world.trim_pool(pool, keep as u64))
+    call.world(|world| {
+        world.trim_pool(pool, keep as u64)?;
+        pool_record(world, call, PoolOperation::Trimmed, pool, keep as u64);
+        Ok(())
+    })
 }
 
 /// Reuse policies (1 to 3) are `int`s and always on; the rest are 64-bit byte counts.

@@ -10,18 +10,25 @@
 
 pub(crate) mod copy;
 pub(crate) mod device;
+pub(crate) mod graph;
 pub(crate) mod init;
 pub(crate) mod memory;
 pub(crate) mod module;
 pub(crate) mod records;
 pub(crate) mod stream;
+pub(crate) mod work;
 
-use crate::abi::{Code, LaunchConfig, MemAllocationProp, MemPoolProps};
+use crate::abi::{
+    Code, KernelNodeParams, LaunchConfig, MemAllocationProp, MemPoolProps, Memcpy3d,
+    MemsetNodeParams,
+};
 use crate::entry::driver_functions;
 use crate::world::timeline::PER_THREAD_HANDLE;
-use copy::{Direction, Wait};
+use copy::Direction;
+use graph::After;
 use module::Launch;
 use std::ffi::{c_char, c_void};
+use work::Wait;
 
 /// What a null stream means to the `_ptsz` variants.
 fn ptsz(stream: u64) -> u64 {
@@ -189,9 +196,12 @@ driver_functions! {
     cuMemcpyDtoDAsync_v2(dst: u64, src: u64, ByteCount: usize, hStream: u64) = 281 Copy
         => |call| copy::copy(call, Direction::DeviceToDevice, dst, src, ByteCount,
             Wait::On(hStream));
-    cuMemcpyPeerAsync(dst: u64, _dstContext: u64, src: u64, _srcContext: u64, ByteCount: usize,
+    cuMemcpyPeer(dst: u64, dstContext: u64, src: u64, srcContext: u64, ByteCount: usize)
+        = 318 Copy
+        => |call| copy::peer(call, (dst, dstContext), (src, srcContext), ByteCount, Wait::Here);
+    cuMemcpyPeerAsync(dst: u64, dstContext: u64, src: u64, srcContext: u64, ByteCount: usize,
         hStream: u64) = 319 Copy
-        => |call| copy::copy(call, Direction::DeviceToDevice, dst, src, ByteCount,
+        => |call| copy::peer(call, (dst, dstContext), (src, srcContext), ByteCount,
             Wait::On(hStream));
     cuMemsetD8_v2(dst: u64, value: u8, N: usize) = 249 Copy
         => |call| copy::set(call, dst, value.into(), 1, N, Wait::Here);
@@ -218,9 +228,19 @@ driver_functions! {
     cuStreamGetCtx(hStream: u64, ctx: *mut u64) = 483 Call
         => |call| stream::context(call, hStream, ctx);
     cuStreamGetId(hStream: u64, id: *mut u64) = 693 Call => |call| stream::id(call, hStream, id);
+    cuStreamBeginCapture_v2(hStream: u64, mode: u32) = 539 Call
+        => |call| graph::begin_capture(call, hStream, mode);
+    cuStreamBeginCapture_v2_ptsz(hStream: u64, mode: u32) = 540 Call
+        => |call| graph::begin_capture(call, ptsz(hStream), mode);
+    cuStreamEndCapture(hStream: u64, phGraph: *mut u64) = 497 Call
+        => |call| graph::end_capture(call, hStream, phGraph);
+    cuStreamEndCapture_ptsz(hStream: u64, phGraph: *mut u64) = 498 Call
+        => |call| graph::end_capture(call, ptsz(hStream), phGraph);
     cuStreamIsCapturing(hStream: u64, status: *mut u32) = 499 Call
-        => |call| stream::capturing(call, hStream, status);
-    cuThreadExchangeStreamCaptureMode(mode: *mut u32) = 0 Free
+        => |call| graph::is_capturing(call, hStream, status);
+    cuStreamIsCapturing_ptsz(hStream: u64, status: *mut u32) = 500 Call
+        => |call| graph::is_capturing(call, ptsz(hStream), status);
+    cuThreadExchangeStreamCaptureMode(mode: *mut u32) = 541 Free
         => |call| stream::exchange_capture_mode(call, mode);
     cuStreamQuery(hStream: u64) = 125 Call => |call| stream::query(call, hStream);
     cuStreamQuery_ptsz(hStream: u64) = 439 Call => |call| stream::query(call, ptsz(hStream));
@@ -305,6 +325,38 @@ driver_functions! {
     cuLaunchKernelEx_ptsz(config: *const LaunchConfig, f: u64, kernelParams: u64, extra: u64)
         = 653 Launch symbol f
         => |call| module::launch_ex(call, config, f, (kernelParams, extra), ptsz);
+
+    cuGraphCreate(phGraph: *mut u64, flags: u32) = 501 Call
+        => |call| graph::create(call, phGraph, flags);
+    cuGraphAddKernelNode_v2(phGraphNode: *mut u64, hGraph: u64, dependencies: *const u64,
+        numDependencies: usize, nodeParams: *const KernelNodeParams) = 689 Call
+        => |call| graph::add_kernel(call, phGraphNode, hGraph,
+            After(dependencies, numDependencies), nodeParams);
+    cuGraphAddMemcpyNode(phGraphNode: *mut u64, hGraph: u64, dependencies: *const u64,
+        numDependencies: usize, copyParams: *const Memcpy3d, ctx: u64) = 504 Call
+        => |call| graph::add_copy(call, phGraphNode, hGraph,
+            After(dependencies, numDependencies), copyParams, ctx);
+    cuGraphAddMemsetNode(phGraphNode: *mut u64, hGraph: u64, dependencies: *const u64,
+        numDependencies: usize, memsetParams: *const MemsetNodeParams, ctx: u64) = 506 Call
+        => |call| graph::add_fill(call, phGraphNode, hGraph,
+            After(dependencies, numDependencies), memsetParams, ctx);
+    cuGraphInstantiate_v2(phGraphExec: *mut u64, hGraph: u64, phErrorNode: *mut u64,
+        logBuffer: *mut c_char, bufferSize: usize) = 578 Call
+        => |call| graph::instantiate_with_log(call, phGraphExec, hGraph, phErrorNode,
+            (logBuffer, bufferSize));
+    cuGraphInstantiateWithFlags(phGraphExec: *mut u64, hGraph: u64, _flags: u64) = 643 Call
+        => |call| graph::instantiate(call, phGraphExec, hGraph);
+    cuGraphUpload(hGraphExec: u64, hStream: u64) = 580 Call
+        => |call| graph::upload(call, hGraphExec, hStream);
+    cuGraphUpload_ptsz(hGraphExec: u64, hStream: u64) = 581 Call
+        => |call| graph::upload(call, hGraphExec, ptsz(hStream));
+    cuGraphLaunch(hGraphExec: u64, hStream: u64) = 514 Launch
+        => |call| graph::launch(call, hGraphExec, hStream);
+    cuGraphLaunch_ptsz(hGraphExec: u64, hStream: u64) = 515 Launch
+        => |call| graph::launch(call, hGraphExec, ptsz(hStream));
+    cuGraphExecDestroy(hGraphExec: u64) = 516 Call
+        => |call| graph::destroy_executable(call, hGraphExec);
+    cuGraphDestroy(hGraph: u64) = 517 Call => |call| graph::destroy(call, hGraph);
 
     cuProfilerStart() = 0 Call => |call| device::in_context(call);
     cuProfilerStop() = 0 Call => |call| device::in_context(call);

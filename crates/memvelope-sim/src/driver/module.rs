@@ -1,11 +1,10 @@
 //! Modules, functions, launches and occupancy.
 
 use crate::abi::{Code, Done, LaunchConfig};
-use crate::cupti::layout::{Record, kernel};
-use crate::cupti::pending;
+use crate::driver::work::{Kernel, Wait, Work, submit};
 use crate::edge::{get, put, text};
 use crate::entry::Call;
-use crate::world::{Function, Module, Tag};
+use crate::world::{Function, Module, Tag, World};
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_void};
 
@@ -130,7 +129,7 @@ pub(crate) fn function_name(call: &Call, to: *mut *const c_char, function: u64) 
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
 const MAX_DYNAMIC_SHARED: u32 = 8;
 /// Registers per thread of every simulated kernel.
-const REGISTERS: i32 = 32;
+pub(crate) const REGISTERS: i32 = 32;
 
 pub(crate) fn get_attribute(call: &Call, to: *mut i32, attribute: u32, function: u64) -> Done {
     call.world(|world| {
@@ -239,42 +238,21 @@ fn check(launch: &Launch, function: &Function) -> Done {
 pub(crate) fn launch(call: &Call, launch: &Launch) -> Done {
     call.world(|world| {
         world.current()?;
-        let function = *world.functions.get(&launch.function).ok_or(Code::INVALID_HANDLE)?;
-        check(launch, &function)?;
-        let blocks: f64 = launch.grid.iter().map(|n| f64::from(*n)).product();
-        let added = (function.cost.per_block_ns * blocks) as u64;
-        let duration = function.cost.base_ns.saturating_add(added);
-        let priority = world.stream(launch.stream)?.1.priority;
-        let slot = world.enqueue(launch.stream, duration)?;
-        world.books.kernel(function.name, duration);
-        if !pending::is_on(kernel::LAYOUT.kind) {
-            return Ok(());
-        }
-        let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
-        let record = Record::new(&kernel::LAYOUT, world.activity.version)
-            .with(kernel::REGISTERS, REGISTERS.cast_unsigned().into())
-            .with(kernel::START, world.activity.stamp(slot.start))
-            .with(kernel::END, world.activity.stamp(slot.end))
-            .with(kernel::DEVICE, slot.device as u64)
-            .with(kernel::CONTEXT, u64::from(slot.context_uid))
-            .with(kernel::STREAM, u64::from(slot.stream))
-            .with(kernel::GRID_X, gx.into())
-            .with(kernel::GRID_Y, gy.into())
-            .with(kernel::GRID_Z, gz.into())
-            .with(kernel::BLOCK_X, bx.into())
-            .with(kernel::BLOCK_Y, by.into())
-            .with(kernel::BLOCK_Z, bz.into())
-            .with(kernel::DYNAMIC_SHARED, launch.shared_bytes.into())
-            .with(kernel::CORRELATION, call.correlation.into())
-            .with(kernel::GRID_ID, call.correlation.into())
-            .with(kernel::NAME, world.names.text(function.name).as_ptr() as u64)
-            // One channel, of type CUPTI_CHANNEL_TYPE_COMPUTE.
-            .with(kernel::CHANNEL, 1)
-            .with(kernel::CHANNEL_TYPE, 1)
-            .with(kernel::PRIORITY, u64::from(priority.cast_unsigned()));
-        let now = world.now;
-        world.activity.push(slot.start, slot.end, now, record);
-        Ok(())
+        let kernel = prepare(world, launch)?;
+        submit(world, call, Work::Kernel(kernel), Wait::On(launch.stream))
+    })
+}
+
+/// A launch as work.
+pub(crate) fn prepare(world: &World, launch: &Launch) -> Done<Kernel> {
+    let function = *world.functions.get(&launch.function).ok_or(Code::INVALID_HANDLE)?;
+    check(launch, &function)?;
+    Ok(Kernel {
+        name: function.name,
+        cost: function.cost,
+        grid: launch.grid,
+        block: launch.block,
+        shared_bytes: launch.shared_bytes,
     })
 }
 

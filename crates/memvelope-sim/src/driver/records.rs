@@ -1,7 +1,7 @@
 //! Activity records of driver calls.
 
 use crate::books::Family;
-use crate::cupti::layout::{Record, memory2, synchronization};
+use crate::cupti::layout::{Record, memory_pool, memory2, synchronization};
 use crate::cupti::pending;
 use crate::entry::Call;
 use crate::world::World;
@@ -76,6 +76,44 @@ pub(crate) fn memory_record(world: &mut World, call: &Call, operation: &Operatio
         record.set(memory2::POOL_UTILIZED, pool.used);
     }
     let now = world.now;
+    world.activity.push(now, now, now, record);
+}
+
+/// `CUpti_ActivityMemoryPoolOperationType`s.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PoolOperation {
+    Created = 1,
+    Destroyed = 2,
+    Trimmed = 3,
+}
+
+/// Writes a MEMORY_POOL record of a pool that is live now (just made, or about to go). `kept` is
+/// what a trim was told to keep.
+pub(crate) fn pool_record(
+    world: &mut World,
+    call: &Call,
+    operation: PoolOperation,
+    handle: u64,
+    kept: u64,
+) {
+    if !pending::is_on(memory_pool::LAYOUT.kind) {
+        return;
+    }
+    let Some(pool) = world.pools.get(&handle) else { return };
+    let now = world.now;
+    let record = Record::new(&memory_pool::LAYOUT, world.activity.version)
+        .with(memory_pool::OPERATION, operation as u64)
+        // CUPTI_ACTIVITY_MEMORY_POOL_TYPE_LOCAL
+        .with(memory_pool::TYPE, 1)
+        .with(memory_pool::CORRELATION, u64::from(call.correlation))
+        .with(memory_pool::PROCESS, u64::from(std::process::id()))
+        .with(memory_pool::DEVICE, pool.device as u64)
+        .with(memory_pool::KEPT, kept)
+        .with(memory_pool::ADDRESS, handle)
+        .with(memory_pool::SIZE, pool.reserved)
+        .with(memory_pool::THRESHOLD, pool.release_threshold)
+        .with(memory_pool::TIMESTAMP, world.activity.stamp(now))
+        .with(memory_pool::UTILIZED, pool.used);
     world.activity.push(now, now, now, record);
 }
 

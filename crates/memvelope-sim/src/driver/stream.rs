@@ -31,13 +31,14 @@ pub(crate) fn destroy(call: &Call, handle: u64) -> Done {
         // Queued work still runs, and the context waits for it; only the handle goes.
         world.streams.remove(&handle);
         world.queues.remove(&handle);
+        world.graphs.forget(|gone| gone == handle);
         let context = world.context(stream.context)?;
         context.orphan_tail = context.orphan_tail.max(stream.tail);
         Ok(())
     })
 }
 
-/// There is no capture to disturb here; threads may say how much they care all the same.
+/// How much the calling thread minds what others capture.
 pub(crate) fn exchange_capture_mode(call: &Call, mode: *mut u32) -> Done {
     call.world(|_| {
         let wanted = get(mode.cast_const())?;
@@ -76,15 +77,16 @@ pub(crate) fn id(call: &Call, handle: u64, to: *mut u64) -> Done {
     })
 }
 
-pub(crate) fn capturing(call: &Call, handle: u64, to: *mut u32) -> Done {
-    call.world(|world| {
-        world.stream(handle)?;
-        put(to, 0)
-    })
+/// Refuses to ask about, or wait for, a stream that is captured or would wait for one.
+fn refuse_captured(world: &mut World, stream: u64) -> Done {
+    let handle = world.stream_handle(stream)?;
+    world.graphs.refuse_captured(handle)?;
+    world.refuse_implicit_capture(handle)
 }
 
 pub(crate) fn query(call: &Call, handle: u64) -> Done {
     call.world(|world| {
+        refuse_captured(world, handle)?;
         let done = world.done_at(handle)?;
         if done <= world.now { Ok(()) } else { Err(Code::NOT_READY) }
     })
@@ -93,6 +95,7 @@ pub(crate) fn query(call: &Call, handle: u64) -> Done {
 pub(crate) fn synchronize(call: &Call, handle: u64) -> Done {
     call.world(|world| {
         let start = call.began();
+        refuse_captured(world, handle)?;
         let stream = world.stream(handle)?.1;
         let done = world.done_at(handle)?;
         world.wait_until(done);
@@ -107,6 +110,7 @@ pub(crate) fn synchronize_context(call: &Call) -> Done {
     call.world(|world| {
         let start = call.began();
         let context = world.current()?;
+        world.refuse_captured_context(context)?;
         let done = world.context_done_at(context);
         world.wait_until(done);
         waited(world, call, records::CONTEXT, start, (context, None, None));
@@ -126,7 +130,11 @@ pub(crate) fn wait_event(call: &Call, stream: u64, event: u64) -> Done {
     call.world(|world| {
         let start = call.began();
         let (handle, stream) = world.stream(stream)?;
+        let event_handle = event;
         let event = *world.event(event)?;
+        if world.wait_captured(handle, event_handle)? {
+            return Ok(());
+        }
         if let Some(time) = event.time {
             world.set_tail(handle, time);
         }
@@ -139,7 +147,11 @@ pub(crate) fn wait_event(call: &Call, stream: u64, event: u64) -> Done {
 /// Runs a host function in stream order. Work has no effect but time here, so "in order" is now;
 /// the stream's time does not move.
 pub(crate) fn host_function(call: &Call, stream: u64, function: usize, data: u64) -> Done {
-    call.world(|world| world.stream(stream).map(|_| ()))?;
+    call.world(|world| {
+        let handle = world.stream_handle(stream)?;
+        // Host nodes of graphs are not simulated.
+        if world.graphs.is_captured(handle) { Err(Code::NOT_SUPPORTED) } else { Ok(()) }
+    })?;
     if function == 0 {
         return Err(Code::INVALID_VALUE);
     }
@@ -168,12 +180,22 @@ pub(crate) fn event_create(call: &Call, to: *mut u64, flags: u32) -> Done {
 }
 
 pub(crate) fn event_destroy(call: &Call, handle: u64) -> Done {
-    call.world(|world| world.events.remove(&handle).map(|_| ()).ok_or(Code::INVALID_HANDLE))
+    call.world(|world| {
+        world.events.remove(&handle).ok_or(Code::INVALID_HANDLE)?;
+        world.graphs.forget(|gone| gone == handle);
+        Ok(())
+    })
 }
 
 pub(crate) fn event_record(call: &Call, event: u64, stream: u64) -> Done {
     call.world(|world| {
         let now = world.now;
+        let handle = world.stream_handle(stream)?;
+        world.event(event)?;
+        if world.capture_event(event, handle) {
+            return Ok(());
+        }
+        world.refuse_implicit_capture(handle)?;
         let done = world.done_at(stream)?.max(now);
         let id = world.stream(stream)?.1.id;
         let event = world.event(event)?;
@@ -185,6 +207,7 @@ pub(crate) fn event_record(call: &Call, event: u64, stream: u64) -> Done {
 pub(crate) fn event_query(call: &Call, event: u64) -> Done {
     call.world(|world| {
         let now = world.now;
+        world.graphs.refuse_captured_event(event)?;
         match world.event(event)?.time {
             Some(time) if time > now => Err(Code::NOT_READY),
             _ => Ok(()),
@@ -195,6 +218,7 @@ pub(crate) fn event_query(call: &Call, event: u64) -> Done {
 pub(crate) fn event_synchronize(call: &Call, event: u64) -> Done {
     call.world(|world| {
         let start = call.began();
+        world.graphs.refuse_captured_event(event)?;
         let event = *world.event(event)?;
         world.wait_until(event.time.unwrap_or(0));
         let place = (event.context, Some(event.stream), Some(event.id));

@@ -21,6 +21,8 @@ pub(crate) struct Device {
     pub(crate) uuid: [u8; 16],
     /// Bytes of contexts and their modules.
     pub(crate) context_bytes: u64,
+    /// Bytes of CUPTI's own buffers.
+    pub(crate) cupti_bytes: u64,
     /// Physical bytes of allocations, whole pages.
     pub(crate) physical: u64,
     pub(crate) physical_peak: u64,
@@ -50,6 +52,7 @@ impl Device {
             uuid_text,
             uuid,
             context_bytes: 0,
+            cupti_bytes: 0,
             physical: 0,
             physical_peak: 0,
             requested: 0,
@@ -67,9 +70,14 @@ impl Device {
         }
     }
 
+    /// What this process holds.
+    pub(crate) fn own(&self) -> u64 {
+        self.physical + self.context_bytes + self.cupti_bytes
+    }
+
     /// What the co-tenants hold `elapsed` nanoseconds after the start.
     pub(crate) fn co_tenant_bytes(&self, elapsed: u64) -> impl Iterator<Item = (u32, u64)> {
-        let own = self.physical + self.context_bytes + self.spec.hidden_bytes;
+        let own = self.own() + self.spec.hidden_bytes;
         let mut room = self.spec.total_bytes.saturating_sub(own);
         self.spec.co_tenants.iter().map(move |tenant| {
             let step = tenant.steps.iter().rev().find(|step| step.after_ns <= elapsed);
@@ -82,7 +90,7 @@ impl Device {
     /// What `cuMemGetInfo` calls free.
     pub(crate) fn free(&self, elapsed: u64) -> u64 {
         let tenants: u64 = self.co_tenant_bytes(elapsed).map(|(_, bytes)| bytes).sum();
-        let used = self.physical + self.context_bytes + self.spec.hidden_bytes + tenants;
+        let used = self.own() + self.spec.hidden_bytes + tenants;
         self.spec.total_bytes.saturating_sub(used)
     }
 
@@ -115,6 +123,13 @@ pub(crate) struct Host {
     pub(crate) device: usize,
     pub(crate) family: Family,
     pub(crate) requested: u64,
+}
+
+/// The device and the context (by CUPTI's id) that memory belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) device: usize,
+    pub(crate) context_uid: u32,
 }
 
 /// Device addresses. A freed range is given out again at once, as real drivers do: whoever keeps
@@ -327,6 +342,20 @@ impl World {
     pub(crate) fn alloc_around(&self, address: u64) -> Option<(u64, &Alloc)> {
         let (base, alloc) = self.allocs.range(..=address).next_back()?;
         (address - base < alloc.requested).then_some((*base, alloc))
+    }
+
+    /// Whose device memory is at `address`. Mappings have no context: theirs is the current one.
+    pub(crate) fn place_of(&self, address: u64) -> Option<Place> {
+        let (device, context) = match self.alloc_around(address) {
+            Some((_, alloc)) if alloc.family == Family::Managed => return None,
+            Some((_, alloc)) => (alloc.device, alloc.context),
+            None => {
+                let handle = self.vmm.mapping_around(address)?.1.handle;
+                (self.vmm.device_of(handle)?, crate::thread::current())
+            }
+        };
+        let context_uid = self.contexts.get(&context).map_or(0, |context| context.uid);
+        Some(Place { device, context_uid })
     }
 
     /// `CUpti_ActivityMemoryKind` of an address: 1 pageable, 2 pinned, 3 device, 5 managed.

@@ -4,6 +4,7 @@
 //! into the simulator.
 
 pub(crate) mod contents;
+pub(crate) mod graphs;
 pub(crate) mod memory;
 pub(crate) mod pools;
 pub(crate) mod timeline;
@@ -22,6 +23,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 static WORLD: OnceLock<Option<Mutex<World>>> = OnceLock::new();
 /// Set once `cuInit` succeeded.
 static READY: AtomicBool = AtomicBool::new(false);
+/// Set while the injection library's entry runs.
+static INJECTING: AtomicBool = AtomicBool::new(false);
 /// Set in a child forked after that.
 static FORKED: AtomicBool = AtomicBool::new(false);
 
@@ -50,6 +53,15 @@ pub(crate) fn machine_if_made() -> Option<MutexGuard<'static, World>> {
 /// Whether `cuInit` succeeded, in this process.
 pub(crate) fn is_ready() -> bool {
     READY.load(Ordering::Acquire)
+}
+
+/// Whether the injection library's entry runs, from inside `cuInit`.
+pub(crate) fn is_injecting() -> bool {
+    INJECTING.load(Ordering::Acquire)
+}
+
+pub(crate) fn set_injecting(on: bool) {
+    INJECTING.store(on, Ordering::Release);
 }
 
 /// Whether this process was forked from one that had initialised the driver: as with the real
@@ -99,10 +111,13 @@ pub(crate) struct World {
     pub(crate) addresses: memory::Addresses,
     pub(crate) pools: HashMap<u64, pools::Pool>,
     pub(crate) vmm: vmm::Vmm,
+    pub(crate) graphs: graphs::Graphs,
     pub(crate) contents: contents::Store,
     pub(crate) names: Names,
     pub(crate) books: Books,
     pub(crate) activity: Pending,
+    /// How many of the scenario's overheads were told.
+    pub(crate) overheads_told: usize,
     next_handle: u64,
     next_context_uid: u32,
 }
@@ -156,6 +171,9 @@ pub(crate) enum Tag {
     Function = 0xc5,
     Pool = 0xc6,
     Vmm = 0xc7,
+    Graph = 0xc8,
+    Node = 0xc9,
+    Executable = 0xca,
 }
 
 impl World {
@@ -168,8 +186,7 @@ impl World {
 
     pub(crate) fn new(scenario: Scenario) -> Self {
         crate::fault::arm(&scenario);
-        // CUPTI's default changed with 13.0.
-        crate::cupti::buffers::set_per_thread(scenario.cupti_version().0 >= 1300);
+        crate::cupti::faults::arm(&scenario);
         let devices: Vec<_> =
             scenario.devices.iter().enumerate().map(|(i, d)| memory::Device::new(i, d)).collect();
         let mut world = Self {
@@ -185,10 +202,12 @@ impl World {
             addresses: memory::Addresses::default(),
             pools: HashMap::new(),
             vmm: vmm::Vmm::default(),
+            graphs: graphs::Graphs::default(),
             contents: contents::Store::new(scenario.contents),
             names: Names::default(),
             books: Books::default(),
-            activity: Pending::new(scenario.cupti_version().0),
+            activity: Pending::of(&scenario),
+            overheads_told: 0,
             next_handle: 1,
             next_context_uid: 1,
             devices,
@@ -247,6 +266,7 @@ impl World {
             },
         );
         self.make_stream(handle, legacy, timeline::LEGACY);
+        self.make_device_buffers(uid, device);
         Ok(())
     }
 
@@ -256,10 +276,13 @@ impl World {
         let spec = &self.devices[context.device].spec;
         let bytes = spec.context_bytes + context.modules * spec.module_bytes;
         self.give_context_bytes(context.device, bytes);
+        self.drop_device_buffers(context.uid);
         self.streams.retain(|_, stream| stream.context != handle);
         let streams = &self.streams;
         self.queues.retain(|handle, _| streams.contains_key(handle));
         self.events.retain(|_, event| event.context != handle);
+        let (streams, events) = (&self.streams, &self.events);
+        self.graphs.forget(|gone| !streams.contains_key(&gone) && !events.contains_key(&gone));
         self.modules.retain(|_, module| module.context != handle);
         let modules = &self.modules;
         self.functions.retain(|_, function| modules.contains_key(&function.module));

@@ -2,11 +2,12 @@
 //! the stream is free and the call was made. Different streams overlap without contention.
 
 use crate::abi::{Code, Done};
+use crate::cupti::layout::{self, Record};
 use crate::thread;
 use crate::world::{Tag, World};
 
 /// `CU_STREAM_NON_BLOCKING`: does not wait for the legacy default stream.
-const NON_BLOCKING: u32 = 1;
+pub(crate) const NON_BLOCKING: u32 = 1;
 /// Our own mark on a legacy default stream.
 pub(crate) const LEGACY: u32 = 1 << 16;
 /// Work a stream may have queued; a call that would queue more waits for the oldest. Real drivers
@@ -126,6 +127,21 @@ impl World {
         record.busy_ns += end.saturating_sub(from);
         record.busy_until = record.busy_until.max(end);
         Ok(Slot { start, end, device, context_uid, stream: stream.id })
+    }
+
+    /// Adds a record of work on the GPU. Without a place in CUPTI's device buffers, its times are
+    /// lost.
+    pub(crate) fn push_gpu_record(&mut self, slot: &Slot, mut record: Record) {
+        if self.take_device_place(slot.context_uid) {
+            self.activity.push_placed(slot.start, slot.end, record, slot.context_uid);
+            return;
+        }
+        if let Some((start, end)) = layout::times_of(record.kind()) {
+            record.set(start, 0);
+            record.set(end, 0);
+        }
+        let now = self.now;
+        self.activity.push(slot.start, slot.end, now, record);
     }
 
     /// Moves the end of a stream to `end` (never backwards).

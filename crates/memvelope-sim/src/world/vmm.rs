@@ -40,6 +40,11 @@ impl Vmm {
         (address - base < mapping.bytes).then_some((*base, mapping))
     }
 
+    /// The device of a handle's physical memory.
+    pub(crate) fn device_of(&self, handle: u64) -> Option<usize> {
+        self.handles.get(&handle).map(|physical| physical.device)
+    }
+
     pub(crate) fn bytes_of(&self, mapping: &Mapping) -> u64 {
         mapping.bytes
     }

@@ -4,6 +4,8 @@
 #![expect(unsafe_code, reason = "calls the simulator's C functions")]
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub(crate) mod activity;
+
 use libloading::Library;
 use std::ffi::{c_char, c_void};
 use std::path::{Path, PathBuf};
@@ -85,6 +87,19 @@ pub(crate) fn refused(test: &str, scenario: &str, case: fn()) -> Option<String> 
     Some(text(&output.stderr))
 }
 
+/// What a child said on stderr that had to end by `abort`; `None` in the child, if it lives.
+pub(crate) fn crashes(test: &str, scenario: &str, case: fn()) -> Option<String> {
+    use std::os::unix::process::ExitStatusExt;
+    if std::env::var(CHILD).as_deref() == Ok(test) {
+        case();
+        return None;
+    }
+    let (_, output) = spawn(test, scenario, &[]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{}{said}", text(&output.stdout));
+    Some(said)
+}
+
 macro_rules! functions {
     ($library:ident, $soname:literal: $(fn $name:ident($($arg:ident: $type:ty),*);)*) => {
         #[allow(non_snake_case, reason = "exported names")]
@@ -151,11 +166,33 @@ functions! { cu, "libcuda.so.1":
     fn cuMemcpyHtoD_v2(to: u64, from: *const u8, bytes: usize);
     fn cuMemcpyDtoH_v2(to: *mut u8, from: u64, bytes: usize);
     fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize);
+    fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64);
     fn cuMemcpyHtoDAsync_v2(to: u64, from: *const u8, bytes: usize, stream: u64);
     fn cuMemcpy(to: u64, from: u64, bytes: usize);
     fn cuMemsetD8_v2(to: u64, value: u8, count: usize);
     fn cuMemsetD32_v2(to: u64, value: u32, count: usize);
     fn cuMemsetD8Async(to: u64, value: u8, count: usize, stream: u64);
+    fn cuMemcpyPeer(to: u64, to_context: u64, from: u64, from_context: u64, bytes: usize);
+    fn cuMemcpyPeerAsync(to: u64, to_context: u64, from: u64, from_context: u64, bytes: usize,
+        stream: u64);
+    fn cuGraphCreate(to: *mut u64, flags: u32);
+    fn cuGraphAddKernelNode_v2(to: *mut u64, graph: u64, after: *const u64, count: usize,
+        params: *const [u64; 9]);
+    fn cuGraphAddMemcpyNode(to: *mut u64, graph: u64, after: *const u64, count: usize,
+        params: *const [u64; 25], context: u64);
+    fn cuGraphAddMemsetNode(to: *mut u64, graph: u64, after: *const u64, count: usize,
+        params: *const [u64; 5], context: u64);
+    fn cuGraphInstantiateWithFlags(to: *mut u64, graph: u64, flags: u64);
+    fn cuGraphInstantiate_v2(to: *mut u64, graph: u64, node: *mut u64, log: *mut c_char,
+        bytes: usize);
+    fn cuGraphLaunch(graph: u64, stream: u64);
+    fn cuGraphUpload(graph: u64, stream: u64);
+    fn cuGraphExecDestroy(graph: u64);
+    fn cuGraphDestroy(graph: u64);
+    fn cuStreamBeginCapture_v2(stream: u64, mode: u32);
+    fn cuStreamEndCapture(stream: u64, to: *mut u64);
+    fn cuStreamIsCapturing(stream: u64, to: *mut u32);
+    fn cuThreadExchangeStreamCaptureMode(mode: *mut u32);
     fn cuStreamCreate(to: *mut u64, flags: u32);
     fn cuStreamDestroy_v2(stream: u64);
     fn cuStreamQuery(stream: u64);
@@ -197,7 +234,17 @@ functions! { cupti, "libcupti.so.13":
     fn cuptiActivityGetAttribute(attribute: u32, size: *mut usize, value: *mut u8);
     fn cuptiGetContextId(context: u64, to: *mut u32);
     fn cuptiGetStreamIdEx(context: u64, stream: u64, own: u8, to: *mut u32);
+    fn cuptiActivityEnableDriverApi(cbid: u32, on: u8);
+    fn cuptiActivityEnableRuntimeApi(cbid: u32, on: u8);
+    fn cuptiActivityPushExternalCorrelationId(kind: u32, id: u64);
+    fn cuptiActivityPopExternalCorrelationId(kind: u32, last: *mut u64);
+    fn cuptiActivityRegisterTimestampCallback(clock: extern "C" fn() -> u64);
+    fn cuptiGetThreadIdType(to: *mut u32);
+    fn cuptiSetThreadIdType(kind: u32);
     fn cuptiFinalize();
+    fn memvelope_sim_range_push(name: *const c_char);
+    fn memvelope_sim_range_pop();
+    fn memvelope_sim_mark(name: *const c_char);
 }
 
 /// Two kernels, one without parameters.

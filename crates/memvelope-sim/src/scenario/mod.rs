@@ -3,6 +3,10 @@
 //! Every key has a default, so that the empty file is the default scenario; an unknown key is an
 //! error that names the file and the key.
 
+mod cupti;
+
+pub use cupti::{Cupti, CuptiFaults, Overhead};
+
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,8 +42,8 @@ pub struct Scenario {
     pub driver_version: i32,
     /// What NVML calls the driver.
     pub driver_name: String,
-    /// CUPTI version, one of [`CUPTI_VERSIONS`].
-    pub cupti: String,
+    /// The simulated CUPTI.
+    pub cupti: Cupti,
     /// Where the virtual clock starts, in nanoseconds.
     pub start_ns: u64,
     /// What every `cuInit` returns; 0 is success.
@@ -60,6 +64,8 @@ pub struct Scenario {
     pub contents: Contents,
     /// Seeded faults.
     pub faults: Vec<Fault>,
+    /// What CUPTI does wrong.
+    pub cupti_faults: CuptiFaults,
 }
 
 /// One GPU.
@@ -173,6 +179,8 @@ pub struct Copies {
     pub dtoh_bytes_per_us: u64,
     /// Device to device.
     pub dtod_bytes_per_us: u64,
+    /// From one device to another.
+    pub peer_bytes_per_us: u64,
     /// Memset.
     pub memset_bytes_per_us: u64,
 }
@@ -222,7 +230,7 @@ impl Default for Scenario {
             seed: 1,
             driver_version: 13_000,
             driver_name: "580.95.05".into(),
-            cupti: "13.0".into(),
+            cupti: Cupti::default(),
             // Far from zero and from today: a time mixed up with another clock shows at once.
             start_ns: 1_000_000_000_000_000_000,
             init_code: 0,
@@ -234,6 +242,7 @@ impl Default for Scenario {
             copies: Copies::default(),
             contents: Contents::default(),
             faults: Vec::new(),
+            cupti_faults: CuptiFaults::default(),
         }
     }
 }
@@ -290,6 +299,8 @@ impl Default for Copies {
             htod_bytes_per_us: 50_000,
             dtoh_bytes_per_us: 50_000,
             dtod_bytes_per_us: 1_500_000,
+            // Fourth generation NVLink is specified for 450 GB/s each way.
+            peer_bytes_per_us: 450_000,
             memset_bytes_per_us: 2_500_000,
         }
     }
@@ -325,15 +336,17 @@ impl Scenario {
     /// CUPTI version as major * 100 + minor, and the number `cuptiGetVersion` returns.
     #[must_use]
     pub fn cupti_version(&self) -> (u32, u32) {
-        let known = CUPTI_VERSIONS.iter().find(|(name, ..)| *name == self.cupti);
+        let known = CUPTI_VERSIONS.iter().find(|(name, ..)| *name == self.cupti.version);
         known.map_or((1300, 130_001), |(_, version, api)| (*version, *api))
     }
 
     fn check(&self) -> Result<(), String> {
-        if CUPTI_VERSIONS.iter().all(|(name, ..)| *name != self.cupti) {
+        let version = &self.cupti.version;
+        if CUPTI_VERSIONS.iter().all(|(name, ..)| name != version) {
             let known: Vec<_> = CUPTI_VERSIONS.iter().map(|(name, ..)| *name).collect();
-            return Err(format!("cupti = {:?}: known are {}", self.cupti, known.join(", ")));
+            return Err(format!("cupti = {version:?}: known are {}", known.join(", ")));
         }
+        self.cupti.check().map_err(|error| format!("cupti.{error}"))?;
         for (i, device) in self.devices.iter().enumerate() {
             device.check().map_err(|error| format!("devices[{i}].{error}"))?;
         }
@@ -369,6 +382,7 @@ impl Copies {
             ("htod", self.htod_bytes_per_us),
             ("dtoh", self.dtoh_bytes_per_us),
             ("dtod", self.dtod_bytes_per_us),
+            ("peer", self.peer_bytes_per_us),
             ("memset", self.memset_bytes_per_us),
         ];
         match speeds.iter().find(|(_, speed)| *speed == 0) {
@@ -462,6 +476,11 @@ mod tests {
             ("[[faults]]\ncall = \"cuFly\"\ncode = 2", "cuFly"),
             ("[[faults]]\ncall = \"allocation\"\ncode = 0", "faults[0]"),
             ("missing = [\"cuFly\"]", "missing"),
+            ("[cupti]\nversion = \"11.8\"", "cupti"),
+            ("[cupti]\nbuffers = 1", "buffers"),
+            ("[cupti]\ndevice_buffer_records = 0", "cupti.device_buffer_records"),
+            ("[cupti_faults]\ngarbage = 1", "garbage"),
+            ("[cupti_faults]\ndistinct_names = -1", "distinct_names"),
             ("[costs.calls]\ncuFly = 1", "costs.calls"),
             ("[copies]\ndtoh_bytes_per_us = 0", "copies.dtoh_bytes_per_us"),
             ("[kernels.named.k]\nns = 1", "ns"),
@@ -475,6 +494,17 @@ mod tests {
             let error = Scenario::from_toml(text).unwrap_err();
             assert!(error.contains(named), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn cupti_is_a_version_or_a_table() {
+        let version = |text: &str| Scenario::from_toml(text).unwrap().cupti_version().0;
+        assert_eq!(version("cupti = \"12.4\""), 1204);
+        assert_eq!(version("[cupti]\nversion = \"12.4\"\nbuffer_request_ns = 5"), 1204);
+        assert_eq!(version("[cupti]\nbuffer_request_ns = 5"), 1300);
+        let names = |text: &str| Scenario::from_toml(text).unwrap().cupti_faults.distinct_names;
+        assert_eq!(names("[cupti_faults]\ndistinct_names = true"), u64::MAX);
+        assert_eq!(names("[cupti_faults]\ndistinct_names = 7"), 7);
     }
 
     #[test]
