@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::event::{Body, DeviceIndex, Direction, Event, NameId, Names, SyncKind};
 use crate::units::{Bytes, Nanos};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Limit on devices in [`Summary::busy`]: eight GPUs of seven MIG slices make 56.
 pub const BUSY_DEVICES_MAX: usize = 64;
@@ -27,7 +27,7 @@ pub struct Timeline {
 }
 
 /// Everything accumulated so far.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Kernels, most total time first.
     pub kernels: Vec<KernelTotals>,
@@ -46,7 +46,7 @@ pub struct Summary {
 }
 
 /// Count and times of one kind of operation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpTotals {
     /// How many.
     pub count: u64,
@@ -59,7 +59,7 @@ pub struct OpTotals {
 }
 
 /// One kernel name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelTotals {
     /// Name as recorded (mangled).
     pub name: String,
@@ -72,7 +72,7 @@ pub struct KernelTotals {
 }
 
 /// One copy direction.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CopyTotals {
     /// Direction.
     pub direction: Direction,
@@ -84,7 +84,7 @@ pub struct CopyTotals {
 }
 
 /// One kind of host wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncTotals {
     /// Kind.
     pub kind: SyncKind,
@@ -94,7 +94,7 @@ pub struct SyncTotals {
 }
 
 /// How long a device was busy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceBusy {
     /// Device.
     pub device: DeviceIndex,
