@@ -158,11 +158,11 @@ fn signals_are_the_hosts() -> bool {
 fn a_broken_invariant_ends_the_recording_once_and_says_so() {
     let _turn = alone();
     let session = Session::start(&without_driver()).unwrap();
-    session.inner.break_off("the first");
-    session.inner.break_off("the second");
+    session.own().unwrap().break_off("the first");
+    session.own().unwrap().break_off("the second");
     let Mode::Blind(why) = session.mode() else { panic!("{:?}", session.mode()) };
     assert!(why.contains("the first") && why.contains("bug"), "{why}");
-    assert!(!session.inner.may_call());
+    assert!(!session.own().unwrap().may_call());
     let last = session.stop(SOON).unwrap();
     assert!(last.unseen[0].contains("the first"), "{:?}", last.unseen);
 }

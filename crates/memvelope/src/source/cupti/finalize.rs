@@ -63,10 +63,14 @@ pub(super) fn run(run: &Run) -> Result<(), String> {
     let _ = run.driver.current_device();
     ORDER.set(None);
     match OUTCOME.take() {
-        Some(code) => {
+        Some(result::SUCCESS) => {
             clock::forget_registration();
             // The subscription went with everything else.
             subscriber.forget();
+            Ok(())
+        }
+        Some(code) => {
+            subscriber.unsubscribe(cupti);
             check("cuptiFinalize", code).map_err(|error| error.to_string())
         }
         None => {

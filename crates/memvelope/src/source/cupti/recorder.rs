@@ -161,16 +161,16 @@ impl Recorder {
                 "libcupti is not touched before cuInit returned 0: some versions crash".into();
             return (Err(report.to_error()), report);
         }
+        if RECORDER.state() == State::Failed {
+            report.hint = RECORDER.why();
+            return (Err(report.to_error()), report);
+        }
         let Some(_turn) = Turn::take(TURN_MAX) else {
             report.hint = "CUPTI has not come back from the last session's end yet".into();
             return (Err(report.to_error()), report);
         };
         match RECORDER.state() {
-            State::Failed => {
-                report.hint = RECORDER.why();
-                return (Err(report.to_error()), report);
-            }
-            State::Attached | State::Recording | State::Yielded => {
+            State::Attached | State::Recording | State::Yielded | State::Failed => {
                 report.hint = "a recorder is already attached in this process".into();
                 return (Err(Error::SessionExists), report);
             }

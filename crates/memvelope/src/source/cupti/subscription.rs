@@ -157,9 +157,13 @@ impl Subscriber {
             // It writes one u32.
             unsafe { get(&raw mut is_on, handle, domain::DRIVER_API, *watched) }
         });
-        // Switched off by somebody, or not to be asked: switching it on tells.
-        (known == Ok(result::SUCCESS) && is_on != 0)
-            || self.switch(cupti, 1, domain::DRIVER_API, *watched) == result::SUCCESS
+        let is_valid = known == Ok(result::SUCCESS);
+        if is_valid && is_on != 0 {
+            return true;
+        }
+        // Switched off by somebody, or not to be asked: switching it on tells, or mends.
+        let code = self.switch(cupti, 1, domain::DRIVER_API, *watched);
+        is_valid || code == result::SUCCESS
     }
 
     /// Gives it back; CUPTI's code.
