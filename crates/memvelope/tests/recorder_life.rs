@@ -506,3 +506,53 @@ fn a_snapshot_survives_its_json() {
         assert_eq!(read, cost);
     });
 }
+
+/// Everybody at once: work on several threads, flushes, questions, and CUPTI handed over and taken
+/// back. Nobody waits for anybody for ever, and the books stay whole.
+#[test]
+fn complaint_08_nobody_waits_for_a_lock_that_waits_for_cupti() {
+    let test = "complaint_08_nobody_waits_for_a_lock_that_waits_for_cupti";
+    let scenario = "[cupti_faults]\nlate_buffers = 1\nreorder_buffers = true\n";
+    in_child(test, scenario, || {
+        // SAFETY: ends a process that hangs.
+        unsafe { alarm(60) };
+        let mut config = config();
+        (config.buffer_bytes, config.buffer_count, config.drain_period_ms) = (65_536, 4, 1);
+        let session = Session::start(&config).unwrap();
+        enter_context();
+        let order = std::sync::atomic::Ordering::Relaxed;
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for thread in 1..=3 {
+                let is_over = &is_over;
+                scope.spawn(move || {
+                    enter_context();
+                    while !is_over.load(order) {
+                        let address = allocate(thread * MIB);
+                        launch(3);
+                        assert_eq!(cu::cuMemFree_v2(address), 0);
+                    }
+                });
+            }
+            scope.spawn(|| {
+                while !is_over.load(order) {
+                    session.flush(SOON).unwrap();
+                    session.sample();
+                    drop(session.span("flush"));
+                    session.snapshot();
+                    session.report();
+                }
+            });
+            for _ in 0..30 {
+                session.pause("a test").unwrap();
+                session.resume();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            is_over.store(true, order);
+        });
+        assert_eq!(session.state(), State::Recording);
+        let last = session.stop(SOON).unwrap();
+        assert_eq!((vram(&last), last.findings.underflows), (0, 0));
+        assert_eq!(session.self_cost().recorder.caught_panics, 0);
+    });
+}
