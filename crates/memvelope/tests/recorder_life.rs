@@ -94,6 +94,25 @@ fn a_session_goes_through_its_states() {
 }
 
 #[test]
+fn kinds_that_were_asked_for_are_on_and_the_rest_is_said_to_be_off() {
+    in_child("kinds_that_were_asked_for_are_on_and_the_rest_is_said_to_be_off", "", || {
+        for (is_wanted, count) in [(true, 10), (false, 8)] {
+            let mut config = config();
+            (config.whole_graphs, config.nvtx) = (is_wanted, is_wanted);
+            let session = Session::start(&config).unwrap();
+            let Mode::Cupti(coverage) = session.mode() else { panic!("{:?}", session.mode()) };
+            assert_eq!((coverage.kinds.len(), coverage.missing.len()), (count, 0), "{coverage:?}");
+            for (kind, key) in [("GRAPH_TRACE", "MEMVELOPE_GRAPHS"), ("MARKER", "MEMVELOPE_NVTX")] {
+                assert_eq!(coverage.kinds.iter().any(|it| it == kind), is_wanted);
+                let is_said = coverage.notes.iter().any(|note| note.contains(key));
+                assert_eq!(is_said, !is_wanted, "{:?}", coverage.notes);
+            }
+            session.stop(SOON).unwrap();
+        }
+    });
+}
+
+#[test]
 fn complaint_04_cupti_is_left_to_its_holder_until_that_one_leaves() {
     let test = "complaint_04_cupti_is_left_to_its_holder_until_that_one_leaves";
     let scenario = "subscriber = \"nsys\"\n[cupti_faults]\nsubscriber_leaves_at_call = 400\n";
@@ -539,8 +558,8 @@ fn complaint_08_nobody_waits_for_a_lock_that_waits_for_cupti() {
                     session.flush(SOON).unwrap();
                     session.sample();
                     drop(session.span("flush"));
-                    session.snapshot();
-                    session.report();
+                    let _ = session.snapshot();
+                    let _ = session.report();
                 }
             });
             for _ in 0..30 {
