@@ -261,12 +261,8 @@ impl Slot {
         words[word::SEQUENCE].store(0, Ordering::Relaxed);
         let (owner, free) = (self.owner, 0);
         // Already free is what was wanted.
-        let _ = words[word::OWNER].compare_exchange(
-            owner,
-            free,
-            Ordering::AcqRel,
-            Ordering::Relaxed,
-        );
+        let _ =
+            words[word::OWNER].compare_exchange(owner, free, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     fn words(&self) -> &[AtomicU64] {
