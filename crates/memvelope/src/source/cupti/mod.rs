@@ -24,6 +24,7 @@ mod session;
 mod state;
 
 pub use counters::Counters;
+pub use find::likely_file;
 
 use crate::config::Config;
 use crate::error::{Error, Result};

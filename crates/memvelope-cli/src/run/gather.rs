@@ -1,0 +1,191 @@
+//! Gathering what the processes told: slots of those that ended are given free, so that any number
+//! of processes works.
+
+use super::totals::Totals;
+use memvelope::export::summary::{Process, Slot, Summary, Vitals, monotonic_ns};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+/// Bytes of reports that are kept; of later processes only the numbers are. As JSON trees they take
+/// some five times as much memory.
+const REPORT_BYTES_MAX: usize = 16 << 20;
+
+/// Processes that are listed; of later ones only the totals are kept.
+const PROCESSES_MAX: usize = 4096;
+
+/// How long we wait, once the program has ended, for processes of it that are ending too.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// How a process ended, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It exited, and its report is of its end.
+    Reported,
+    /// It was killed, crashed or left by `_exit`: its report is of a moment so long before, at most.
+    CutShort { age_ns: u64 },
+    /// It replaced itself by another program (`exec`), which counts as another process here.
+    Replaced { age_ns: u64 },
+    /// It has not ended: its report is of a moment so long ago.
+    Running { age_ns: u64 },
+}
+
+/// A process that took a slot.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) sequence: u64,
+    pub(super) pid: u32,
+    pub(super) parent_pid: u32,
+    pub(super) command: Vec<String>,
+    pub(super) vitals: Vitals,
+    pub(super) end: End,
+    /// Its report, as JSON; `None` if it never told one, or if there was no room for it.
+    pub(super) report: Option<Vec<u8>>,
+}
+
+/// Everything known at a moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    /// In the order in which they began.
+    pub(super) processes: Vec<Seen>,
+    pub(super) totals: Totals,
+    /// Processes that found no slot.
+    pub(super) turned_away: u64,
+    /// Processes that are in the totals alone.
+    pub(super) not_listed: u64,
+}
+
+/// Gathers while the program runs.
+pub(super) struct Gathering {
+    summary: Summary,
+    ended: View,
+    kept_bytes: usize,
+    /// Vitals of the processes that ended, added up.
+    past: Vitals,
+}
+
+impl Gathering {
+    pub(super) fn new(summary: Summary) -> Self {
+        let (ended, past) = (View::default(), Vitals::default());
+        Self { summary, ended, kept_bytes: 0, past }
+    }
+
+    /// Takes what ended processes left, and gives their slots free.
+    pub(super) fn harvest(&mut self) {
+        let slots: Vec<Slot> = self.summary.taken().collect();
+        for slot in &slots {
+            let age_ns = monotonic_ns().saturating_sub(slot.updated_ns());
+            if slot.is_in_our_namespace() && slot.process().is_over() {
+                self.take(slot, End::CutShort { age_ns });
+            } else if is_replaced(slot, &slots) {
+                self.take(slot, End::Replaced { age_ns });
+            }
+        }
+    }
+
+    /// Everything, once the program has ended.
+    pub(super) fn finish(mut self) -> View {
+        let deadline = Instant::now() + GRACE;
+        loop {
+            self.harvest();
+            if self.summary.taken().next().is_none() || Instant::now() >= deadline {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let view = self.view();
+        self.summary.close();
+        view
+    }
+
+    /// Everything as of now.
+    pub(super) fn view(&self) -> View {
+        let mut view = self.ended.clone();
+        view.turned_away = self.summary.turned_away();
+        for slot in self.summary.taken().filter(|slot| slot.sequence() > 0) {
+            let age_ns = monotonic_ns().saturating_sub(slot.updated_ns());
+            let (seen, report) = look_at(&slot, End::Running { age_ns });
+            view.totals.add(&seen.vitals, report.as_ref());
+            view.processes.push(seen);
+        }
+        view.processes.sort_by_key(|process| process.sequence);
+        view
+    }
+
+    /// Running processes, and the vitals of all that there ever were, added up; live bytes are those
+    /// of the running ones.
+    pub(super) fn vitals(&self) -> (usize, Vitals) {
+        let (mut all, mut running) = (self.past.clone(), 0);
+        for slot in self.summary.taken().filter(|slot| slot.sequence() > 0) {
+            running += 1;
+            let own = slot.vitals();
+            for (device, bytes) in &own.live_bytes {
+                match all.live_bytes.iter_mut().find(|(known, _)| known == device) {
+                    Some((_, sum)) => *sum = sum.saturating_add(*bytes),
+                    None => all.live_bytes.push((*device, *bytes)),
+                }
+            }
+            add(&mut all, &own);
+        }
+        all.live_bytes.sort_unstable();
+        (running, all)
+    }
+
+    fn take(&mut self, slot: &Slot, end: End) {
+        // One that was killed while it took the slot has told nothing at all.
+        if slot.sequence() > 0 {
+            let (mut seen, report) = look_at(slot, end);
+            self.ended.totals.add(&seen.vitals, report.as_ref());
+            add(&mut self.past, &seen.vitals);
+            let length = seen.report.as_ref().map_or(0, Vec::len);
+            if self.kept_bytes + length > REPORT_BYTES_MAX {
+                seen.report = None;
+            } else {
+                self.kept_bytes += length;
+            }
+            if self.ended.processes.len() < PROCESSES_MAX {
+                self.ended.processes.push(seen);
+            } else {
+                self.ended.not_listed += 1;
+            }
+        }
+        slot.clone().release();
+    }
+}
+
+/// Reads a slot; the report also parsed.
+fn look_at(slot: &Slot, end: End) -> (Seen, Option<Value>) {
+    let report = slot.read();
+    let parsed: Option<Value> = report.as_ref().and_then(|json| serde_json::from_slice(json).ok());
+    let is_final = parsed.as_ref().is_some_and(|report| report["final"] == true);
+    let Process { pid, .. } = slot.process();
+    let seen = Seen {
+        sequence: slot.sequence(),
+        pid,
+        parent_pid: slot.parent_pid(),
+        command: slot.command(),
+        vitals: slot.vitals(),
+        end: if is_final { End::Reported } else { end },
+        report,
+    };
+    (seen, parsed)
+}
+
+/// Whether the same process has taken a slot anew: it has become another program.
+fn is_replaced(slot: &Slot, slots: &[Slot]) -> bool {
+    slots.iter().any(|other| {
+        other.process() == slot.process()
+            && other.sequence() > slot.sequence()
+            && slot.sequence() > 0
+    })
+}
+
+/// Adds what adds up over processes.
+fn add(sum: &mut Vitals, own: &Vitals) {
+    sum.is_simulated |= own.is_simulated;
+    sum.allocations = sum.allocations.saturating_add(own.allocations);
+    sum.kernels = sum.kernels.saturating_add(own.kernels);
+    sum.busy_ns = sum.busy_ns.saturating_add(own.busy_ns);
+    sum.lost = sum.lost.saturating_add(own.lost);
+    // Not a sum: the latest of all clocks.
+    sum.clock_ns = sum.clock_ns.max(own.clock_ns);
+}
