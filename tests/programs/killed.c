@@ -7,7 +7,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
-enum { MIB = 1 << 20, TOLD_US = 700000 };
+enum { MIB = 1 << 20, TOLD_US = 700000, TRACED_US = 11500000 };
 
 static void *leave(void *code) {
     exit((int)(long)code);
@@ -59,8 +59,8 @@ int main(int count, char **words) {
         sleep(20);
         return 38;
     }
-    usleep(TOLD_US);
-    if (!strcmp(how, "sigkill")) kill(getpid(), SIGKILL);
+    usleep(strcmp(how, "later") ? TOLD_US : TRACED_US);
+    if (!strcmp(how, "later") || !strcmp(how, "sigkill")) kill(getpid(), SIGKILL);
     if (!strcmp(how, "_exit")) _exit(code);
     if (!strcmp(how, "abort")) abort();
     if (!strcmp(how, "segv")) raise(SIGSEGV);

@@ -54,9 +54,42 @@ impl std::fmt::Display for Table {
     }
 }
 
+/// A sentence in lines, each so many columns from the left, those after the first two more. A word
+/// that is longer than a line has one of its own.
+pub(super) fn wrapped(indent: usize, sentence: &str) -> String {
+    let (mut text, mut column) = (String::new(), 0);
+    for word in sentence.split_whitespace() {
+        let width = word.chars().count();
+        let is_first = text.is_empty();
+        if is_first || column + 1 + width > WIDTH {
+            let margin = if is_first { indent } else { indent + 2 };
+            text.push_str(if is_first { "" } else { "\n" });
+            text.push_str(&" ".repeat(margin));
+            column = margin;
+        } else {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += width;
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sentences_are_wrapped_at_words() {
+        assert_eq!(wrapped(2, "unseen:  one\nword"), "  unseen: one word");
+        let text = wrapped(4, &"twelve chars ".repeat(20));
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines.iter().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(lines[1].starts_with("      twelve"), "{text}");
+        assert_eq!(wrapped(0, &"x".repeat(150)).lines().count(), 1);
+    }
 
     #[test]
     fn columns_are_aligned_and_long_names_give_way() {

@@ -1,7 +1,7 @@
 //! The report as a person reads it: made from the document, so that both say the same.
 
 use super::names;
-use super::table::{Table, WIDTH};
+use super::table::{Table, WIDTH, wrapped};
 use super::totals::rows;
 use memvelope::units::{Bytes, Nanos};
 use serde_json::Value;
@@ -23,8 +23,8 @@ const PROCESSES_NAMED: usize = 20;
 const KINDS: [&str; 6] = ["device", "pitch", "managed", "pinned host", "used in pools", "VMM"];
 
 /// What may be amiss where nothing was recorded.
-const NOTHING: &str = "\
-  No process of it initialised CUDA (cuInit) where we could see it. Then one of these holds:
+const NOTHING: &str =
+    "  No process of it initialised CUDA (cuInit) where we could see it. Then one of these holds:
     - it does not use CUDA, or ended before it did;
     - it, or what starts it, drops CUDA_INJECTION64_PATH from the environment (sudo, env -i, a
       container): set the variable inside, see docs/recording-a-program.md;
@@ -51,7 +51,7 @@ fn write_report(out: &mut String, document: &Value) -> Result {
     let used = number(&document["totals"]["processes"]);
     writeln!(out, "  {} after {wall}; {}", ended(&document["exit"]), users(used))?;
     for problem in rows(&document["problems"]) {
-        writeln!(out, "  note: {}", text(problem))?;
+        writeln!(out, "{}", wrapped(2, &format!("note: {}", text(problem))))?;
     }
     for (key, what) in [
         ("processes_turned_away", "more found no room in the summary and were not recorded"),
@@ -156,7 +156,7 @@ fn write_mode(out: &mut String, mode: &Value) -> Result {
     }
     for (key, what) in [("polling", "polling only"), ("blind", "nothing was recorded")] {
         if let Some(why) = mode[key].as_str() {
-            writeln!(out, "  {what}: {}", why.replace('\n', " "))?;
+            writeln!(out, "{}", wrapped(2, &format!("{what}: {why}")))?;
         }
     }
     Ok(())
@@ -314,7 +314,7 @@ fn write_losses(out: &mut String, process: &Value) -> Result {
         writeln!(out, "    lost: {} ({})", pair[1], text(&pair[0]).replace('_', " "))?;
     }
     for sentence in rows(&process["snapshot"]["unseen"]) {
-        writeln!(out, "    unseen: {}", text(sentence).replace('\n', " "))?;
+        writeln!(out, "{}", wrapped(4, &format!("unseen: {}", text(sentence))))?;
     }
     Ok(())
 }
@@ -371,7 +371,8 @@ fn write_files(out: &mut String, document: &Value) -> Result {
     }
     for process in rows(&document["processes"]) {
         if let Some(why) = process["trace"]["absent"].as_str() {
-            writeln!(out, "  no trace of process {}: {why}", process["pid"])?;
+            let pid = &process["pid"];
+            writeln!(out, "{}", wrapped(2, &format!("no trace of process {pid}: {why}")))?;
         }
     }
     Ok(())
