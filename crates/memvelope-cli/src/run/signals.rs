@@ -56,15 +56,20 @@ pub(super) fn listen(program: u32, events: Sender<Event>) -> std::io::Result<()>
 }
 
 fn event_of(origin: &Origin, program: u32) -> Option<Event> {
-    if origin.signal == REPORT {
+    let sender = origin.process.as_ref().map(|process| process.pid.cast_unsigned());
+    let is_from_kernel = matches!(origin.cause, Cause::Kernel);
+    // The terminal sends to every process of the group itself; so does a program that signals its
+    // own group.
+    decide(origin.signal, is_from_kernel || sender == Some(program))
+}
+
+/// What a signal is to lead to; `has_it`: the program has got it, too.
+fn decide(signal: i32, has_it: bool) -> Option<Event> {
+    if signal == REPORT {
         return Some(Event::Report);
     }
-    // The terminal sends to every process of the group itself; so does a program that signals its
-    // own group. To go on twice does no harm.
-    let sender = origin.process.as_ref().map(|process| process.pid.cast_unsigned());
-    let has_it = matches!(origin.cause, Cause::Kernel) || sender == Some(program);
-    let is_wanted = origin.signal == libc::SIGCONT || !has_it;
-    is_wanted.then_some(Event::PassOn(origin.signal))
+    // To go on twice does no harm.
+    (signal == libc::SIGCONT || !has_it).then_some(Event::PassOn(signal))
 }
 
 /// Waits for the program on a thread of its own, until it ends.
@@ -84,20 +89,17 @@ pub(super) fn wait(program: u32, events: Sender<Event>) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use signal_hook::low_level::siginfo::{Process, Sent};
-
-    fn check(signal: i32, cause: Cause, sender: Option<i32>, expect: Option<Event>) {
-        let process = sender.map(|pid| Process { pid, uid: 0 });
-        assert_eq!(event_of(&Origin { signal, process, cause }, 77), expect, "{signal} {sender:?}");
-    }
 
     #[test]
     fn what_the_program_has_already_is_not_passed_on() {
-        let by_kill = || Cause::Sent(Sent::User);
-        check(libc::SIGTERM, by_kill(), Some(5), Some(Event::PassOn(libc::SIGTERM)));
-        check(libc::SIGINT, Cause::Kernel, None, None);
-        check(libc::SIGTERM, by_kill(), Some(77), None);
-        check(libc::SIGCONT, Cause::Kernel, None, Some(Event::PassOn(libc::SIGCONT)));
-        check(libc::SIGUSR1, by_kill(), Some(77), Some(Event::Report));
+        for (signal, has_it, expect) in [
+            (libc::SIGTERM, false, Some(Event::PassOn(libc::SIGTERM))),
+            (libc::SIGTERM, true, None),
+            (libc::SIGCONT, true, Some(Event::PassOn(libc::SIGCONT))),
+            (libc::SIGUSR1, true, Some(Event::Report)),
+            (libc::SIGUSR1, false, Some(Event::Report)),
+        ] {
+            assert_eq!(decide(signal, has_it), expect, "{signal} {has_it}");
+        }
     }
 }
