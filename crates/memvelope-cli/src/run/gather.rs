@@ -189,3 +189,68 @@ fn add(sum: &mut Vitals, own: &Vitals) {
     // Not a sum: the latest of all clocks.
     sum.clock_ns = sum.clock_ns.max(own.clock_ns);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A process that has ended: its number is above the largest that Linux gives out.
+    fn gone(number: u64) -> Process {
+        Process { pid: 4_194_303, start_ticks: number }
+    }
+
+    fn gathering() -> (tempfile::TempDir, Summary, Gathering) {
+        let place = tempfile::tempdir().unwrap();
+        let summary = Summary::create(&place.path().join("summary"), 0).unwrap();
+        (place, summary.clone(), Gathering::new(summary))
+    }
+
+    #[test]
+    fn any_number_of_processes_is_counted_in_bounded_memory() {
+        let (_place, summary, mut gathering) = gathering();
+        let kernel = json!({"name": "k", "count": 3, "total_ns": 5});
+        let report = json!({
+            "final": false, "padding": "x".repeat(20_000),
+            "snapshot": {"timeline": {"kernels": [kernel]}},
+        });
+        for number in 1..=4200 {
+            let slot = summary.claim(&gone(number)).unwrap();
+            assert!(slot.report(report.to_string().as_bytes()));
+            gathering.harvest();
+        }
+        let view = gathering.finish();
+        assert_eq!((view.processes.len(), view.not_listed), (PROCESSES_MAX, 4200 - 4096));
+        assert_eq!((view.totals.processes, view.totals.kernels.count), (4200, 3 * 4200));
+        let kept: usize =
+            view.processes.iter().filter_map(|p| p.report.as_ref()).map(Vec::len).sum();
+        assert!(kept <= REPORT_BYTES_MAX && kept > REPORT_BYTES_MAX - 30_000, "{kept}");
+        assert_eq!(view.turned_away, 0);
+    }
+
+    #[test]
+    fn running_processes_stay_and_their_numbers_add_up() {
+        let (_place, summary, mut gathering) = gathering();
+        let vitals =
+            |kernels, bytes| Vitals { kernels, live_bytes: vec![(0, bytes)], ..Vitals::default() };
+        summary.claim(&gone(1)).unwrap().tell(&vitals(10, 100));
+        let own = summary.claim(&Process::current()).unwrap();
+        own.tell(&vitals(1, 7));
+        gathering.harvest();
+        let (running, sum) = gathering.vitals();
+        assert_eq!((running, sum), (1, vitals(11, 7)));
+        let view = gathering.view();
+        assert_eq!(view.processes[0].report, None);
+        assert!(matches!(view.processes[0].end, End::CutShort { .. }));
+        assert!(matches!(view.processes[1].end, End::Running { .. }));
+        assert_eq!(view.totals.kernels.count, 11);
+        // The same process takes a slot anew: it has become another program.
+        let again = summary.claim(&Process::current()).unwrap();
+        gathering.harvest();
+        assert!(!own.is_ours() && again.is_ours());
+        let view = gathering.finish();
+        assert!(matches!(view.processes[1].end, End::Replaced { .. }));
+        assert_eq!(view.processes.len(), 3);
+        assert!(summary.is_closed());
+    }
+}

@@ -165,6 +165,69 @@ fn a_signal_to_us_alone_reaches_the_program() {
     assert!(leftovers(own).is_empty());
 }
 
+/// Ctrl-C: the terminal sends to the whole group, and the program must not be told twice.
+const AT_A_TERMINAL: &str = r#"
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+seen, is_sent = b"", False
+while True:
+    try:
+        part = os.read(terminal, 4096)
+    except OSError:
+        break
+    if not part:
+        break
+    seen += part
+    if b"ready" in seen and not is_sent:
+        is_sent = True
+        os.write(terminal, b"\x03")
+os.write(1, seen)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+
+const COUNTS_INTERRUPTS: &str = r#"
+import signal, time, sys
+seen = []
+signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+print("ready", flush=True)
+end = time.time() + 20
+while not seen and time.time() < end:
+    time.sleep(0.05)
+time.sleep(0.5)
+print("interrupts:", len(seen))
+sys.exit(7)
+"#;
+
+#[test]
+fn the_terminals_signals_are_not_doubled() {
+    let own = env!("CARGO_BIN_EXE_memvelope");
+    let mut python = Command::new("python3");
+    python.args(["-c", AT_A_TERMINAL, own, "run", "--", "python3", "-c", COUNTS_INTERRUPTS]);
+    let Ok(output) = python.output() else { return println!("ignored: no python3") };
+    let text = stdout(&output);
+    assert!(text.contains("interrupts: 1"), "{text}");
+    assert_eq!(output.status.code(), Some(7), "{text}");
+}
+
+#[test]
+fn a_program_goes_on_when_we_are_killed() {
+    let Some((mut child, pid)) = ready("handler") else { return };
+    let own = child.id();
+    let mut words = child.stdout.take().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    kill("TERM", pid);
+    let mut text = String::new();
+    words.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "got it\n");
+    // Only here does something stay, for a later run to sweep away.
+    let left = leftovers(own);
+    assert_eq!(left.len(), 1, "{left:?}");
+    std::fs::remove_dir_all(&left[0]).unwrap();
+}
+
 #[test]
 fn a_report_on_the_way_comes_as_often_as_it_is_asked_for() {
     let Some((child, pid)) = ready("wait") else { return };

@@ -163,6 +163,22 @@ fn nothing_is_left_behind() {
     assert_eq!(json(&out.join("report.json"))["exit"], json!({"code": 0}));
 }
 
+/// A file that the library was asked for besides is the same document.
+#[test]
+fn a_report_as_a_file_is_kept_as_well() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("own-%p.json");
+    let Some(mut command) = on_sim(&[], "killed", &["exit", "0"]) else { return };
+    let report = report(&run(command.env("MEMVELOPE_REPORT", &file), 0));
+    let [process] = processes(&report) else { panic!("{report}") };
+    let own = json(&place.path().join(format!("own-{}.json", process["pid"])));
+    assert_eq!(own["schema"], "memvelope.process/1");
+    for key in ["pid", "parent_pid", "command", "name", "final", "mode", "simulated"] {
+        assert_eq!(own[key], process[key], "{key}");
+    }
+    assert_eq!(own["snapshot"]["timeline"], process["snapshot"]["timeline"]);
+}
+
 /// The summary of an older or newer memvelope: said by the library, and not misread.
 #[test]
 fn a_summary_of_another_version_is_said() {
