@@ -94,10 +94,13 @@ impl Launch {
     /// Has the program recorded, or notes why not.
     fn record(&mut self, args: &Args, own: &Path) {
         if let Some(other) = std::env::var_os(INJECTION).filter(|value| !value.is_empty()) {
-            return self.unrecorded(format!(
-                "{INJECTION} is set already, to {}: another tool's place is not taken",
-                other.display()
-            ));
+            let path = other.display();
+            let is_ours = Path::new(&other).file_name().is_some_and(|name| name == LIBRARY);
+            return self.unrecorded(if is_ours {
+                format!("somebody records it with memvelope already ({INJECTION}={path})")
+            } else {
+                format!("{INJECTION} is set already, to {path}: another tool's place is not taken")
+            });
         }
         let library = match sim_exec::find_library(own, LIBRARY) {
             Ok(library) => library,

@@ -9,10 +9,8 @@ pub(super) fn shown(name: &str, width: usize) -> String {
 }
 
 fn demangled(name: &str) -> String {
-    if name.starts_with("_ZN") || name.starts_with("_R") {
-        if let Ok(rust) = rustc_demangle::try_demangle(name) {
-            return format!("{rust:#}");
-        }
+    if let Ok(rust) = rustc_demangle::try_demangle(name) {
+        return format!("{rust:#}");
     }
     if name.starts_with("_Z") {
         let options = cpp_demangle::DemangleOptions::new().no_params().no_return_type();

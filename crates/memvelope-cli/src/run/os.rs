@@ -82,19 +82,28 @@ pub(super) fn is_ignored(signal: i32) -> bool {
     }
 }
 
-/// Waits until the child ends or stops.
+/// Waits until the child ends or stops. One that ended keeps its number until [`reap`]: else a
+/// signal that is just being passed on could reach a stranger.
 pub(super) fn wait_for(pid: u32) -> std::io::Result<Change> {
+    let flags = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT;
     loop {
-        let mut status = 0;
-        // SAFETY: waits for a child of ours; writes one int.
-        let code = unsafe { libc::waitpid(pid.cast_signed(), &raw mut status, libc::WUNTRACED) };
-        if code >= 0 {
-            return Ok(if libc::WIFEXITED(status) {
-                Change::Exited(libc::WEXITSTATUS(status))
-            } else if libc::WIFSTOPPED(status) {
-                Change::Stopped
-            } else {
-                Change::Killed(libc::WTERMSIG(status))
+        // SAFETY: plain data, for which zero is a valid value and which the call fills; it concerns
+        // a child of ours that nobody has waited for yet.
+        let (code, info) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            (libc::waitid(libc::P_PID, pid, &raw mut info, flags), info)
+        };
+        if code == 0 {
+            // SAFETY: waitid fills this field whatever has happened to the child.
+            let status = unsafe { info.si_status() };
+            return Ok(match info.si_code {
+                libc::CLD_EXITED => Change::Exited(status),
+                libc::CLD_KILLED | libc::CLD_DUMPED => Change::Killed(status),
+                _ => {
+                    // Taken, so that the next call waits for what comes next.
+                    take(pid, libc::WUNTRACED | libc::WNOHANG);
+                    Change::Stopped
+                }
             });
         }
         let error = std::io::Error::last_os_error();
@@ -102,6 +111,16 @@ pub(super) fn wait_for(pid: u32) -> std::io::Result<Change> {
             return Err(error);
         }
     }
+}
+
+/// Gives back the number of a child that ended; whoever asks for our children's CPU time sees its.
+pub(super) fn reap(pid: u32) {
+    take(pid, libc::WNOHANG);
+}
+
+fn take(pid: u32, flags: i32) {
+    // SAFETY: a child of ours; its status is known already.
+    unsafe { libc::waitpid(pid.cast_signed(), std::ptr::null_mut(), flags) };
 }
 
 /// Sends a signal. A process that is gone has no use for it.

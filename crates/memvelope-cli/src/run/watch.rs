@@ -47,6 +47,7 @@ pub(super) fn until_the_end(
         }
     }
     run.wall = started.elapsed();
+    os::reap(run.pid);
     for problem in problems {
         output::remark(&format!("memvelope: {problem}"));
         run.problems.push(problem);

@@ -149,7 +149,7 @@ fn eight_threads_are_one_process() {
     let report = report(&run(&mut command, 0));
     let [process] = processes(&report) else { panic!("{report}") };
     assert_eq!(launches(process, "storm"), 8 * 500);
-    assert_eq!(live_bytes(process), (1..=8).map(|n| n * 64 << 10).sum::<u64>());
+    assert_eq!(live_bytes(process), (1..=8).map(|n| n * (64 << 10)).sum::<u64>());
     assert_eq!(report["totals"]["allocations"]["count"], 8 * 21);
 }
 

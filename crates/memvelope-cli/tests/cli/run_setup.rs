@@ -76,6 +76,17 @@ fn another_tools_place_is_not_taken() {
 }
 
 #[test]
+fn a_run_within_a_run_is_recorded_once() {
+    let own = env!("CARGO_BIN_EXE_memvelope");
+    let Some(killed) = program("killed") else { return };
+    let inner = format!("{own} run {} exit 8; exit $?", killed.display());
+    let mut command = memvelope(&["run", "--device", "sim", "--json", "sh", "-c", &inner]);
+    let output = run(command.env_remove("CUDA_INJECTION64_PATH"), 8);
+    assert!(stderr(&output).contains("with memvelope already"), "{}", stderr(&output));
+    assert_eq!(launches(&processes(&report(&output))[0], "storm"), 100);
+}
+
+#[test]
 fn without_our_library_the_program_runs_all_the_same() {
     let place = tempfile::tempdir().unwrap();
     let own = place.path().join("memvelope");
