@@ -207,8 +207,9 @@ fn write_memory(out: &mut String, snapshot: &Value) -> Result {
 
 fn write_work(out: &mut String, timeline: &Value) -> Result {
     write_kernels(out, timeline)?;
-    let mut copies = Table::new(4, &["copies and memsets", "count", "bytes", "time", "bandwidth"]);
-    let memsets = std::iter::once(("memset".to_owned(), &timeline["memsets"]));
+    let mut copies = Table::new(4, &["copies, memsets", "count", "bytes", "time", "bandwidth"]);
+    let memsets = [("memset", "memsets"), ("whole graph", "graphs")];
+    let memsets = memsets.map(|(name, key)| (name.to_owned(), &timeline[key]));
     let directions = rows(&timeline["copies"]).map(|copy| (label(copy), copy));
     for (name, row) in directions.chain(memsets).filter(|(_, row)| number(&row["count"]) > 0) {
         let (moved, time) = (row["bytes"].as_u64(), number(&row["total_ns"]));
@@ -226,12 +227,14 @@ fn write_work(out: &mut String, timeline: &Value) -> Result {
     }
     for (key, title) in [
         ("syncs", "host waits"),
-        ("calls", "allocation calls (host time)"),
-        ("launches", "launching calls (host time)"),
-        ("scopes", "scopes"),
+        ("allocation_calls", "allocation calls (host time)"),
+        ("launch_calls", "launching calls (host time)"),
+        ("spans", "spans and marked ranges"),
+        ("overheads", "the profiler's own time"),
     ] {
         write_times(out, &timeline[key], title)?;
     }
+    write_scopes(out, &timeline["scopes"])?;
     write_busy(out, timeline)
 }
 
@@ -277,6 +280,26 @@ fn write_times(out: &mut String, entries: &Value, title: &str) -> Result {
     and_more(out, entries, ROWS_SHOWN)
 }
 
+fn write_scopes(out: &mut String, scopes: &Value) -> Result {
+    let headings = ["scopes", "kernels", "kernel time", "copies", "copied"];
+    let mut table = Table::new(4, &headings);
+    for scope in rows(scopes).take(ROWS_SHOWN) {
+        let (kernels, copies) = (&scope["kernels"], &scope["copies"]);
+        table.row([
+            label(scope),
+            number(&kernels["count"]).to_string(),
+            nanos(&kernels["total_ns"]),
+            number(&copies["count"]).to_string(),
+            bytes(&copies["bytes"]),
+        ]);
+    }
+    if table.is_empty() {
+        return Ok(());
+    }
+    write!(out, "\n{table}")?;
+    and_more(out, scopes, ROWS_SHOWN)
+}
+
 fn and_more(out: &mut String, entries: &Value, shown: usize) -> Result {
     match rows(entries).count().saturating_sub(shown) {
         0 => Ok(()),
@@ -290,16 +313,19 @@ fn write_busy(out: &mut String, timeline: &Value) -> Result {
     for device in rows(&timeline["busy"]) {
         let busy = device["busy_ns"].as_u64().or(device["busy_ns_min"].as_u64());
         let span = device["span_ns"].as_u64().or(span);
-        if let (Some(busy), Some(span)) = (busy, span) {
-            let percent = busy as f64 * 100.0 / span.max(1) as f64;
-            writeln!(
-                out,
-                "\n    GPU {} was busy for {} of {} ({percent:.1} %) from its first work to its last",
-                device["device"],
-                Nanos(busy),
-                Nanos(span)
-            )?;
-        }
+        let (Some(busy), Some(span)) = (busy, span) else { continue };
+        let percent = busy as f64 * 100.0 / span.max(1) as f64;
+        let late = match number(&device["late_ns"]) {
+            0 => String::new(),
+            late => format!("; at most {} more, of records that came late", Nanos(late)),
+        };
+        writeln!(
+            out,
+            "\n    GPU {} was busy for {} of {} ({percent:.1} %){late}",
+            device["device"],
+            Nanos(busy),
+            Nanos(span)
+        )?;
     }
     Ok(())
 }
@@ -380,7 +406,7 @@ fn write_files(out: &mut String, document: &Value) -> Result {
 
 /// What a row is about, under whichever name its table has for that.
 fn label(row: &Value) -> String {
-    let names = ["name", "direction", "kind", "function", "scope"];
+    let names = ["name", "direction", "kind", "call", "function"];
     let found = names.iter().find_map(|name| row[*name].as_str());
     found.unwrap_or("?").replace('_', " ")
 }
