@@ -74,10 +74,11 @@ impl Gathering {
         let slots: Vec<Slot> = self.summary.taken().collect();
         for slot in &slots {
             let age_ns = monotonic_ns().saturating_sub(slot.updated_ns());
-            if slot.is_in_our_namespace() && slot.process().is_over() {
-                self.take(slot, End::CutShort { age_ns });
-            } else if is_replaced(slot, &slots) {
+            // Asked first: by now the program that it became may have ended, too.
+            if is_replaced(slot, &slots) {
                 self.take(slot, End::Replaced { age_ns });
+            } else if slot.is_in_our_namespace() && slot.process().is_over() {
+                self.take(slot, End::CutShort { age_ns });
             }
         }
     }

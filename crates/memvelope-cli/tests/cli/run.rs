@@ -205,8 +205,8 @@ fn a_killed_program_leaves_the_trace_of_ten_seconds() {
     let cost = process["self"]["report_cpu_ns"].as_u64().unwrap();
     assert!(cost < report["wall_ns"].as_u64().unwrap() / 50, "{cost}");
     let text = stderr(&output);
-    let lines: Vec<_> = text.lines().filter(|line| line.contains("SIMULATED 3.0 s")).collect();
-    assert_eq!(lines.len(), 1, "{text}");
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("SIMULATED ")).collect();
+    assert_eq!(lines.len(), 3, "{text}");
     for part in ["1 process, VRAM 0: 10.0 MiB", "1 allocations", "kernels/s", "0 lost"] {
         assert!(lines[0].contains(part), "{part:?} is not in {lines:?}");
     }
