@@ -196,7 +196,7 @@ fn write_memory(out: &mut String, snapshot: &Value) -> Result {
         }
         writeln!(
             out,
-            "    device: total {}, free {}; in use before we came {}",
+            "    device: total {}, free {}; opening balance {}",
             bytes(&device["total_bytes"]),
             bytes(&device["free_bytes"]),
             bytes(&device["opening_bytes"])

@@ -153,6 +153,24 @@ fn eight_threads_are_one_process() {
     assert_eq!(report["totals"]["allocations"]["count"], 8 * 21);
 }
 
+/// Three thousand long names do not fit a slot: the shortest are summed up, and nothing is lost.
+#[test]
+fn more_kernels_than_a_slot_holds_are_summed_up() {
+    let Some(mut command) = on_sim(&[], "names", &[]) else { return };
+    let report = report(&run(&mut command, 0));
+    let [process] = processes(&report) else { panic!("{report}") };
+    let kernels = process["snapshot"]["timeline"]["kernels"].as_array().unwrap();
+    let left_out = process["left_out"]["kernels"].as_u64().unwrap();
+    assert!(kernels.len() > 300 && left_out > 0, "{} {left_out}", kernels.len());
+    assert_eq!(kernels.len() as u64 - 1 + left_out, 3000);
+    assert!(kernels[0]["name"].as_str().unwrap().ends_with("_00000"), "{}", kernels[0]);
+    assert_eq!(kernels[0]["count"], 102);
+    let rest = kernels.last().unwrap();
+    assert_eq!((&rest["name"], &rest["count"]), (&json!("(left out)"), &json!(2 * left_out)));
+    assert_eq!(report["totals"]["kernels"]["count"], 6100);
+    assert_eq!(process["snapshot"]["dropped"], json!([]));
+}
+
 #[test]
 fn a_pipeline_of_scripts_and_programs_passes_through() {
     let (Some(forks), Some(script)) = (program("forks"), program("script")) else { return };
@@ -205,7 +223,8 @@ fn a_killed_program_leaves_the_trace_of_ten_seconds() {
     let cost = process["self"]["report_cpu_ns"].as_u64().unwrap();
     assert!(cost < report["wall_ns"].as_u64().unwrap() / 50, "{cost}");
     let text = stderr(&output);
-    let lines: Vec<_> = text.lines().filter(|line| line.contains("SIMULATED ")).collect();
+    let lines: Vec<_> =
+        text.lines().filter(|line| line.starts_with("memvelope: SIMULATED ")).collect();
     assert_eq!(lines.len(), 3, "{text}");
     for part in ["1 process, VRAM 0: 10.0 MiB", "1 allocations", "kernels/s", "0 lost"] {
         assert!(lines[0].contains(part), "{part:?} is not in {lines:?}");
