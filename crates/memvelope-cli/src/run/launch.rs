@@ -151,7 +151,9 @@ impl Launch {
         let made = output::check_directory(directory).and_then(|()| {
             let whole = std::path::absolute(directory).context("finding it failed")?;
             std::fs::create_dir_all(&whole).context("making it failed")?;
-            let traces = Private::make_in(&whole, &format!(".{PREFIX}"));
+            let hidden = format!(".{PREFIX}");
+            sim_exec::sweep_with(&whole, &hidden, remove_private);
+            let traces = Private::make_in(&whole, &hidden);
             Ok((whole, traces.context("making a directory in it failed")?))
         });
         match made {
@@ -295,5 +297,28 @@ mod tests {
         std::fs::write(&kept, "x").unwrap();
         drop(private);
         assert!(kept.exists());
+    }
+
+    #[test]
+    fn what_killed_runs_left_is_swept_after_a_while() {
+        let root = tempfile::tempdir().unwrap();
+        // Above the largest process id that Linux gives out (2^22).
+        let (gone, own) = (4_194_305, std::process::id());
+        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+        let make = |process: u32, name: &str, is_old: bool| {
+            let path = root.path().join(format!("{PREFIX}{process}-{name}"));
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join(SUMMARY_FILE), "x").unwrap();
+            if is_old {
+                std::fs::File::open(&path).unwrap().set_modified(old).unwrap();
+            }
+            path
+        };
+        let swept = make(gone, "a", true);
+        let kept = [make(gone, "b", false), make(own, "c", true)];
+        drop(make_private(&[root.path().to_owned()]).unwrap());
+        assert!(!swept.exists());
+        assert!(kept.iter().all(|path| path.exists()));
+        assert!(make_private(&["/nonexistent".into()]).is_err());
     }
 }
