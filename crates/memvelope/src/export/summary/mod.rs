@@ -5,7 +5,7 @@
 //! see it, so that `SIGKILL` loses at most what came after the last update. One header, then slots.
 //! A process takes a slot by compare-and-swap and keeps in it [`Vitals`] (plain numbers) and its
 //! report (JSON) in one of two halves; the other half is the last complete one, which is what is
-//! read. The parent gives slots of ended processes free again ([`Summary::release`]).
+//! read. The parent gives slots of ended processes free again ([`Slot::release`]).
 //!
 //! Everything is a 64-bit word that is read and written atomically: no reader can see half a word,
 //! and a half that changed while it was read has another number or checksum. All times are
