@@ -3,7 +3,7 @@
  *   after   forks after cuInit; the child idles, then exits by exit()
  *   exec    forks after cuInit; the child becomes this program again, as `leaf`
  *   leaf    uses CUDA a little
- *   many N  starts N leaves, a few at a time
+ *   many N [M]  starts N leaves, M at a time
  *   daemon  leaves a process behind that outlives it, and writes its pid to standard output */
 #include "cuda.h"
 #include <sys/wait.h>
@@ -62,12 +62,12 @@ int main(int count, char **words) {
         return awaited();
     }
     if (!strcmp(how, "many")) {
-        int wanted = atoi(words[2]), code = 0;
+        int wanted = atoi(words[2]), code = 0, at_a_time = count > 3 ? atoi(words[3]) : AT_A_TIME;
         for (int i = 0; i < wanted; i++) {
-            if (i >= AT_A_TIME) code |= awaited() ^ 3;
+            if (i >= at_a_time) code |= awaited() ^ 3;
             if (fork() == 0) become_leaf(words[0]);
         }
-        for (int i = 0; i < (wanted < AT_A_TIME ? wanted : AT_A_TIME); i++) code |= awaited() ^ 3;
+        for (int i = 0; i < (wanted < at_a_time ? wanted : at_a_time); i++) code |= awaited() ^ 3;
         return code;
     }
     return strcmp(how, "daemon") ? 41 : daemonize();

@@ -11,6 +11,7 @@ use crate::document::{self, Identity};
 use crate::place::Places;
 use memvelope::config::Config;
 use memvelope::error::{Error, say};
+use memvelope::export::summary::Summary;
 use memvelope::export::write_atomically;
 use memvelope::runtime::Session;
 use memvelope::snapshot::Snapshot;
@@ -25,6 +26,9 @@ const EXIT_FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// How long it waits for what is written then: a trace of 30 MB on a slow disk.
 const EXIT_WRITE_MAX: Duration = Duration::from_secs(2);
+
+/// How long it waits for room in the summary, if it never had any: the parent makes room often.
+const EXIT_SLOT_MAX: Duration = Duration::from_millis(500);
 
 /// The first update comes soon, for programs that are over soon; later ones at twice the distance
 /// each, up to the drain period.
@@ -51,7 +55,6 @@ enum Phase {
 struct Keeper {
     session: Session,
     identity: Identity,
-    places: Places,
     drain_period: Duration,
     poll_period: Duration,
     phase: Mutex<Phase>,
@@ -65,14 +68,14 @@ pub(crate) fn keep(session: Session, places: Places, config: &Config) {
     let keeper = KEEPER.get_or_init(|| Keeper {
         session,
         identity: Identity::current(),
-        places,
         drain_period: Duration::from_millis(config.drain_period_ms),
         poll_period: Duration::from_millis(config.poll_period_ms),
         phase: Mutex::new(Phase::Running),
         changed: Condvar::new(),
     });
-    let body = || {
-        if std::panic::catch_unwind(|| keeper.run()).is_err() {
+    let body = move || {
+        let run = std::panic::AssertUnwindSafe(|| keeper.run(places));
+        if std::panic::catch_unwind(run).is_err() {
             say(&"reporting panicked, the last report stands; this is a bug of memvelope's");
         }
         keeper.enter(Phase::Ended);
@@ -103,9 +106,10 @@ extern "C" fn on_exit() {
     });
 }
 
-/// What the last update came to.
+/// What the writing thread knows.
 #[derive(Default)]
 struct Last {
+    places: Places,
     snapshot: Option<Snapshot>,
     has_failed: Vec<&'static str>,
     report_cpu_ns: u64,
@@ -113,8 +117,8 @@ struct Last {
 
 impl Keeper {
     /// Until the program exits.
-    fn run(&self) {
-        let mut last = Last::default();
+    fn run(&self, places: Places) {
+        let mut last = Last { places, ..Last::default() };
         let mut period = FIRST_PERIOD;
         let mut update_at = Instant::now() + period;
         let mut report_at = Instant::now() + self.poll_period;
@@ -149,7 +153,15 @@ impl Keeper {
 
     /// Brings the slot up to date.
     fn update(&self, last: &mut Last, is_final: bool) {
-        let Some((summary, slot)) = &self.places.slot else { return };
+        let deadline = Instant::now() + if is_final { EXIT_SLOT_MAX } else { Duration::ZERO };
+        while !last.places.has_slot() {
+            let is_hopeless = last.places.summary.as_ref().is_none_or(Summary::is_closed);
+            if is_hopeless || Instant::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (Some(summary), Some(slot)) = (&last.places.summary, &last.places.slot) else { return };
         // A slot that was taken back, or that nobody reads any more, is nobody's to write into.
         if summary.is_closed() || !slot.is_ours() {
             return;
@@ -172,7 +184,7 @@ impl Keeper {
     }
 
     fn write_report(&self, last: &mut Last, is_final: bool) {
-        let Some(path) = &self.places.report else { return };
+        let Some(path) = &last.places.report else { return };
         let (own, cpu_ns) = (&self.identity, last.report_cpu_ns);
         let snapshot = self.session.snapshot();
         let document = document::whole(own, &self.session, &snapshot, is_final, cpu_ns);
@@ -184,7 +196,7 @@ impl Keeper {
     }
 
     fn write_trace(&self, last: &mut Last) {
-        let Some((path, bytes_max)) = &self.places.trace else { return };
+        let Some((path, bytes_max)) = &last.places.trace else { return };
         // A parent that has ended took its directory away: nobody wants this one any more.
         if !path.parent().is_some_and(Path::is_dir) {
             return;

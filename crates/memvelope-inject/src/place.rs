@@ -13,8 +13,10 @@ const TRACE_BYTES_MAX: u64 = 256 << 20;
 pub(crate) struct Places {
     /// The report as a file.
     pub(crate) report: Option<PathBuf>,
-    /// The slot in the parent's summary file.
-    pub(crate) slot: Option<(Summary, Slot)>,
+    /// The parent's summary file.
+    pub(crate) summary: Option<Summary>,
+    /// This process's slot in it; one that found none tries again while it runs.
+    pub(crate) slot: Option<Slot>,
     /// The trace, and its longest size in bytes.
     pub(crate) trace: Option<(PathBuf, u64)>,
 }
@@ -27,14 +29,13 @@ impl Places {
     /// Looks where to write, and takes a slot.
     ///
     /// # Errors
-    /// A parent asked for the recording, but nobody will read it: the parent has ended, or has no
-    /// slot left, which it counts itself.
+    /// A parent asked for the recording, but nobody will read it: the parent has ended.
     pub(crate) fn from_env() -> Result<Self, NobodyReads> {
         let report = path_of(&config::REPORT);
         let Some(path) = path_of(&config::SUMMARY) else {
             let trace = trace_path(&std::process::id().to_string());
             let trace = trace.map(|path| (path, TRACE_BYTES_MAX));
-            return Ok(Self { report, slot: None, trace });
+            return Ok(Self { report, trace, ..Self::default() });
         };
         let summary = match Summary::open(&path) {
             Ok(summary) if summary.is_closed() => None,
@@ -51,17 +52,29 @@ impl Places {
                 None
             }
         };
-        let slot = summary.and_then(|summary| {
-            let slot = summary.claim(&Process::current())?;
-            Some((summary, slot))
-        });
-        let trace = slot.as_ref().and_then(|(summary, slot)| {
-            Some((trace_path(&slot.sequence().to_string())?, summary.trace_bytes_max()))
-        });
-        if slot.is_none() && report.is_none() {
+        if summary.is_none() && report.is_none() {
             return Err(NobodyReads);
         }
-        Ok(Self { report, slot, trace })
+        let slot = summary.as_ref().and_then(|summary| summary.claim(&Process::current()));
+        let mut places = Self { report, summary, slot, trace: None };
+        places.name_trace();
+        Ok(places)
+    }
+
+    /// Takes a slot if there was none; false if there still is none.
+    pub(crate) fn has_slot(&mut self) -> bool {
+        if let Some(summary) = self.summary.as_ref().filter(|_| self.slot.is_none()) {
+            self.slot = summary.claim_again(&Process::current());
+            self.name_trace();
+        }
+        self.slot.is_some()
+    }
+
+    /// A trace is named after its slot, which tells processes apart where their numbers do not.
+    fn name_trace(&mut self) {
+        let (Some(summary), Some(slot)) = (&self.summary, &self.slot) else { return };
+        let path = trace_path(&slot.sequence().to_string());
+        self.trace = path.map(|path| (path, summary.trace_bytes_max()));
     }
 }
 

@@ -143,6 +143,16 @@ fn a_hundred_short_children_are_all_there() {
     assert_eq!(report["processes_turned_away"], 0);
 }
 
+/// More at a time than there are slots: those that find none wait for one, within bounds.
+#[test]
+fn of_ninety_children_at_once_each_is_there_or_counted() {
+    let Some(report) = forked(&["many", "90", "90"], 0) else { return };
+    let listed = processes(&report).len() as u64;
+    assert!(listed > 64, "{listed}");
+    assert_eq!(listed + report["processes_turned_away"].as_u64().unwrap(), 90);
+    assert_eq!(report["totals"]["kernels"]["count"], 10 * listed);
+}
+
 #[test]
 fn eight_threads_are_one_process() {
     let Some(mut command) = on_sim(&[], "threads", &[]) else { return };

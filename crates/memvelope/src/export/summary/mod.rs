@@ -116,12 +116,28 @@ impl Summary {
     /// none.
     #[must_use]
     pub fn claim(&self, process: &Process) -> Option<Slot> {
-        let sequence = self.words[header::CLAIMS].fetch_add(1, Ordering::AcqRel) + 1;
-        let slot = (0..SLOTS).find_map(|index| Slot::claim(self, index, process, sequence));
+        let slot = self.find_slot(process);
         if slot.is_none() {
             self.words[header::TURNED_AWAY].fetch_add(1, Ordering::AcqRel);
         }
         slot
+    }
+
+    /// The same for a process that was turned away before: it then counts no longer as such.
+    #[must_use]
+    pub fn claim_again(&self, process: &Process) -> Option<Slot> {
+        let slot = self.find_slot(process)?;
+        self.words[header::TURNED_AWAY].fetch_sub(1, Ordering::AcqRel);
+        Some(slot)
+    }
+
+    fn find_slot(&self, process: &Process) -> Option<Slot> {
+        (0..SLOTS).find_map(|index| Slot::claim(self, index, process))
+    }
+
+    /// The number of the next process that takes a slot.
+    fn next_sequence(&self) -> u64 {
+        self.words[header::CLAIMS].fetch_add(1, Ordering::AcqRel) + 1
     }
 
     /// The slots that are taken now.
@@ -140,7 +156,7 @@ impl Summary {
         self.words[header::IS_CLOSED].load(Ordering::Acquire) != 0
     }
 
-    /// Processes that found no free slot.
+    /// Processes that found no free slot, and have none since.
     #[must_use]
     pub fn turned_away(&self) -> u64 {
         self.words[header::TURNED_AWAY].load(Ordering::Acquire)

@@ -89,12 +89,7 @@ impl Slot {
     /// Longest report that a slot holds.
     pub const REPORT_BYTES_MAX: usize = (HALF_WORDS - half::BODY) * super::WORD;
 
-    pub(super) fn claim(
-        summary: &Summary,
-        index: usize,
-        process: &Process,
-        sequence: u64,
-    ) -> Option<Self> {
+    pub(super) fn claim(summary: &Summary, index: usize, process: &Process) -> Option<Self> {
         let words = summary.slot(index);
         let owner = process.to_word();
         let taken =
@@ -111,6 +106,7 @@ impl Slot {
         let command = &command[..command.len().min(COMMAND_BYTES_MAX)];
         store(word::COMMAND_BYTES, command.len() as u64);
         put_bytes(&words[word::COMMAND..], command);
+        let sequence = summary.next_sequence();
         // Last: a reader leaves a slot alone until it has a number.
         words[word::SEQUENCE].store(sequence, Ordering::Release);
         Some(Self { summary: summary.clone(), index, owner, sequence })

@@ -59,6 +59,11 @@ fn slots_are_given_free_and_those_without_one_are_counted() {
     let next = summary.claim(&own()).unwrap();
     assert_eq!((next.read(), next.vitals()), (None, Vitals::default()));
     assert!(!first.is_ours() && next.is_ours());
+    // One that was turned away and comes again takes what has become free meanwhile.
+    assert!(summary.claim_again(&own()).is_none());
+    next.release();
+    let late = summary.claim_again(&own()).unwrap();
+    assert_eq!((late.sequence(), summary.turned_away()), (SLOTS as u64 + 2, 1));
 }
 
 /// A writer that never pauses and a reader that never waits: no mixture of two reports is read.
