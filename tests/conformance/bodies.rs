@@ -131,7 +131,7 @@ fn memsets() {
         let first = stream.clone_dtoh(&zeros.slice(0..4)).expect("a copy to the host");
         assert_eq!(first, [0; 4]);
     }
-    assert_eq!(settled(&session, &stream).timeline.memsets.count, 5);
+    assert_eq!(settled(&session, &stream).timeline.memsets.totals.count, 5);
 }
 
 fn host_waits() {

@@ -172,7 +172,7 @@ fn assert_exact(bench: &Bench, report: &Value) {
     }
     assert_eq!(books["injection"]["returned"], 1);
     assert_eq!(books["caught_panics"], 0);
-    assert_eq!(report["self_cost"]["recorder"]["caught_panics"], 0);
+    assert_eq!(report["self"]["recorder"]["caught_panics"], 0);
 }
 
 /// Records a run that ends by itself and compares.

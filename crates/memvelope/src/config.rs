@@ -108,7 +108,11 @@ keys! {
     TRACE_WINDOW_MS = "MEMVELOPE_TRACE_WINDOW_MS", Library, number("ms", 1, 60_000, 10),
         "Length of a sampling window: inside a kept window every event is kept, so that steps stay readable.";
     REPORT = "MEMVELOPE_REPORT", Inject, Shape::Path,
-        "Where the injection library keeps its report, rewritten every poll period and at exit; `%p` stands for the process id. Without it, nothing is written.";
+        "Where the injection library keeps its report as a file, rewritten every poll period and at exit; `%p` stands for the process id. Without it, no such file is written.";
+    SUMMARY = "MEMVELOPE_SUMMARY", Inject, Shape::Path,
+        "Set by `memvelope run` on the program it starts: the file in which recorded processes keep what they saw.";
+    TRACE_DIR = "MEMVELOPE_TRACE_DIR", Inject, Shape::Path,
+        "Directory in which the injection library keeps a trace of the process: rewritten at least 10 s apart, so that it takes a fiftieth of the time at most, and at exit. Without it, no trace is written.";
     SIM_SCENARIO = "MEMVELOPE_SIM_SCENARIO", Simulator, Shape::Path,
         "Scenario file (TOML) of the simulated driver; without it, one 80 GiB device.";
     SIM_BOOKS = "MEMVELOPE_SIM_BOOKS", Simulator, Shape::Path,

@@ -1,6 +1,7 @@
 //! The session's report: everything that is known, as one JSON document.
 
 use super::{Mode, Session};
+use crate::snapshot::Snapshot;
 use serde_json::{Value, json};
 
 impl Session {
@@ -8,18 +9,23 @@ impl Session {
     /// flush. Times are nanoseconds on the recorder's clock, sizes bytes.
     #[must_use]
     pub fn report(&self) -> Value {
-        let Some(inner) = self.own() else {
-            return self.client().map(|client| client.report()).unwrap_or_default();
-        };
-        let snapshot = self.snapshot();
+        match self.client() {
+            Some(client) => client.report(),
+            None => self.report_of(&self.snapshot()),
+        }
+    }
+
+    /// The same around a snapshot that was taken already.
+    #[must_use]
+    pub fn report_of(&self, snapshot: &Snapshot) -> Value {
         json!({
             "simulated": snapshot.simulated,
             "pid": std::process::id(),
             "state": self.state(),
             "mode": self.mode(),
-            "clock": inner.clock_origin(),
+            "clock": self.own().map(|inner| inner.clock_origin()),
             "is_findable": crate::source::peers::is_findable(),
-            "self_cost": self.self_cost(),
+            "self": self.self_cost(),
             "load_reports": self.load_reports(),
             "snapshot": snapshot,
         })

@@ -35,6 +35,7 @@ mod subscription;
 
 pub use attributes::DeviceBuffers;
 pub use counters::Counters;
+pub use find::likely_file;
 pub use lifecycle::State;
 pub use recorder::{Recorder, Tended};
 
