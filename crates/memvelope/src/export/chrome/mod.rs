@@ -7,6 +7,7 @@
 //! decimals since the first event, because a reader that keeps them as doubles would lose
 //! nanoseconds of the epoch; the origin stands in `otherData.clock_origin_ns`.
 
+mod rows;
 mod text;
 
 use crate::event::{
@@ -14,7 +15,7 @@ use crate::event::{
     Scopes, SpanOrigin, SyncKind, TraceContext,
 };
 use crate::units::{Bytes, Nanos};
-use std::collections::{HashMap, HashSet};
+use rows::{HostRow, Rows};
 use std::io::{self, Write};
 use text::{put_escaped, put_hex, put_micros, put_number};
 
@@ -22,14 +23,8 @@ use text::{put_escaped, put_hex, put_micros, put_number};
 const HOST_PID: u64 = 1;
 /// Process number of device 0's rows.
 const DEVICE_PID: u64 = 100;
-/// First row of waits, above any thread number of ours.
-const WAIT_TID: u64 = 1 << 32;
-/// First row of launching calls; the system's thread id is added, as for NVTX ranges.
-const CALL_TID: u64 = 2 << 32;
-/// First row of NVTX ranges.
-const NVTX_TID: u64 = 3 << 32;
-/// The row of what recording costs.
-const OVERHEAD_TID: u64 = 4 << 32;
+/// Highest id that a table of names gives out: the most names that can be configured.
+const NAME_ID_MAX: u32 = 1 << 20;
 /// Kept free for closing the document: brackets and `otherData` with every number at its longest.
 const TAIL_BYTES_MAX: u64 = 2048;
 
@@ -45,9 +40,8 @@ pub struct TraceWriter<'a> {
     /// Trace ids of scopes.
     scopes: &'a Scopes,
     /// Escaped names by id: most events share few names.
-    escaped: HashMap<NameId, Box<[u8]>>,
-    waits: HashMap<(u32, u32), u64>,
-    rows: HashSet<(u64, u64)>,
+    escaped: Vec<Option<Box<[u8]>>>,
+    rows: Rows,
     line: Vec<u8>,
     events: u64,
     left_out: u64,
@@ -117,9 +111,8 @@ impl<'a> TraceWriter<'a> {
             simulated,
             names,
             scopes,
-            escaped: HashMap::new(),
-            waits: HashMap::new(),
-            rows: HashSet::new(),
+            escaped: Vec::new(),
+            rows: Rows::default(),
             line: Vec::with_capacity(1024),
             events: 0,
             left_out: 0,
@@ -225,27 +218,29 @@ impl<'a> TraceWriter<'a> {
     fn host_time(&mut self, body: &Body) -> io::Result<()> {
         match *body {
             Body::Sync(sync) => {
-                let tid = self.wait_row(sync.context, sync.stream)?;
+                let row = HostRow::Waits { context: sync.context, stream: sync.stream };
+                let tid = self.host_row(row)?;
                 self.begin(sync_name(sync.kind), "sync");
                 self.put_place(HOST_PID, tid, sync.start, sync.end);
                 self.put_arg(",\"args\":{\"correlation\":", u64::from(sync.correlation));
                 self.end_args(ScopeId::NONE);
             }
             Body::Span(span) => {
-                let (first, kind) = match span.origin {
-                    SpanOrigin::Program => (0, "thread"),
-                    SpanOrigin::Nvtx => (NVTX_TID, "NVTX thread"),
+                let thread = span.thread;
+                let tid = match span.origin {
+                    SpanOrigin::Program => {
+                        self.row(HOST_PID, u64::from(thread), || format!("thread {thread}"))?;
+                        u64::from(thread)
+                    }
+                    SpanOrigin::Nvtx => self.host_row(HostRow::Nvtx { thread })?,
                 };
-                let tid = first + u64::from(span.thread);
-                self.row(HOST_PID, tid, || format!("{kind} {}", span.thread))?;
                 self.begin_named(span.name, "span");
                 self.put_place(HOST_PID, tid, span.start, span.end);
                 self.put_trace(span.scope);
                 self.line.push(b'}');
             }
             Body::ApiCall(call) => {
-                let tid = CALL_TID + u64::from(call.thread);
-                self.row(HOST_PID, tid, || format!("calls: thread {}", call.thread))?;
+                let tid = self.host_row(HostRow::Calls { thread: call.thread })?;
                 self.begin(call_name(&call), "call");
                 self.put_place(HOST_PID, tid, call.start, call.end);
                 self.put_arg(",\"args\":{\"correlation\":", u64::from(call.correlation));
@@ -253,9 +248,9 @@ impl<'a> TraceWriter<'a> {
                 self.end_args(ScopeId::NONE);
             }
             Body::Overhead(overhead) => {
-                self.row(HOST_PID, OVERHEAD_TID, || "profiler overhead".into())?;
+                let tid = self.host_row(HostRow::Overhead)?;
                 self.begin(overhead_name(overhead.kind), "overhead");
-                self.put_place(HOST_PID, OVERHEAD_TID, overhead.start, overhead.end);
+                self.put_place(HOST_PID, tid, overhead.start, overhead.end);
                 self.line.push(b'}');
             }
             // Everything else is the device's, or has no place in a trace.
@@ -332,16 +327,15 @@ impl<'a> TraceWriter<'a> {
         self.row(device_pid(device), u64::from(stream), || format!("stream {stream}"))
     }
 
-    /// The row of the waits on a stream of a context.
-    fn wait_row(&mut self, context: u32, stream: u32) -> io::Result<u64> {
-        let next = WAIT_TID + self.waits.len() as u64;
-        let tid = *self.waits.entry((context, stream)).or_insert(next);
-        self.row(HOST_PID, tid, || format!("waits: context {context} stream {stream}"))?;
+    /// Names a row of the host's that is no thread of ours, once.
+    fn host_row(&mut self, row: HostRow) -> io::Result<u64> {
+        let (row, tid) = self.rows.number(row);
+        self.row(HOST_PID, tid, || row.name())?;
         Ok(tid)
     }
 
     fn row(&mut self, pid: u64, tid: u64, name: impl FnOnce() -> String) -> io::Result<()> {
-        if self.rows.insert((pid, tid)) {
+        if self.rows.is_new(pid, tid) {
             return self.metadata("thread_name", pid, Some(tid), &name());
         }
         Ok(())
@@ -379,7 +373,13 @@ impl<'a> TraceWriter<'a> {
 
     fn put_name(&mut self, name: NameId) {
         let names = self.names;
-        let escaped = self.escaped.entry(name).or_insert_with(|| {
+        // No table gave out a higher id, so its text would be that of the others anyway.
+        let name = if name.0 <= NAME_ID_MAX { name } else { NameId::OTHER };
+        let index = name.0 as usize;
+        if index >= self.escaped.len() {
+            self.escaped.resize(index + 1, None);
+        }
+        let escaped = self.escaped[index].get_or_insert_with(|| {
             let mut text = Vec::new();
             put_escaped(&mut text, &names.text(name));
             text.into()
