@@ -101,7 +101,8 @@ impl Client {
     pub(super) fn snapshot(&self) -> Snapshot {
         let forked = fork::in_child();
         match self.read::<Snapshot>(document::SNAPSHOT) {
-            Ok(snapshot) => {
+            Ok(mut snapshot) => {
+                snapshot.unseen.extend(super::scope::unread_sentence());
                 *self.last() = Some(snapshot.clone());
                 snapshot
             }
@@ -157,28 +158,26 @@ impl Client {
         Some(self.owner.now()).filter(|now| self.is_live() && *now != 0)
     }
 
-    pub(super) fn span(&self, name: &str, start: u64) {
-        if self.is_live() {
-            self.owner.span(name, start);
-        }
-    }
-
-    /// Opens a scope on this thread; `None` where there is none.
-    #[allow(dead_code, reason = "for the scope API")]
-    pub(super) fn scope_enter(
-        &self,
-        name: &str,
-        trace: Option<event::TraceContext>,
-    ) -> Option<u64> {
-        let scope = if self.is_live() { self.owner.scope_enter(name, trace) } else { 0 };
+    /// Opens a scope; `None` where there is none to be had.
+    pub(super) fn scope_open(&self, name: &str, trace: Option<event::TraceContext>) -> Option<u64> {
+        let scope = if self.is_live() { self.owner.scope_open(name, trace) } else { 0 };
         (scope != 0).then_some(scope)
     }
 
-    /// Ends it: when it began, by [`Self::now`].
-    #[allow(dead_code, reason = "for the scope API")]
-    pub(super) fn scope_leave(&self, scope: u64, start: u64) {
+    pub(super) fn scope_enter(&self, scope: u64, task: u64) -> bool {
+        self.is_live() && self.owner.scope_enter(scope, task)
+    }
+
+    /// Also once this client is detached: the thread is still inside.
+    pub(super) fn scope_leave(&self, scope: u64, task: u64) {
+        if !fork::in_child() {
+            self.owner.scope_leave(scope, task);
+        }
+    }
+
+    pub(super) fn scope_end(&self, scope: u64, start: u64) {
         if self.is_live() {
-            self.owner.scope_leave(scope, start);
+            self.owner.scope_end(scope, start);
         }
     }
 

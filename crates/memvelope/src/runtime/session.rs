@@ -42,6 +42,8 @@ struct Process {
     names: OnceLock<Names>,
     scopes: OnceLock<Scopes>,
     is_recording: AtomicBool,
+    /// A session runs that is not off, here or in another copy.
+    is_active: AtomicBool,
     is_exiting: AtomicBool,
 }
 
@@ -53,12 +55,20 @@ enum Slot {
     Running(Session),
 }
 
+impl Slot {
+    fn is_active(&self) -> bool {
+        let Self::Running(session) = self else { return false };
+        session.own().is_none_or(|inner| inner.config.record != Record::Off)
+    }
+}
+
 static PROCESS: Process = Process {
     slot: Mutex::new(Slot::Empty),
     ledger: OnceLock::new(),
     names: OnceLock::new(),
     scopes: OnceLock::new(),
     is_recording: AtomicBool::new(false),
+    is_active: AtomicBool::new(false),
     is_exiting: AtomicBool::new(false),
 };
 
@@ -110,6 +120,11 @@ pub(super) fn sink() -> &'static dyn Sink {
     &PROCESS
 }
 
+/// Whether a session runs that is not off.
+pub(super) fn is_active() -> bool {
+    PROCESS.is_active.load(Ordering::Acquire) && !fork::in_child()
+}
+
 /// Whether the process is on its way out: nothing foreign is called any more.
 pub(super) fn is_exiting() -> bool {
     PROCESS.is_exiting.load(Ordering::Acquire)
@@ -146,7 +161,10 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        *PROCESS.slot() = std::mem::replace(&mut self.outcome, Slot::Empty);
+        let outcome = std::mem::replace(&mut self.outcome, Slot::Empty);
+        let mut slot = PROCESS.slot();
+        PROCESS.is_active.store(outcome.is_active(), Ordering::Release);
+        *slot = outcome;
     }
 }
 
@@ -284,6 +302,7 @@ pub(super) fn stop(session: &Session, timeout: Duration) -> Result<Snapshot> {
     }
     let mut slot = PROCESS.slot();
     if matches!(&*slot, Slot::Running(running) if running.is_same(session)) {
+        PROCESS.is_active.store(false, Ordering::Release);
         *slot = Slot::Empty;
     }
     drop(slot);

@@ -83,10 +83,10 @@ fn spans_become_a_bounded_trace() {
     let config = Config { trace_window_ms: 60_000, ..without_driver() };
     let session = Session::start(&config).unwrap();
     for _ in 0..300 {
-        let _span = session.span("step \"one\"");
+        let _span = session.scope("step \"one\"", None);
     }
     std::thread::scope(|scope| {
-        scope.spawn(|| drop(session.span("other thread")));
+        scope.spawn(|| drop(session.scope("other thread", None)));
     });
     let stats = session.write_trace(&path, 1 << 20).unwrap();
     assert_eq!((stats.events, stats.events_seen, stats.events_left_out), (256, 301, 0));
@@ -101,7 +101,7 @@ fn spans_become_a_bounded_trace() {
     let last = session.stop(SOON).unwrap();
     assert!(last.dropped.contains(&(DropReason::TraceSampled, 45)), "{:?}", last.dropped);
     assert!(session.self_cost().host_bytes > 0);
-    drop(session.span("too late"));
+    drop(session.scope("too late", None));
     assert_eq!(session.snapshot(), last);
     let names: Vec<_> =
         std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();

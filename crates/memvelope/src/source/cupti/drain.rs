@@ -136,6 +136,7 @@ impl Drain {
                 let room = if STATE.has_scopes() { BATCH_MAX } else { 1 };
                 batch.extend(std::iter::from_fn(next).take(room));
                 if room > 1 {
+                    decoder.ignore_scopes(super::scopes::ended_before());
                     batch.iter().for_each(|buffer| {
                         decoder.correlate(buffer.bytes(), stepper(&run.cupti, buffer));
                     });

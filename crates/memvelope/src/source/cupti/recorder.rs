@@ -8,7 +8,7 @@ use super::attributes::DeviceBuffers;
 use super::lifecycle::{Life, State, Step};
 use super::session::{self, Attached, Run, Setup};
 use super::state::{Inside, STATE};
-use super::{Counters, Coverage, buffers, counters, drain, finalize, lock};
+use super::{Counters, Coverage, buffers, counters, drain, finalize, lock, scopes};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::{Event, Names, ScopeId, Sink};
@@ -368,20 +368,39 @@ impl Recorder {
         self.drain.run(&run, self.running().is_some(), on_event)
     }
 
-    /// Ties what the calling thread launches from now on to `scope`, until [`Self::leave_scope`].
-    /// False if that cannot be had; then there is nothing to leave.
-    pub fn enter_scope(&self, scope: ScopeId) -> bool {
-        match self.running() {
-            Some(run) if !Inside::is_inside() => run.correlation.push(&run.cupti, scope),
-            _ => false,
+    /// Ties what the calling thread launches from now on to `scope`, until [`Self::leave_scope`],
+    /// while a recorder is attached: now or later. `task` tells apart tasks that take turns on the
+    /// thread: only the scopes of the task that entered or left one last are in force, within those
+    /// of task 0, which is the thread itself. `may_call`: the process is not on its way out.
+    ///
+    /// False if the thread is inside of too many: then there is nothing to leave.
+    pub fn enter_scope(scope: ScopeId, task: u64, may_call: bool) -> bool {
+        if crate::fork::in_child() {
+            return false;
         }
+        let run = RECORDER.running().filter(|_| may_call && !Inside::is_inside());
+        scopes::enter(run.as_deref().map(|run| (&run.cupti, &run.correlation)), scope, task)
     }
 
-    /// Ends a scope that [`Self::enter_scope`] began on this thread. On any other thread, and after
-    /// [`Self::stop`], it does nothing.
-    pub fn leave_scope(&self, scope: ScopeId) {
-        if let Some(run) = self.running() {
-            run.correlation.pop(&run.cupti, scope);
+    /// Ends what [`Self::enter_scope`] began, with the same numbers.
+    pub fn leave_scope(scope: ScopeId, task: u64, may_call: bool) {
+        if crate::fork::in_child() {
+            return;
+        }
+        let run = RECORDER.running().filter(|_| may_call && !Inside::is_inside());
+        scopes::leave(run.as_deref().map(|run| (&run.cupti, &run.correlation)), scope, task);
+    }
+
+    /// Whether the next [`Self::enter_scope`] has to switch records on first, for which CUPTI takes
+    /// longer than callers may want to wait with a lock of theirs: [`Self::prepare_scopes`].
+    pub fn is_scope_pending() -> bool {
+        RECORDER.running().is_some_and(|run| run.correlation.is_pending())
+    }
+
+    /// Switches on what ties work to scopes.
+    pub fn prepare_scopes() {
+        if let Some(run) = RECORDER.running().filter(|_| !Inside::is_inside()) {
+            run.correlation.is_ready(&run.cupti);
         }
     }
 
