@@ -88,7 +88,7 @@ keys! {
     SCOPES_MAX = "MEMVELOPE_SCOPES_MAX", Library, number("count", 256, 1 << 22, 65_536),
         "How many of the latest scopes keep their trace ids, 64 bytes each; work of older ones counts under its scope's name all the same.";
     CLOCK = "MEMVELOPE_CLOCK", Library, Shape::Word(&["auto", "realtime", "monotonic"]),
-        "The clock of records: CUPTI's own (`realtime`, which steps when the system's clock is set) or one that never steps (`monotonic`, registered with CUPTI once a process). `auto` is `monotonic` where this CUPTI is not known to mishandle it, and CUPTI's own on the simulated driver.";
+        "The clock of records: CUPTI's own (`realtime`, which steps when the system's clock is set) or one that never steps (`monotonic`, registered with CUPTI once a process). It must be registered before the program has contexts (with 13.3.3 and later: at any time), and some versions cannot bear it: the coverage then says why it was not. `auto` is `monotonic` where that works, and CUPTI's own on the simulated driver.";
     FINALIZE_MS = "MEMVELOPE_FINALIZE_MS", Library, number("ms", 0, 60_000, 0),
         "When not 0, a session that stops also finalizes CUPTI, which takes its remaining cost off the process, and waits so long for it. It blocks every thread that uses CUDA meanwhile, and crashes or spoils later recordings with some versions: those are left alone.";
     DRAIN_PERIOD_MS = "MEMVELOPE_DRAIN_PERIOD_MS", Library, number("ms", 1, 60_000, 100),

@@ -11,7 +11,6 @@ mod sim;
 use memvelope::config::Config;
 use memvelope::runtime::{Mode, Session};
 use sim::{PTX, cu};
-use std::path::Path;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);

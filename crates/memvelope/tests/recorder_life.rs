@@ -443,3 +443,66 @@ fn a_step_of_the_clock_drops_no_record() {
         assert_eq!(last.findings.underflows, 0);
     });
 }
+
+#[test]
+fn complaint_14_pausing_and_resuming_are_inert_in_a_forked_child() {
+    in_child("complaint_14_pausing_and_resuming_are_inert_in_a_forked_child", "", || {
+        let session = start();
+        enter_context();
+        allocate(MIB);
+        // SAFETY: the child runs a few calls of ours, which take no lock there, and ends at once.
+        let pid = unsafe { fork() };
+        if pid == 0 {
+            // SAFETY: ends a child that hangs.
+            unsafe { alarm(10) };
+            let is_inert = session.pause("x").is_ok()
+                && !session.resume()
+                && session.state() == State::Off
+                && session.report()["clock"].is_null()
+                && session.stop(SOON).is_ok();
+            // SAFETY: ends the child without running anything of the parent's.
+            unsafe { _exit(i32::from(!is_inert)) };
+        }
+        let mut status = -1;
+        // SAFETY: waits for the child just forked.
+        assert_eq!(unsafe { waitpid(pid, &mut status, 0) }, pid);
+        assert_eq!(status, 0);
+        assert_eq!(session.state(), State::Recording);
+        launch(3);
+        let last = session.stop(SOON).unwrap();
+        assert_eq!((vram(&last), kernels(&last)), (MIB as u64, 3), "the parent records on");
+    });
+}
+
+unsafe extern "C" {
+    fn fork() -> i32;
+    fn alarm(seconds: u32) -> u32;
+    fn _exit(code: i32) -> !;
+    fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
+}
+
+/// What a snapshot contains can be read back from its JSON: that is how a client has it.
+#[test]
+fn a_snapshot_survives_its_json() {
+    in_child("a_snapshot_survives_its_json", "", || {
+        let session = start();
+        enter_context();
+        let address = allocate(MIB);
+        assert_eq!(cu::cuMemcpyHtoD_v2(address, [1_u8; 64].as_ptr(), 64), 0);
+        assert_eq!(cu::cuMemsetD8_v2(address, 1, 64), 0);
+        launch(3);
+        let mode = session.mode();
+        let text = serde_json::to_string(&mode).unwrap();
+        assert_eq!(serde_json::from_str::<Mode>(&text).unwrap(), mode);
+        let last = session.stop(SOON).unwrap();
+        let text = serde_json::to_string(&last).unwrap();
+        let read: Snapshot = serde_json::from_str(&text).unwrap();
+        // As JSON, because ids of names are the writer's own and are not in it.
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        assert_eq!((&read.devices, &read.dropped), (&last.devices, &last.dropped));
+        let cost = session.self_cost();
+        let text = serde_json::to_string(&cost).unwrap();
+        let read: memvelope::runtime::SelfCost = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, cost);
+    });
+}

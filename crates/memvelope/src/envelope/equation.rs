@@ -407,7 +407,12 @@ impl<'a> Sum<'a> {
         lump(self, TermName::Activations, activations, Origin::Assumed, &activations_note);
         self.absent(TermName::Graphs, UNSEEN);
         lump(self, TermName::Context, context, Origin::Assumed, context_note);
-        self.absent(TermName::Recorder, NO_RECORDER);
+        match planes.recorder {
+            Some(bytes) => {
+                lump(self, TermName::Recorder, bytes, Origin::Derived, "CUPTI's own buffers");
+            }
+            None => self.absent(TermName::Recorder, NO_RECORDER),
+        }
         self.absent(TermName::Libraries, UNSEEN);
         self.others(planes);
     }

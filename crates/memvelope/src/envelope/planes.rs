@@ -8,6 +8,8 @@ use crate::snapshot::DeviceSnapshot;
 pub(super) struct Planes {
     /// Used by this process beyond ledger and recorder: the context, roughly.
     pub(super) context: Option<i64>,
+    /// What CUPTI's own buffers take at least.
+    pub(super) recorder: Option<i64>,
     /// Used by others, or before we attached.
     pub(super) others: Option<i64>,
     pub(super) others_origin: Origin,
@@ -35,9 +37,10 @@ impl Planes {
         };
         let others_origin = if nvml.is_some() { Origin::Derived } else { Origin::Measured };
         // CUPTI's own buffers have a term of their own; they too lie beyond the ledger.
-        let known = ledger.saturating_add(device.recorder_bytes.map_or(0, signed));
+        let recorder = device.recorder_bytes.map(signed);
+        let known = ledger.saturating_add(recorder.unwrap_or(0));
         let derived = own.map(|own| own.saturating_sub(known).max(0));
         let context = declared.context.map(signed).or(derived);
-        Self { context, others, others_origin, others_note }
+        Self { context, recorder, others, others_origin, others_note }
     }
 }

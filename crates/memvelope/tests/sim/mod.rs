@@ -117,6 +117,7 @@ macro_rules! functions {
 }
 
 functions! {
+    fn cuInit(flags: u32);
     fn cuDevicePrimaryCtxRetain(to: *mut u64, device: i32);
     fn cuDevicePrimaryCtxRelease_v2(device: i32);
     fn cuDevicePrimaryCtxGetState(device: i32, flags: *mut u32, active: *mut i32);

@@ -457,8 +457,11 @@ impl Recorder {
         .unwrap_or_else(|| Err(Error::FlushTimeout { waited_ms: millis(timeout) }))
     }
 
-    /// Finalizes CUPTI, once [`Self::stop`] is done and everything is decoded. `Err` says why not;
-    /// if it does not come back in time, the recorder has failed for good.
+    /// Finalizes CUPTI, once [`Self::stop`] is done and everything is decoded.
+    ///
+    /// # Errors
+    /// Why it is not finalized, in a sentence; if it does not come back in time, the recorder has
+    /// failed for good.
     pub fn finalize(&self, timeout: Duration) -> Result<(), String> {
         let run = lock(&self.run).clone();
         let Some(run) = run.filter(|run| run.may_be_called()) else { return Ok(()) };
