@@ -38,7 +38,9 @@ impl Session {
     ///
     /// ```
     /// # use memvelope::{config::{Config, Record}, runtime::Session};
-    /// # let session = Session::start(&Config { record: Record::Off, ..Config::default() })?;
+    /// # let mut config = Config::default();
+    /// # config.record = Record::Off;
+    /// # let session = Session::start(&config)?;
     /// let trace = "0af7651916cd43dd8448eb211c80319c".parse().ok();
     /// let _scope = session.scope("prefill", trace);
     /// # Ok::<(), memvelope::Error>(())

@@ -351,7 +351,7 @@ fn begin(cupti: &Cupti) -> Result<(), String> {
     STATE.expect_scopes();
     let refused = switch_calls(cupti, 1);
     if refused == LAUNCHING.len() {
-        return Err("work is not tied to scopes: CUPTI records none of the launching calls".into());
+        return Err(format!("{needs} (none of the launching calls can be recorded)"));
     }
     // SAFETY: CUPTI is attached.
     match unsafe { enable(activity_kind::EXTERNAL_CORRELATION) } {
