@@ -50,6 +50,12 @@ impl Session {
         guarded(|| plain(py, &self.inner.mode()))
     }
 
+    /// Where the copy of memvelope lies that records (the injection library, say) and that this
+    /// session asks; `None` where this one records itself.
+    fn owner_path(&self) -> Option<&str> {
+        self.inner.owner_path()
+    }
+
     /// How libcuda, libcupti and libnvidia-ml were looked for.
     fn load_reports<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         guarded(|| plain(py, &self.inner.load_reports()))
