@@ -107,6 +107,7 @@ def test_an_injected_program_that_records_itself_is_counted_once(child, sim_libs
         CUDA_INJECTION64_PATH=memvelope.inject_path(),
         MEMVELOPE_REPORT=str(report),
     )
+    # The module asks the injection library, and both tell of one recording.
     owner, [device] = json.loads(printed)
     assert owner.endswith("libmemvelope_inject.so")
     assert device["totals"]["vram"]["live_bytes"] == 48 << 20

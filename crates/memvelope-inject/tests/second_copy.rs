@@ -106,6 +106,8 @@ fn the_second_copy_is_the_first_ones_client() {
         let last = session.stop(SOON).unwrap();
         assert_eq!(last.devices[0].totals.vram.live_bytes.0, 15 << 20);
         assert_eq!(session.snapshot(), last, "what was known stays readable");
+        assert!(matches!(session.mode(), Mode::Cupti(_)) && session.state() == State::Recording);
+        assert!(session.self_cost().recorder.records > 0);
         // Only this client is gone: the owner records on, and takes the next client.
         allocate(MIB);
         let again = Session::start(&Config::default()).unwrap();

@@ -152,8 +152,10 @@ pub(crate) fn driver(
         } else {
             call.run(body)
         };
-        let own = begun.map(|start| api::ended(function.cbid, start, correlation, code));
-        settle_after(own.unwrap_or_default());
+        match begun {
+            Some(start) => settle_after(api::ended(function.cbid, start, correlation, code)),
+            None => settle(),
+        }
         code
     })
 }
@@ -192,13 +194,19 @@ fn current_context() -> (u64, u32) {
 
 /// Hands completed records to the client's buffers.
 pub(crate) fn settle() {
+    if pending::any_on() {
+        settle_after(VecDeque::new());
+    }
+}
+
+/// The same, also for what was made before its kind was turned off.
+pub(crate) fn settle_all() {
     settle_after(VecDeque::new());
 }
 
 /// The same, after records that are the calling thread's own.
 fn settle_after(mut records: VecDeque<Record>) {
-    let is_quiet = records.is_empty() && !pending::any_on();
-    if is_quiet || thread::is_in_client() {
+    if thread::is_in_client() {
         return;
     }
     if let Some(mut world) = world::machine_if_made() {

@@ -481,3 +481,65 @@ fn buffers_per_thread_are_a_setting() {
         assert_eq!(books["activity"]["buffers_requested"], json!(buffers), "{scenario}");
     }
 }
+
+/// Threads that launch, capture and allocate while another flushes, under nearly every fault at
+/// once: nothing hangs or panics, and every record made was written or dropped.
+#[test]
+fn all_faults_together_lose_no_account() {
+    let text = "garbage_every = 3\ntruncate_every = 4\nduplicate_buffer_every = 5\n\
+                zero_timestamps_every = 6\nreversed_timestamps_every = 7\nnull_names_every = 8\n\
+                bad_names_every = 9\ndistinct_names = 50\nolder_than_attach = 3\n\
+                clock_step_ns = -1000000\nclock_step_at_ns = 5000000\nlate_buffers = 1\n\
+                steal_subscriber_at_call = 500\nrelease_subscriber_at_call = 900\n\
+                reorder_buffers = true\ncomplete_after_stop = true\ndrop_records = 5\n\
+                flush_hangs_ms = 1\n";
+    let Some(books) = in_child("all_faults_together_lose_no_account", &faults(text), || {
+        let context = context();
+        assert_eq!(subscribe().0, 0);
+        record(&[1, 2, 4, KERNEL, 12, 17, 22, 38, 39, MEMORY2, 50]);
+        BUFFER_BYTES.store(1024, Ordering::Relaxed);
+        let worker = move || {
+            assert_eq!(cu::cuCtxSetCurrent(context), 0);
+            let (mut stream, idle) = (0, kernel(c"idle"));
+            assert_eq!(cu::cuStreamCreate(&mut stream, 1), 0);
+            for round in 0..100 {
+                assert_eq!(cupti::cuptiActivityPushExternalCorrelationId(3, round), 0);
+                cupti::memvelope_sim_range_push(c"round".as_ptr());
+                let (mut at, mut graph, mut executable) = (0, 0, 0);
+                assert_eq!(cu::cuMemAllocAsync(&mut at, 4096, stream), 0);
+                assert_eq!(cu::cuStreamBeginCapture_v2(stream, 2), 0);
+                assert_eq!(launch(idle, 10, stream), 0);
+                assert_eq!(cu::cuMemsetD8Async(at, 1, 4096, stream), 0);
+                assert_eq!(cu::cuStreamEndCapture(stream, &mut graph), 0);
+                assert_eq!(cu::cuGraphInstantiateWithFlags(&mut executable, graph, 0), 0);
+                assert_eq!(cu::cuGraphLaunch(executable, stream), 0);
+                assert_eq!(cu::cuStreamSynchronize(stream), 0);
+                assert_eq!(cu::cuGraphExecDestroy(executable), 0);
+                assert_eq!(cu::cuGraphDestroy(graph), 0);
+                assert_eq!(cu::cuMemFreeAsync(at, stream), 0);
+                cupti::memvelope_sim_range_pop();
+                assert_eq!(cupti::cuptiActivityPopExternalCorrelationId(3, &mut 0), 0);
+            }
+        };
+        let workers: Vec<_> = (0..4).map(|_| std::thread::spawn(worker)).collect();
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            assert_eq!(cupti::cuptiActivityFlushAll(0), 0);
+        }
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        assert_eq!(cupti::cuptiActivityFlushAll(1), 0);
+        assert!(returned().len() > 100);
+    }) else {
+        return;
+    };
+    assert_eq!(books["caught_panics"], json!(0));
+    assert_eq!(books["graphs"]["nodes"], json!(4 * 100 * 2));
+    let activity = &books["activity"];
+    let made = activity["made"].as_object().unwrap();
+    assert_eq!(made["CONCURRENT_KERNEL"], json!(400));
+    assert_eq!(made["MARKER"], json!(800));
+    assert_eq!(made["EXTERNAL_CORRELATION"], json!(4 * 100 * 11));
+    let made: u64 = made.values().map(|count| count.as_u64().unwrap()).sum();
+    let count = |key: &str| activity[key].as_u64().unwrap();
+    assert_eq!(made, count("written") + count("dropped"));
+    assert!(books["cupti_faults"].as_object().unwrap().len() > 12);
+}

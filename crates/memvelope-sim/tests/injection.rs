@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{cu, in_child_with};
+use common::{crashes_with, cu, in_child_with};
 use serde_json::json;
 use std::path::Path;
 use std::process::Command;
@@ -63,6 +63,24 @@ fn check(test: &str, source: &str, expected: serde_json::Value) {
 fn the_injected_library_is_called_once_and_may_call_back() {
     let test = "the_injected_library_is_called_once_and_may_call_back";
     check(test, SOURCE, json!({ "loaded": true, "returned": 1007 }));
+}
+
+/// Some versions cannot be called before `cuInit` has returned, not even from here.
+#[test]
+fn an_injected_library_can_be_too_early_for_cupti() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(so) = build(dir.path(), SOURCE) else { return };
+    let driver = dir.path().join("libcuda.so.1");
+    std::os::unix::fs::symlink(common::library(), &driver).unwrap();
+    let env = [("CUDA_INJECTION64_PATH", so.as_path()), ("LD_PRELOAD", driver.as_path())];
+    let test = "an_injected_library_can_be_too_early_for_cupti";
+    let case = || assert_eq!(cu::cuInit(0), 0);
+    let strict = "[cupti_faults]\ncrash_in_injection = true\n";
+    let Some(said) = crashes_with(test, strict, &env, case) else { return };
+    assert!(said.contains("cuptiActivityEnable before cuInit returned"), "{said}");
+    // By itself no version does, 13.2 included: there the driver is ready.
+    let books = in_child_with(test, "cupti = \"13.2\"\n", &env, case).unwrap();
+    assert_eq!(books["injection"]["returned"], json!(1007));
 }
 
 #[test]

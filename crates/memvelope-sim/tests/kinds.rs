@@ -232,7 +232,8 @@ fn markers_open_close_and_mark() {
 #[test]
 fn overheads_of_buffer_requests_and_of_the_scenario() {
     let scenario = "[cupti]\nversion = \"12.2\"\nbuffer_request_ns = 700\n\
-                    overheads = [{ after_ns = 5, ns = 3000000 }, { after_ns = 90000000000, ns = 1 }]\n";
+                    overheads = [{ after_ns = 5, ns = 3000000 }, \
+                    { after_ns = 90000000000, ns = 1 }]\n";
     let test = "overheads_of_buffer_requests_and_of_the_scenario";
     let Some(books) = in_child(test, scenario, || {
         context();
@@ -331,6 +332,25 @@ fn copies_between_devices_are_a_kind_of_their_own() {
     let peer = &books["copies"]["peer_to_peer"];
     assert_eq!(peer, &json!({ "count": 3, "bytes": 5196, "total_ns": 30 + 5196 }));
     assert_eq!(books["activity"]["made"]["MEMCPY2"], json!(3));
+}
+
+#[test]
+fn what_was_queued_before_a_kind_went_off_still_comes() {
+    let test = "what_was_queued_before_a_kind_went_off_still_comes";
+    let Some(_) = in_child(test, "", || {
+        context();
+        let decode = kernel(c"decode");
+        record(&[KERNEL]);
+        assert_eq!(launch(decode, 1000, 0), 0);
+        assert_eq!(cupti::cuptiActivityDisable(KERNEL), 0);
+        assert_eq!(launch(decode, 1000, 0), 0);
+        assert_eq!(drain(false).len(), 0);
+        assert_eq!(cu::cuStreamSynchronize(0), 0);
+        let seen = drain(false);
+        assert!(seen.len() == 1 && seen[0].u64(24) > seen[0].u64(16));
+    }) else {
+        return;
+    };
 }
 
 #[test]

@@ -8,9 +8,11 @@
 mod sim;
 
 use memvelope::config::Config;
-use memvelope::event::DropReason;
+use memvelope::event::{DropReason, Event, NameId, Names, ScopeId, Sink};
 use memvelope::runtime::Session;
 use memvelope::snapshot::Snapshot;
+use memvelope::source::cupti::Recorder;
+use memvelope::source::driver::Driver;
 use sim::{PTX, cu, in_child};
 use std::time::Duration;
 
@@ -177,5 +179,40 @@ fn garbage_in_buffers_harms_nobody() {
             let losses = counters.bad_records + counters.bad_timestamps + counters.unknown_kinds;
             assert!(losses + counters.before_attach > 0, "{counters:?}");
         }
+    });
+}
+
+/// Hears nothing.
+#[derive(Debug)]
+struct Deaf;
+
+impl Sink for Deaf {
+    fn accept(&self, _event: &Event) {}
+}
+
+/// Single calls can be chosen for recording from 12.5 on; before that, work is not tied to scopes,
+/// and that is said.
+#[test]
+fn scopes_need_a_cupti_that_can_choose_calls() {
+    let cases: [(String, &[(&str, &str)]); 3] = [
+        ("cupti = \"12.4\"\n".into(), &[("EXPECT_TIED", "false")]),
+        ("cupti = \"12.5\"\n".into(), &[("EXPECT_TIED", "true")]),
+        ("cupti = \"13.5\"\n".into(), &[("EXPECT_TIED", "true")]),
+    ];
+    sim::in_children("scopes_need_a_cupti_that_can_choose_calls", &cases, || {
+        let expect: bool = std::env::var("EXPECT_TIED").unwrap().parse().unwrap();
+        let driver = Driver::load(&Config::default()).0.unwrap();
+        driver.init().unwrap();
+        let names: &'static Names = Box::leak(Box::new(Names::new(16, 64)));
+        let recorder = Recorder::start(&Config::default(), driver, &Deaf, names).0.unwrap();
+        let quirks = recorder.coverage().quirks;
+        assert_eq!(quirks.iter().any(|quirk| quirk.name == "no_api_filters"), !expect);
+        assert_eq!(recorder.coverage().missing, Vec::<String>::new(), "nobody asked yet");
+        let scope = ScopeId::new(NameId(1), 1);
+        assert!(Recorder::enter_scope(scope, 0, true), "there is something to leave in any case");
+        Recorder::leave_scope(scope, 0, true);
+        let missing = recorder.coverage().missing;
+        assert_eq!(missing.iter().any(|text| text.contains("not tied to scopes")), !expect);
+        recorder.stop().unwrap();
     });
 }

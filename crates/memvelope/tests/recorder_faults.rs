@@ -40,42 +40,32 @@ fn host() {
     assert_eq!(cu::cuMemAlloc_v2(&mut address, 5 * MIB), 0);
 }
 
-/// Functions of the table, and what of the snapshot must then say so: words, or nothing where the
-/// recorder does without.
-const CALLS: [(&str, &str); 16] = [
+/// What must be said where a function fails; of the others nothing, the recorder does without.
+const SAID: [(&str, &str); 7] = [
     ("cuptiGetVersion", "cuptiGetVersion"),
-    ("cuptiGetTimestamp", ""),
-    ("cuptiSubscribe", ""),
-    ("cuptiSubscribe_v2", ""),
-    ("cuptiUnsubscribe", ""),
     ("cuptiEnableCallback", "no callback for"),
-    ("cuptiGetCallbackState", ""),
     ("cuptiActivityRegisterCallbacks", "cuptiActivityRegisterCallbacks"),
     ("cuptiActivityEnable", "no CONCURRENT_KERNEL records"),
-    ("cuptiActivityDisable", ""),
     ("cuptiActivityFlushAll", "cuptiActivityFlushAll"),
     ("cuptiActivityGetNextRecord", "bad_record"),
-    ("cuptiActivityGetNumDroppedRecords", ""),
     ("cuptiActivitySetAttribute", "not limited"),
-    ("cuptiActivityGetAttribute", ""),
-    ("cuptiFinalize", ""),
 ];
 
 #[test]
 fn each_cupti_call_that_fails_is_said_and_harms_nobody() {
     let test = "each_cupti_call_that_fails_is_said_and_harms_nobody";
+    let said = |call: &str| SAID.iter().find(|(name, _)| *name == call).map_or("", |(_, it)| it);
+    // Every function that the recorder knows of, whether or not it needs it.
+    let calls = cupti_sys::Cupti::NAMES;
     let env: Vec<_> =
-        CALLS.iter().map(|(call, words)| [("FAILING", *call), ("EXPECT_WORDS", *words)]).collect();
-    let cases: Vec<(String, &[(&str, &str)])> = CALLS
-        .iter()
-        .zip(&env)
-        .flat_map(|((call, _), env)| {
-            [1, 999].map(|code| {
-                let fault = format!("[[faults]]\ncall = \"{call}\"\ncode = {code}\ntimes = 0\n");
-                (fault, env.as_slice())
-            })
+        calls.iter().map(|call| [("FAILING", *call), ("EXPECT_WORDS", said(call))]).collect();
+    let faults = calls.iter().zip(&env).flat_map(|(call, env)| {
+        [1, 999].map(|code| {
+            let fault = format!("[[faults]]\ncall = \"{call}\"\ncode = {code}\ntimes = 0\n");
+            (fault, env.as_slice())
         })
-        .collect();
+    });
+    let cases: Vec<(String, &[(&str, &str)])> = faults.collect();
     sim::in_children(test, &cases, || {
         let of = |name: &str| std::env::var(name).unwrap();
         let (words, call) = (of("EXPECT_WORDS"), of("FAILING"));

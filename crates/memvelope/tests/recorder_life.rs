@@ -94,6 +94,25 @@ fn a_session_goes_through_its_states() {
 }
 
 #[test]
+fn kinds_that_were_asked_for_are_on_and_the_rest_is_said_to_be_off() {
+    in_child("kinds_that_were_asked_for_are_on_and_the_rest_is_said_to_be_off", "", || {
+        for (is_wanted, count) in [(true, 10), (false, 8)] {
+            let mut config = config();
+            (config.whole_graphs, config.nvtx) = (is_wanted, is_wanted);
+            let session = Session::start(&config).unwrap();
+            let Mode::Cupti(coverage) = session.mode() else { panic!("{:?}", session.mode()) };
+            assert_eq!((coverage.kinds.len(), coverage.missing.len()), (count, 0), "{coverage:?}");
+            for (kind, key) in [("GRAPH_TRACE", "MEMVELOPE_GRAPHS"), ("MARKER", "MEMVELOPE_NVTX")] {
+                assert_eq!(coverage.kinds.iter().any(|it| it == kind), is_wanted);
+                let is_said = coverage.notes.iter().any(|note| note.contains(key));
+                assert_eq!(is_said, !is_wanted, "{:?}", coverage.notes);
+            }
+            session.stop(SOON).unwrap();
+        }
+    });
+}
+
+#[test]
 fn complaint_04_cupti_is_left_to_its_holder_until_that_one_leaves() {
     let test = "complaint_04_cupti_is_left_to_its_holder_until_that_one_leaves";
     let scenario = "subscriber = \"nsys\"\n[cupti_faults]\nsubscriber_leaves_at_call = 400\n";
@@ -504,5 +523,55 @@ fn a_snapshot_survives_its_json() {
         let text = serde_json::to_string(&cost).unwrap();
         let read: memvelope::runtime::SelfCost = serde_json::from_str(&text).unwrap();
         assert_eq!(read, cost);
+    });
+}
+
+/// Everybody at once: work on several threads, flushes, questions, and CUPTI handed over and taken
+/// back. Nobody waits for anybody for ever, and the books stay whole.
+#[test]
+fn complaint_08_nobody_waits_for_a_lock_that_waits_for_cupti() {
+    let test = "complaint_08_nobody_waits_for_a_lock_that_waits_for_cupti";
+    let scenario = "[cupti_faults]\nlate_buffers = 1\nreorder_buffers = true\n";
+    in_child(test, scenario, || {
+        // SAFETY: ends a process that hangs.
+        unsafe { alarm(60) };
+        let mut config = config();
+        (config.buffer_bytes, config.buffer_count, config.drain_period_ms) = (65_536, 4, 1);
+        let session = Session::start(&config).unwrap();
+        enter_context();
+        let order = std::sync::atomic::Ordering::Relaxed;
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for thread in 1..=3 {
+                let is_over = &is_over;
+                scope.spawn(move || {
+                    enter_context();
+                    while !is_over.load(order) {
+                        let address = allocate(thread * MIB);
+                        launch(3);
+                        assert_eq!(cu::cuMemFree_v2(address), 0);
+                    }
+                });
+            }
+            scope.spawn(|| {
+                while !is_over.load(order) {
+                    session.flush(SOON).unwrap();
+                    session.sample();
+                    drop(session.scope("flush", None));
+                    let _ = session.snapshot();
+                    let _ = session.report();
+                }
+            });
+            for _ in 0..30 {
+                session.pause("a test").unwrap();
+                session.resume();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            is_over.store(true, order);
+        });
+        assert_eq!(session.state(), State::Recording);
+        let last = session.stop(SOON).unwrap();
+        assert_eq!((vram(&last), last.findings.underflows), (0, 0));
+        assert_eq!(session.self_cost().recorder.caught_panics, 0);
     });
 }

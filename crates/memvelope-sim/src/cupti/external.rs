@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 const KIND_LAST: usize = 5;
 
 thread_local! {
-    static STACKS: RefCell<[Vec<u64>; KIND_LAST]> = const { RefCell::new([const { Vec::new() }; 5]) };
+    static STACKS: RefCell<[Vec<u64>; KIND_LAST]> =
+        const { RefCell::new([const { Vec::new() }; KIND_LAST]) };
 }
 
 /// What went wrong with a push or a pop.

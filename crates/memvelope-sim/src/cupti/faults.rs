@@ -15,6 +15,8 @@ const BAD_NAME: &CStr = c"\xff\xfe\x80decode";
 
 /// Whether libcuda calls have to be counted here.
 static CALLS_MATTER: AtomicBool = AtomicBool::new(false);
+/// Whether records have to be looked at at all.
+static TAMPERS: AtomicBool = AtomicBool::new(false);
 static POISONED: AtomicBool = AtomicBool::new(false);
 static STATE: LazyLock<Mutex<State>> = LazyLock::new(Mutex::default);
 
@@ -22,8 +24,6 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(Mutex::default);
 struct State {
     spec: CuptiFaults,
     random: u64,
-    /// Whether records have to be looked at at all.
-    tampers: bool,
     /// When the first kind was turned on.
     attached_at: Option<u64>,
     /// A registered clock has spoiled the times of the GPU.
@@ -72,9 +72,9 @@ pub(crate) fn arm(scenario: &Scenario) {
         spec.older_than_attach,
         spec.drop_records,
     ];
-    let tampers = counts.iter().any(|count| *count != 0);
+    TAMPERS.store(counts.iter().any(|count| *count != 0), Ordering::Release);
     let random = scenario.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    *state() = State { spec, random, tampers, ..State::default() };
+    *state() = State { spec, random, ..State::default() };
 }
 
 /// How often each fault came true, for the books.
@@ -107,16 +107,16 @@ pub(crate) fn clock_registered() {
     let mut state = state();
     if state.spec.timestamp_callback_zeroes == Some(true) {
         state.clock_is_broken = true;
-        state.tampers = true;
+        TAMPERS.store(true, Ordering::Release);
     }
 }
 
 /// Looks at records that are about to be delivered. Returns how many were dropped.
 pub(crate) fn tamper(records: &mut VecDeque<Record>) -> usize {
-    let mut state = state();
-    if !state.tampers {
+    if !TAMPERS.load(Ordering::Acquire) {
         return 0;
     }
+    let mut state = state();
     let mut dropped = 0;
     while state.dropped < state.spec.drop_records && records.pop_front().is_some() {
         state.dropped += 1;
@@ -193,7 +193,10 @@ fn numbered(state: &mut State, base: u64, number: u64) -> &'static CStr {
     bytes.extend_from_slice(format!("_{number}").as_bytes());
     let name = CString::new(bytes).unwrap_or_default();
     let name: &'static CStr = Box::leak(name.into_boxed_c_str());
-    state.names.insert((base, number), name);
+    // Without a limit no number comes again, and there is nothing to look up.
+    if state.spec.distinct_names != u64::MAX {
+        state.names.insert((base, number), name);
+    }
     state.fire("distinct_names");
     name
 }

@@ -23,7 +23,7 @@ mod subscription;
 pub use markers::{memvelope_sim_mark, memvelope_sim_range_pop, memvelope_sim_range_push};
 
 use crate::edge::{get, put};
-use crate::entry::{plain_functions, settle};
+use crate::entry::{plain_functions, settle_all};
 use crate::thread;
 use crate::world::{self, World};
 use std::ffi::{CStr, c_char, c_void};
@@ -262,7 +262,7 @@ fn flush(forced: bool) -> u32 {
         return code::INVALID_OPERATION;
     }
     faults::flushing();
-    settle();
+    settle_all();
     if forced {
         let Some(mut world) = world::machine() else { return code::UNKNOWN };
         let now = world.now;

@@ -40,8 +40,8 @@ pub(crate) fn switch(kind: u32, on: bool) -> bool {
     true
 }
 
-/// Set when GRAPH_TRACE was ever turned on: from then on, graphs are seen as a whole, and turning it
-/// off brings no nodes back.
+/// Set when GRAPH_TRACE was ever turned on: from then on, graphs are seen as a whole, and turning
+/// it off brings no nodes back.
 static GRAPH_LEVEL: AtomicBool = AtomicBool::new(false);
 
 /// Whether graphs that are instantiated now are seen as a whole.

@@ -89,12 +89,22 @@ pub(crate) fn refused(test: &str, scenario: &str, case: fn()) -> Option<String> 
 
 /// What a child said on stderr that had to end by `abort`; `None` in the child, if it lives.
 pub(crate) fn crashes(test: &str, scenario: &str, case: fn()) -> Option<String> {
+    crashes_with(test, scenario, &[], case)
+}
+
+/// The same, with more environment variables.
+pub(crate) fn crashes_with(
+    test: &str,
+    scenario: &str,
+    env: &[(&str, &Path)],
+    case: fn(),
+) -> Option<String> {
     use std::os::unix::process::ExitStatusExt;
     if std::env::var(CHILD).as_deref() == Ok(test) {
         case();
         return None;
     }
-    let (_, output) = spawn(test, scenario, &[]);
+    let (_, output) = spawn(test, scenario, env);
     let said = text(&output.stderr);
     assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{}{said}", text(&output.stdout));
     Some(said)

@@ -269,4 +269,19 @@ mod tests {
             assert_eq!(read(bad), None, "{bad}");
         }
     }
+
+    #[test]
+    fn headers_that_are_none_are_counted() {
+        const ID: &str = "0af7651916cd43dd8448eb211c80319c";
+        let before = unread_traceparents();
+        let header = format!(" 00-{ID}-b7ad6b7169203331-00 ");
+        assert!(TraceContext::from_header(&header).is_some_and(|context| !context.is_sampled));
+        // A trace id alone is none.
+        for bad in ["", ID, &format!("{header},{header}"), "\u{fffd}"] {
+            assert_eq!(TraceContext::from_header(bad), None, "{bad}");
+        }
+        assert_eq!(unread_traceparents(), before + 4);
+        assert_eq!(TraceContext::of_trace(0), None);
+        assert_eq!(TraceContext::of_trace(5).map(|context| context.trace_id), Some(5));
+    }
 }

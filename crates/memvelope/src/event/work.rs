@@ -13,7 +13,7 @@ pub struct Kernel {
     pub context: u32,
     /// Stream id.
     pub stream: u32,
-    /// Its (mangled) name in [`Names`].
+    /// Its (mangled) name in [`super::Names`].
     pub name: NameId,
     /// Ties the execution to the API call that launched it; 0 if unknown.
     pub correlation: u32,
@@ -151,7 +151,7 @@ pub struct Sync {
 /// A named span of host time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Its name in [`Names`].
+    /// Its name in [`super::Names`].
     pub name: NameId,
     /// Who named it, which decides what `thread` is.
     pub origin: SpanOrigin,

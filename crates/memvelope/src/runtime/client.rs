@@ -9,6 +9,7 @@ use crate::snapshot::Snapshot;
 use crate::source::cupti::State;
 use crate::source::peers::{Owner, Refusal, code, document};
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,8 +22,8 @@ const START_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Client {
     owner: Owner,
-    /// The last snapshot that was had: what remains once the owner's session has ended.
-    last: Mutex<Option<Snapshot>>,
+    /// The last text of each document: what remains once this client has ended.
+    last: Mutex<BTreeMap<u32, Vec<u8>>>,
     is_detached: AtomicBool,
 }
 
@@ -58,7 +59,7 @@ impl Client {
             return Err(owner.path);
         }
         let client =
-            Arc::new(Self { owner, last: Mutex::new(None), is_detached: AtomicBool::new(false) });
+            Arc::new(Self { owner, last: Mutex::default(), is_detached: AtomicBool::new(false) });
         event::forward_tags(forward_tag);
         *current() = Some(Arc::clone(&client));
         Ok(client)
@@ -82,10 +83,13 @@ impl Client {
         if fork::in_child() {
             return Err(super::state::FORKED.into());
         }
-        if !self.is_live() {
-            return Err("this session has ended".into());
-        }
-        let text = self.owner.read(which).map_err(refused)?;
+        let text = if self.is_detached.load(Ordering::Acquire) {
+            self.last().get(&which).cloned().ok_or("this session has ended")?
+        } else {
+            let text = self.owner.read(which).map_err(refused)?;
+            self.last().insert(which, text.clone());
+            text
+        };
         serde_json::from_slice(&text).map_err(|error| {
             format!(
                 "{} is of another version: its answer is not understood ({error})",
@@ -94,29 +98,28 @@ impl Client {
         })
     }
 
-    fn last(&self) -> MutexGuard<'_, Option<Snapshot>> {
+    fn last(&self) -> MutexGuard<'_, BTreeMap<u32, Vec<u8>>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
-        let forked = fork::in_child();
-        match self.read::<Snapshot>(document::SNAPSHOT) {
+        let why = match self.read::<Snapshot>(document::SNAPSHOT) {
             Ok(mut snapshot) => {
+                // Counted in this copy, where headers are read.
                 snapshot.unseen.extend(super::scope::unread_sentence());
-                *self.last() = Some(snapshot.clone());
-                snapshot
+                return snapshot;
             }
-            Err(why) if forked => {
-                Snapshot { unseen: vec![format!("everything: {why}")], ..Snapshot::default() }
-            }
-            Err(why) => {
-                let mut last = self.last().clone().unwrap_or_default();
-                if !self.is_detached.load(Ordering::Acquire) {
-                    last.unseen.push(format!("everything since: {why}"));
-                }
-                last
-            }
-        }
+            Err(why) => why,
+        };
+        // What was known before the owner's session ended; in a forked child, whose locks may be
+        // held by threads that are not there, nothing.
+        let last =
+            if fork::in_child() { None } else { self.last().get(&document::SNAPSHOT).cloned() };
+        let last = last.and_then(|text| serde_json::from_slice::<Snapshot>(&text).ok());
+        let since = if last.is_some() { " since" } else { "" };
+        let mut snapshot = last.unwrap_or_default();
+        snapshot.unseen.push(format!("everything{since}: {why}"));
+        snapshot
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -217,6 +220,10 @@ impl Client {
     pub(super) fn detach(&self, timeout: Duration) -> Result<Snapshot> {
         let flushed = self.flush(timeout);
         let snapshot = self.snapshot();
+        if self.is_live() {
+            // Read for the last time, so that they are kept.
+            let _ = (self.mode(), self.state(), self.self_cost(), self.report());
+        }
         self.is_detached.store(true, Ordering::Release);
         let mut current = current();
         if current.as_ref().is_some_and(|client| std::ptr::eq(&raw const **client, self)) {

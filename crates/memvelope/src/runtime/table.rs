@@ -149,6 +149,12 @@ extern "C" fn scope_enter(scope: u64, task: u64) -> u32 {
 }
 
 extern "C" fn scope_leave(scope: u64, task: u64) -> u32 {
+    if fork::in_child() {
+        return code::FORKED;
+    }
+    if !ScopeId(scope).is_some() {
+        return code::BAD_ARGUMENT;
+    }
     // Also without a session: what this thread is inside of outlives it.
     let leave = || Recorder::leave_scope(ScopeId(scope), task, !session::is_exiting());
     catch_unwind(leave).map_or(code::PANICKED, |()| code::OK)
@@ -212,4 +218,33 @@ extern "C" fn pause(why: *const u8, bytes: usize) -> u32 {
 
 extern "C" fn resume() -> u32 {
     guarded(|session, _| if session.resume() { code::OK } else { code::FAILED })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr::{null, null_mut};
+
+    /// Nonsense is answered, not followed. (Without a session everything is `NO_SESSION`; with one:
+    /// `runtime/tests.rs` and the tests of two copies.)
+    #[test]
+    fn nonsense_is_refused() {
+        for (at, bytes) in [(null(), 5), (null(), usize::MAX), (b"x".as_ptr(), usize::MAX)] {
+            assert_eq!(text(at, bytes), None);
+        }
+        assert_eq!(text(null(), 0), Some(&[][..]));
+        assert_eq!(text(b"xy".as_ptr(), 2), Some(&b"xy"[..]));
+        let answers = [
+            read(document::SNAPSHOT, null_mut(), 0, null_mut()),
+            scope_end(0, 0),
+            scope_enter(0, 0),
+            write_trace(null(), 0, 0, null_mut()),
+            pause(null(), 9),
+            scope_leave(0, 0),
+        ];
+        let expect = [code::NO_SESSION, code::BAD_ARGUMENT];
+        assert!(answers.iter().all(|answer| expect.contains(answer)), "{answers:?}");
+        assert_eq!((scope_open(null(), 9, null()), set_tag(u32::MAX)), (0, 0));
+        assert_eq!((set_tag(1), set_tag(0)), (0, 1));
+    }
 }

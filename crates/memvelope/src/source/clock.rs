@@ -99,7 +99,12 @@ pub(crate) fn choose(
         Clock::Monotonic => true,
         Clock::Auto => !is_simulated,
     };
-    if !is_wanted || kind() == Kind::Monotonic {
+    if kind() == Kind::Monotonic {
+        // Registered before. Another tool may have put its own in the place of ours meanwhile.
+        let is_ours = is_simulated || is_near(now(), clock_now(libc::CLOCK_MONOTONIC));
+        return (!is_ours).then(|| "records have the clock of another tool".into());
+    }
+    if !is_wanted {
         return None;
     }
     let has_context = || !driver.is_inside_init() && driver.has_context();
@@ -134,6 +139,12 @@ fn register_monotonic(register: Register) -> Result<(), u32> {
         }
         code => Err(code),
     }
+}
+
+/// Whether two looks at one clock, made one after the other, can be that.
+fn is_near(first: Nanos, second: Nanos) -> bool {
+    const APART_MAX: u64 = 1_000_000_000;
+    first.0.abs_diff(second.0) < APART_MAX
 }
 
 /// CUPTI was finalized, and with it went the clock that was registered.
@@ -212,6 +223,13 @@ mod tests {
         }
         let early = Origin { records_ns: Nanos(u64::MAX), ..origin };
         assert_eq!(early.realtime_of(Nanos(0)), Nanos(0), "nothing underflows");
+    }
+
+    #[test]
+    fn a_clock_of_another_tool_is_told_from_ours() {
+        let here = clock_now(libc::CLOCK_MONOTONIC);
+        assert!(is_near(here, clock_now(libc::CLOCK_MONOTONIC)));
+        assert!(!is_near(here, realtime_now()) && !is_near(Nanos(0), Nanos(u64::MAX)));
     }
 
     #[test]

@@ -109,6 +109,9 @@ quirks! {
     FINALIZE_POISONS = "finalize_poisons", ALL,
         "CUPTI is finalized only where MEMVELOPE_FINALIZE_MS asks for it: later recordings may see nothing.",
         "https://github.com/pytorch/pytorch/pull/112507";
+    UNSEEN_RECORDERS = "unseen_recorders", ALL,
+        "A tool that records without a subscription (Kineto, and so torch.profiler) cannot be seen: buffers are then whoever's that came last. Pause the session around it.",
+        "https://github.com/pytorch/kineto (CuptiActivityApi subscribes for its teardown alone)";
     HES_NOT_LATE = "hes_not_late", 130_000..u32::MAX,
         "The hardware's own event system (Blackwell) is not used: it cannot be attached late nor turned off.",
         "CUPTI headers";
@@ -150,6 +153,7 @@ mod tests {
             ("conditional_graphs_crash", &[22, 23, 24]),
             ("finalize_crashes", &[18, 20, 21, 22]),
             ("finalize_poisons", &[18, 130_500]),
+            ("unseen_recorders", &[18, 130_500]),
             ("hes_not_late", &[130_000, 130_500]),
         ] {
             let quirk = QUIRKS.iter().find(|quirk| quirk.name == name).unwrap();

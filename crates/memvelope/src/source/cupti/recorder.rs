@@ -41,6 +41,8 @@ pub struct Recorder {
     /// What had been counted when this recording began.
     baseline: Mutex<Counters>,
     absence: Mutex<Absence>,
+    /// Kinds and callbacks are on, and nobody has begun to turn them off.
+    is_on: AtomicBool,
     /// The user wants CUPTI left alone: it is not tried again.
     is_paused: AtomicBool,
     /// Times that the subscription was taken from us.
@@ -115,6 +117,7 @@ static RECORDER: Recorder = Recorder {
     drain: drain::Drain::new(),
     baseline: Mutex::new(Counters::ZERO),
     absence: Mutex::new(Absence::NONE),
+    is_on: AtomicBool::new(false),
     is_paused: AtomicBool::new(false),
     losses: AtomicU64::new(0),
 };
@@ -212,6 +215,7 @@ impl Recorder {
                 self.drain.expect(run.memory_records());
                 *lock(&self.run) = Some(Arc::from(run));
                 lock(&self.absence).end();
+                self.is_on.store(true, Ordering::Release);
                 self.life.step(Step::Enabled);
                 Ok(())
             }
@@ -284,6 +288,7 @@ impl Recorder {
         if !self.life.step_because(Step::Lost, why) {
             return Tended::Same;
         }
+        self.is_on.store(false, Ordering::Release);
         run.abandon();
         self.losses.fetch_add(1, Ordering::Relaxed);
         let period = lock(&self.setup).as_ref().map_or(1000, |it| it.config.poll_period_ms);
@@ -321,7 +326,6 @@ impl Recorder {
     pub fn pause(&self, why: &str) -> Result<()> {
         let Some(turn) = self.turn_unless_forked()? else { return Ok(()) };
         self.is_paused.store(true, Ordering::Release);
-        let was_recording = self.life.state() == State::Recording;
         if !self.life.step_because(Step::Paused, format!("CUPTI is left to others: {why}")) {
             return Ok(());
         }
@@ -330,7 +334,7 @@ impl Recorder {
             absence.begin(Duration::ZERO);
         }
         drop(absence);
-        if was_recording { self.detach_within(turn, DETACH_MAX) } else { Ok(()) }
+        self.detach_within(turn, DETACH_MAX)
     }
 
     /// Ends a [`Self::pause`]: attaches, or waits for whoever has CUPTI now. Whether it records.
@@ -424,12 +428,10 @@ impl Recorder {
     /// As [`Self::stop`], and [`crate::Error::FlushTimeout`].
     pub fn stop_within(&self, timeout: Duration) -> Result<()> {
         let Some(turn) = self.turn_unless_forked()? else { return Ok(()) };
-        let was_recording = self.life.state() == State::Recording;
-        if !self.life.step(Step::Stopped) {
-            return Ok(());
-        }
+        // One that failed stays so, and is taken off the process all the same.
+        self.life.step(Step::Stopped);
         *lock(&self.absence) = Absence::NONE;
-        if was_recording { self.detach_within(turn, timeout) } else { Ok(()) }
+        self.detach_within(turn, timeout)
     }
 
     /// `None` in a forked child, where there is nothing to move: callbacks go nowhere there.
@@ -443,18 +445,27 @@ impl Recorder {
         }
     }
 
-    /// Detaches on a thread of its own, which keeps the turn for as long as CUPTI takes.
+    /// Detaches, if there is anything to detach from: on a thread of its own, which keeps the turn
+    /// for as long as CUPTI takes.
     fn detach_within(&self, turn: Turn, timeout: Duration) -> Result<()> {
-        let Some(run) = lock(&self.run).clone() else { return Ok(()) };
-        on_own_thread(turn, timeout, move || {
+        let run = lock(&self.run).clone();
+        let Some(run) = run.filter(|_| self.is_on.swap(false, Ordering::AcqRel)) else {
+            return Ok(());
+        };
+        let work = move || {
             let outcome = run.detach();
             // What was lost since the last drain: nobody will ask for it later.
             if run.may_be_called() {
                 RECORDER.drain.ask_losses(&run.cupti);
             }
             outcome
-        })
-        .unwrap_or_else(|| Err(Error::FlushTimeout { waited_ms: millis(timeout) }))
+        };
+        match on_own_thread(turn, timeout, work) {
+            Ok(outcome) => outcome,
+            Err(Left::Hanging) => Err(Error::FlushTimeout { waited_ms: millis(timeout) }),
+            // What is on must go off, however long it takes.
+            Err(Left::NoThread(work)) => work(),
+        }
     }
 
     /// Finalizes CUPTI, once [`Self::stop`] is done and everything is decoded.
@@ -474,13 +485,16 @@ impl Recorder {
         if !matches!(self.life.state(), State::Draining | State::Detached) {
             return Err("CUPTI is not finalized: it is in use".into());
         }
-        on_own_thread(turn, timeout, move || finalize::run(&run)).unwrap_or_else(|| {
-            let waited = millis(timeout);
-            let why = format!("cuptiFinalize did not return within {waited} ms");
-            clock::use_system();
-            self.life.step_because(Step::Failed, format!("{why}: CUPTI is called no more"));
-            Err(why)
-        })
+        match on_own_thread(turn, timeout, move || finalize::run(&run)) {
+            Ok(outcome) => outcome,
+            Err(Left::NoThread(_)) => Err("CUPTI is not finalized: no thread to wait on".into()),
+            Err(Left::Hanging) => {
+                let why = format!("cuptiFinalize did not return within {} ms", millis(timeout));
+                clock::use_system();
+                self.life.step_because(Step::Failed, format!("{why}: CUPTI is called no more"));
+                Err(why)
+            }
+        }
     }
 
     /// What was lost and what it cost, since this recording began.
@@ -523,24 +537,39 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Runs `work` on a thread of its own, which keeps the turn until it is done; `None` if that takes
-/// longer than `timeout`. The thread is then left to itself: it may hang inside CUPTI.
-fn on_own_thread<T: Send + 'static>(
-    turn: Turn,
-    timeout: Duration,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
+/// Work that was not done on a thread of its own.
+enum Left<W> {
+    /// It takes too long: the thread is left to itself.
+    Hanging,
+    /// There was no thread to be had; the turn is given back.
+    NoThread(W),
+}
+
+/// Runs `work` on a thread of its own, which keeps the turn until it is done: it may hang inside
+/// CUPTI.
+fn on_own_thread<T, W>(turn: Turn, timeout: Duration, work: W) -> Result<T, Left<W>>
+where
+    T: Send + 'static,
+    W: FnOnce() -> T + Send + 'static,
+{
     let (done, answer) = mpsc::sync_channel(1);
+    // Where both can be had back, should the thread not start.
+    let load = Arc::new(Mutex::new(Some((turn, work))));
+    let taken = Arc::clone(&load);
     let body = move || {
+        let Some((turn, work)) = lock(&taken).take() else { return };
         let outcome = work();
         drop(turn);
         // Nobody may be waiting any more.
         let _ = done.send(outcome);
     };
     let builder = std::thread::Builder::new().name("memvelope-stop".into());
-    // Without a thread nothing can be done in bounded time, and unbounded time is worse.
-    without_signals(|| builder.spawn(body)).ok()?;
-    answer.recv_timeout(timeout).ok()
+    if without_signals(|| builder.spawn(body)).is_err()
+        && let Some((_turn, work)) = lock(&load).take()
+    {
+        return Err(Left::NoThread(work));
+    }
+    answer.recv_timeout(timeout).map_err(|_| Left::Hanging)
 }
 
 #[cfg(test)]
