@@ -546,3 +546,60 @@ fn a_session_that_stops_leaves_open_scopes_harmless() {
         bench.check(&[(1, NONE)]);
     });
 }
+
+/// From the launch to the reader: what a session's summary and its trace say of a kernel.
+#[test]
+fn the_trace_says_whose_work_a_kernel_is() {
+    in_child("the_trace_says_whose_work_a_kernel_is", "", || {
+        const ID: &str = "0af7651916cd43dd8448eb211c80319c";
+        let session = Session::start(&Config::default()).unwrap();
+        let (mut context, mut module, mut function) = (0, 0, 0);
+        assert_eq!(cu::cuDevicePrimaryCtxRetain(&mut context, 0), 0);
+        assert_eq!(cu::cuCtxSetCurrent(context), 0);
+        assert_eq!(cu::cuModuleLoadData(&mut module, PTX.as_ptr()), 0);
+        assert_eq!(cu::cuModuleGetFunction(&mut function, module, c"idle".as_ptr()), 0);
+        let launch = |times: u32| {
+            let null = std::ptr::null_mut();
+            for _ in 0..times {
+                let code = cu::cuLaunchKernel(function, 1, 1, 1, 64, 1, 1, 0, 0, null, null);
+                assert_eq!(code, 0);
+            }
+        };
+        let traced = session.scope("request", ID.parse().ok());
+        launch(3);
+        drop(traced);
+        let untraced = session.scope("step", None);
+        launch(2);
+        drop(untraced);
+        launch(1);
+        assert_eq!(cu::cuCtxSynchronize(), 0);
+        let last = session.stop(SOON).unwrap();
+        let summary = serde_json::to_value(&last.timeline).unwrap();
+        let by_scope: BTreeMap<_, _> = summary["scopes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| (row["name"].as_str().unwrap(), row["kernels"]["count"].as_u64().unwrap()))
+            .collect();
+        assert_eq!(by_scope, [("request", 3), ("step", 2)].into());
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trace.json");
+        session.write_trace(&path, 1 << 20).unwrap();
+        let trace: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap();
+        let args = |category: &str| -> Vec<_> {
+            events.iter().filter(|event| event["cat"] == category).map(|e| &e["args"]).collect()
+        };
+        let kernels: Vec<_> =
+            args("kernel").iter().map(|args| (&args["scope"], &args["trace_id"])).collect();
+        let (request, step, id, none) =
+            ("request".into(), "step".into(), ID.into(), serde_json::Value::Null);
+        let (traced, untraced) = ((&request, &id), (&step, &none));
+        let expected = [traced, traced, traced, untraced, untraced, (&none, &none)];
+        assert_eq!(kernels, expected);
+        let spans: Vec<_> = args("span").iter().map(|args| &args["trace_id"]).collect();
+        assert_eq!(spans, [&id, &none]);
+    });
+}

@@ -120,14 +120,14 @@ pub(super) fn sink() -> &'static dyn Sink {
     &PROCESS
 }
 
-/// Whether a session runs that is not off.
-pub(super) fn is_active() -> bool {
-    PROCESS.is_active.load(Ordering::Acquire) && !fork::in_child()
-}
-
 /// Whether the process is on its way out: nothing foreign is called any more.
 pub(super) fn is_exiting() -> bool {
     PROCESS.is_exiting.load(Ordering::Acquire)
+}
+
+/// Whether a session runs that is not off.
+pub(super) fn is_active() -> bool {
+    PROCESS.is_active.load(Ordering::Acquire) && !fork::in_child()
 }
 
 /// The running session.
