@@ -213,9 +213,9 @@ def profile(name=None, trace_id=None, *, traceparent=None):  # type: ignore[no-u
         await memvelope.profile("decode", traceparent=header).run(decode())
 
     The decorator and `run` are exact for coroutines and generators: the scope is entered for each of
-    their steps. A `with` or `async with` block that awaits shares its thread with other tasks: what
-    they launch before they enter or leave a profile of their own counts for the block too, and after
-    they did, what the block launches counts for the last of those.
+    their steps, and so are the blocks in them. A `with` or `async with` block that awaits anywhere else
+    shares its thread with other tasks: until one of them enters or leaves a profile, what they launch
+    counts for the block, and from then on what the block launches does not, until it does so itself.
 
     `trace_id` is 32 hexadecimal digits, 16 bytes or an int; what is none raises `ValueError`.
     `traceparent` is the W3C header of a client's request; what is none is counted (`unseen` of the

@@ -219,12 +219,12 @@ impl Open {
         })
     }
 
-    /// A step is over.
+    /// A step is over. Blocks that it entered and did not leave come back with the next.
     fn leave(&self) -> PyResult<()> {
         guarded(|| {
             let inside = self.task.swap(0, Ordering::Relaxed);
             if let (Some(open), Some(task)) = (&*self.scope(), inside.checked_sub(1)) {
-                open.leave(task);
+                open.suspend(task);
             }
             Ok(())
         })

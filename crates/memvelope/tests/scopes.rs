@@ -220,11 +220,12 @@ fn interleaved_futures_count_what_each_launches() {
         let body = |base: u32| async move {
             bench.launch(base);
             Pause::default().await;
-            let _inner = bench.session.scope("inside", None);
+            let inner = bench.session.scope("inside", None);
             bench.launch(base + 1);
-            drop(_inner);
             Pause::default().await;
             bench.launch(base + 2);
+            drop(inner);
+            bench.launch(base + 3);
             base
         };
         let mut a = pin!(bench.session.instrument("a", None, body(10)));
@@ -237,11 +238,12 @@ fn interleaved_futures_count_what_each_launches() {
         assert_eq!(step(b.as_mut()), Poll::Ready(20));
         assert!(step(a.as_mut()).is_pending(), "done: nothing more to say");
         let found = bench.found();
-        let names = |grids: [u32; 4]| grids.map(|grid| found[&grid].name().0);
+        let names = |first: u32| [0, 1, 2, 3].map(|grid| found[&(first + grid)].name().0);
         let [a, b, inside] = ["a", "b", "inside"].map(|name| bench.name(name));
-        assert_eq!(names([10, 11, 12, 20]), [a, inside, a, b]);
-        assert_eq!((names([20, 21, 22, 22]), found[&99]), ([b, inside, b, b], NONE));
-        assert_eq!(found[&10], found[&12], "one scope from first poll to end");
+        assert_eq!(names(10), [a, inside, inside, a]);
+        assert_eq!((names(20), found[&99]), ([b, inside, inside, b], NONE));
+        assert_eq!(found[&10], found[&13], "one scope from first poll to end");
+        assert!(found[&12] != found[&22], "each its own inside");
     });
 }
 

@@ -178,6 +178,13 @@ impl Client {
         }
     }
 
+    /// As [`Self::scope_leave`].
+    pub(super) fn scope_suspend(&self, scope: u64, task: u64) {
+        if !fork::in_child() {
+            self.owner.scope_suspend(scope, task);
+        }
+    }
+
     pub(super) fn scope_end(&self, scope: u64, start: u64) {
         if self.is_live() {
             self.owner.scope_end(scope, start);

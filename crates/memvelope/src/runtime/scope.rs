@@ -33,8 +33,8 @@ impl Session {
     /// guard that is leaked leaves its scope open on the thread. Up to 64 nest; deeper ones count
     /// with the one around them. Costs nothing to speak of while recording is off.
     ///
-    /// Across an `.await` a guard would also count what other tasks do on the thread; use
-    /// [`Self::instrument`] there.
+    /// Across an `.await` a guard would also count what other tasks do on the thread, unless the
+    /// future is instrumented itself ([`Self::instrument`]): then guards in it are exact too.
     ///
     /// ```
     /// # use memvelope::{config::{Config, Record}, runtime::Session};
@@ -187,12 +187,27 @@ impl OpenScope {
             Host::Client(client) => client.scope_leave(self.scope.0, task),
         }
     }
+
+    /// Like [`Self::leave`], between two steps of a task: scopes that it entered inside of this one
+    /// and that are open still are left as well, and entered again with the next [`Self::enter`].
+    pub fn suspend(&self, task: u64) {
+        match &self.host {
+            Host::Own(inner) if inner.is_awake() => {
+                Recorder::suspend_scope(self.scope, task, inner.may_call());
+            }
+            Host::Own(_) => {}
+            Host::Client(client) => client.scope_suspend(self.scope.0, task),
+        }
+    }
 }
 
 impl Drop for OpenScope {
     fn drop(&mut self) {
         match &self.host {
-            Host::Own(inner) => end_span(inner, self.scope, self.start),
+            Host::Own(inner) => {
+                Recorder::forget_scope(self.scope);
+                end_span(inner, self.scope, self.start);
+            }
             Host::Client(client) => client.scope_end(self.scope.0, self.start.0),
         }
     }
@@ -289,7 +304,7 @@ impl<'a> Inside<'a> {
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
         if let Some(open) = self.0 {
-            open.leave(0);
+            open.suspend(0);
         }
     }
 }

@@ -33,6 +33,7 @@ pub(super) static FUNCTIONS: Functions = Functions {
     scope_open,
     scope_enter,
     scope_leave,
+    scope_suspend,
     scope_end,
     set_tag,
     write_trace,
@@ -149,19 +150,28 @@ extern "C" fn scope_enter(scope: u64, task: u64) -> u32 {
 }
 
 extern "C" fn scope_leave(scope: u64, task: u64) -> u32 {
+    without_session(scope, |scope| Recorder::leave_scope(scope, task, !session::is_exiting()))
+}
+
+extern "C" fn scope_suspend(scope: u64, task: u64) -> u32 {
+    without_session(scope, |scope| Recorder::suspend_scope(scope, task, !session::is_exiting()))
+}
+
+/// What this thread is inside of outlives sessions.
+fn without_session(scope: u64, body: impl FnOnce(ScopeId)) -> u32 {
     if fork::in_child() {
         return code::FORKED;
     }
     if !ScopeId(scope).is_some() {
         return code::BAD_ARGUMENT;
     }
-    // Also without a session: what this thread is inside of outlives it.
-    let leave = || Recorder::leave_scope(ScopeId(scope), task, !session::is_exiting());
-    catch_unwind(leave).map_or(code::PANICKED, |()| code::OK)
+    let call = AssertUnwindSafe(|| body(ScopeId(scope)));
+    catch_unwind(call).map_or(code::PANICKED, |()| code::OK)
 }
 
 extern "C" fn scope_end(scope: u64, start: u64) -> u32 {
     with_scope(scope, |inner, scope| {
+        Recorder::forget_scope(scope);
         end_span(inner, scope, Nanos(start));
         code::OK
     })
@@ -241,6 +251,7 @@ mod tests {
             write_trace(null(), 0, 0, null_mut()),
             pause(null(), 9),
             scope_leave(0, 0),
+            scope_suspend(0, 0),
         ];
         let expect = [code::NO_SESSION, code::BAD_ARGUMENT];
         assert!(answers.iter().all(|answer| expect.contains(answer)), "{answers:?}");

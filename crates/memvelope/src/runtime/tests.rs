@@ -206,6 +206,8 @@ fn the_table_serves_documents_by_size_and_copy() {
         let scope = (table.scope_open)(name.as_ptr(), name.len(), std::ptr::null());
         assert_ne!(scope, 0);
         assert_eq!((table.scope_enter)(scope, 0), code::OK);
+        assert_eq!((table.scope_suspend)(scope, 0), code::OK);
+        assert_eq!((table.scope_enter)(scope, 0), code::OK);
         assert_eq!((table.scope_leave)(scope, 0), code::OK);
         assert_eq!((table.scope_end)(scope, start), code::OK);
     }

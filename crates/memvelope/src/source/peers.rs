@@ -75,6 +75,8 @@ pub struct Functions {
     pub scope_enter: extern "C" fn(u64, u64) -> u32,
     /// Ends that: `(id, task)`.
     pub scope_leave: extern "C" fn(u64, u64) -> u32,
+    /// The same between two steps of a task, as [`crate::runtime::OpenScope::suspend`].
+    pub scope_suspend: extern "C" fn(u64, u64) -> u32,
     /// Ends the scope, with a span of the calling thread: `(id, when it began)`.
     pub scope_end: extern "C" fn(u64, u64) -> u32,
     /// Puts a tag (its place in [`Tag::ALL`]) in force on the calling thread; returns the former.
@@ -361,6 +363,11 @@ impl Owner {
         let _ = self.ask(|functions| (functions.scope_leave)(scope, task));
     }
 
+    pub(crate) fn scope_suspend(&self, scope: u64, task: u64) {
+        // It cannot be refused.
+        let _ = self.ask(|functions| (functions.scope_suspend)(scope, task));
+    }
+
     pub(crate) fn scope_end(&self, scope: u64, start: u64) {
         // Without a session there is no trace to be in.
         let _ = self.ask(|functions| (functions.scope_end)(scope, start));
@@ -434,8 +441,8 @@ mod tests {
     #[test]
     fn the_layout_only_grows() {
         assert_eq!(size_of::<SessionTable>(), FIRST_FORM_BYTES + 8);
-        assert_eq!(size_of::<Functions>(), 8 + 12 * 8);
+        assert_eq!(size_of::<Functions>(), 8 + 13 * 8);
         assert_eq!(std::mem::offset_of!(Functions, read), 8);
-        assert_eq!(std::mem::offset_of!(Functions, resume), 8 + 11 * 8);
+        assert_eq!(std::mem::offset_of!(Functions, resume), 8 + 12 * 8);
     }
 }

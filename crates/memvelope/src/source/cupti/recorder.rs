@@ -395,6 +395,23 @@ impl Recorder {
         scopes::leave(run.as_deref().map(|run| (&run.cupti, &run.correlation)), scope, task);
     }
 
+    /// The same between two steps of a task: what was entered inside of the scope by it, and is open
+    /// still, is left as well, and entered again with it.
+    pub fn suspend_scope(scope: ScopeId, task: u64, may_call: bool) {
+        if crate::fork::in_child() {
+            return;
+        }
+        let run = RECORDER.running().filter(|_| may_call && !Inside::is_inside());
+        scopes::suspend(run.as_deref().map(|run| (&run.cupti, &run.correlation)), scope, task);
+    }
+
+    /// The scope will not be entered again.
+    pub fn forget_scope(scope: ScopeId) {
+        if !crate::fork::in_child() {
+            scopes::forget(scope);
+        }
+    }
+
     /// Whether the next [`Self::enter_scope`] has to switch records on first, for which CUPTI takes
     /// longer than callers may want to wait with a lock of theirs: [`Self::prepare_scopes`].
     pub fn is_scope_pending() -> bool {

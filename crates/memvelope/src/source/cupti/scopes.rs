@@ -12,6 +12,7 @@ use super::state::STATE;
 use crate::event::ScopeId;
 use cupti_sys::{Cupti, activity_kind, cbid, result, runtime_cbid};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -67,6 +68,9 @@ const OPEN_MAX: usize = 4096;
 
 /// Ends that are remembered because they could not be told where they belong.
 const ENDS_MAX: usize = 1024;
+
+/// Tasks that wait inside of a scope within their own.
+const SUSPENDED_MAX: usize = 1 << 16;
 
 /// How long a thread waits for the one that switches the records on. Longer ones hang in CUPTI.
 const BEGIN_WAIT_MAX: Duration = Duration::from_millis(50);
@@ -196,6 +200,8 @@ pub(super) fn enter(cupti: Option<(&Cupti, &Correlation)>, scope: ScopeId, task:
         let has_room = depth < DEPTH_MAX && stack.open.len() < OPEN_MAX;
         if has_room {
             stack.open.push(Entry { scope, task });
+            let inside = SUSPENDED.take(scope);
+            stack.open.extend(inside.into_iter().map(|scope| Entry { scope, task }));
         } else {
             STATE.scopes_untold.fetch_add(1, Ordering::Relaxed);
         }
@@ -217,6 +223,29 @@ pub(super) fn leave(cupti: Option<(&Cupti, &Correlation)>, scope: ScopeId, task:
         forget_orphans(stack);
         make_known(stack, cupti, task);
     });
+}
+
+/// The end of a step in `scope`, which goes on with the next [`enter`]: what was entered inside of it
+/// by the same task, and is still open, is left with it and comes back with it.
+pub(super) fn suspend(cupti: Option<(&Cupti, &Correlation)>, scope: ScopeId, task: u64) {
+    with_stack(|stack| {
+        match stack.open.iter().rposition(|entry| entry.scope == scope) {
+            Some(at) => {
+                let mut rest = stack.open.split_off(at);
+                let inside = rest.extract_if(1.., |entry| entry.task == task);
+                SUSPENDED.keep(scope, inside.map(|entry| entry.scope).collect());
+                stack.open.extend(rest.into_iter().skip(1));
+            }
+            None => ORPHANS.add(scope, 0),
+        }
+        forget_orphans(stack);
+        make_known(stack, cupti, task);
+    });
+}
+
+/// `scope` is over: nothing comes back with it.
+pub(super) fn forget(scope: ScopeId) {
+    drop(SUSPENDED.take(scope));
 }
 
 /// `None` on a thread whose locals are gone already (it ends, and its stack with it), and in a call
@@ -310,6 +339,41 @@ impl Ends {
         let mut list = lock(&self.list);
         list.retain(|(scope, _)| !scopes.contains(scope));
         self.is_empty.store(list.is_empty(), Ordering::Release);
+    }
+}
+
+/// Scopes between two steps with others inside of them.
+struct Suspended {
+    is_empty: AtomicBool,
+    inside: Mutex<BTreeMap<ScopeId, Vec<ScopeId>>>,
+}
+
+static SUSPENDED: Suspended =
+    Suspended { is_empty: AtomicBool::new(true), inside: Mutex::new(BTreeMap::new()) };
+
+impl Suspended {
+    fn keep(&self, scope: ScopeId, inside: Vec<ScopeId>) {
+        if inside.is_empty() {
+            return;
+        }
+        let mut all = lock(&self.inside);
+        if all.len() >= SUSPENDED_MAX {
+            // They are not entered again: their work counts with the one around.
+            STATE.scopes_untold.fetch_add(inside.len() as u64, Ordering::Relaxed);
+            return;
+        }
+        all.insert(scope, inside);
+        self.is_empty.store(false, Ordering::Release);
+    }
+
+    fn take(&self, scope: ScopeId) -> Vec<ScopeId> {
+        if self.is_empty.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut all = lock(&self.inside);
+        let inside = all.remove(&scope).unwrap_or_default();
+        self.is_empty.store(all.is_empty(), Ordering::Release);
+        inside
     }
 }
 
