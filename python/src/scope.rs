@@ -1,9 +1,10 @@
 //! `_Mark` and `_Open`: what `memvelope.profile` is made of.
 //!
-//! The interpreter lock stays with the thread while a scope is entered or left: CUPTI is asked for a
-//! push or a pop of one number on a stack that it keeps for each thread, which is shorter than giving
-//! the lock up and waiting for it to come back. Only the first scope of a recording, for which CUPTI
-//! switches records on, is prepared without it.
+//! The interpreter lock stays with the thread while a scope is entered or left: CUPTI is asked to put
+//! a number on a stack that it keeps for each thread, or to take it off, which waits for nobody. To
+//! give the lock up and get it back costs more, and where other threads want it up to the interpreter's
+//! switch interval, 5 ms. The first scope of a recording, for which CUPTI switches records on one by
+//! one, is prepared without it.
 
 use crate::errors::guarded;
 use memvelope::event::TraceContext;
@@ -15,7 +16,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyString};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Where the scopes of a mark belong.
 enum Trace {
@@ -105,7 +106,7 @@ impl Mark {
     fn _open(&self, py: Python<'_>) -> PyResult<Option<Open>> {
         guarded(|| {
             let open = self.open(py)?;
-            Ok(open.map(|open| Open { open: Mutex::new(Some(open)), task: AtomicU64::new(0) }))
+            Ok(open.map(|open| Open::new(open)))
         })
     }
 
@@ -202,7 +203,8 @@ impl Mark {
 /// A scope that is open, entered around each step of a coroutine or generator.
 #[pyclass(frozen, module = "memvelope._native", name = "_Open")]
 pub(crate) struct Open {
-    open: Mutex<Option<OpenScope>>,
+    /// Copied out of its lock before it is used: that calls CUPTI.
+    open: Mutex<Option<Arc<OpenScope>>>,
     /// Whose step it is in, plus 1; 0 outside.
     task: AtomicU64,
 }
@@ -213,7 +215,7 @@ impl Open {
     fn enter(&self, py: Python<'_>) -> PyResult<()> {
         guarded(|| {
             let task = current_task(py)?;
-            let is_inside = self.scope().as_ref().is_some_and(|open| open.enter(task));
+            let is_inside = self.scope().is_some_and(|open| open.enter(task));
             self.task.store(if is_inside { task + 1 } else { 0 }, Ordering::Relaxed);
             Ok(())
         })
@@ -223,7 +225,7 @@ impl Open {
     fn leave(&self) -> PyResult<()> {
         guarded(|| {
             let inside = self.task.swap(0, Ordering::Relaxed);
-            if let (Some(open), Some(task)) = (&*self.scope(), inside.checked_sub(1)) {
+            if let (Some(open), Some(task)) = (self.scope(), inside.checked_sub(1)) {
                 open.suspend(task);
             }
             Ok(())
@@ -234,7 +236,7 @@ impl Open {
     fn end(&self) -> PyResult<()> {
         guarded(|| {
             // Taken first, dropped after: nothing runs under our lock.
-            let open = self.scope().take();
+            let open = self.lock().take();
             drop(open);
             Ok(())
         })
@@ -242,7 +244,15 @@ impl Open {
 }
 
 impl Open {
-    fn scope(&self) -> MutexGuard<'_, Option<OpenScope>> {
+    fn new(open: OpenScope) -> Self {
+        Self { open: Mutex::new(Some(Arc::new(open))), task: AtomicU64::new(0) }
+    }
+
+    fn scope(&self) -> Option<Arc<OpenScope>> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<OpenScope>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

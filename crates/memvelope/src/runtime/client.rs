@@ -25,6 +25,8 @@ pub(super) struct Client {
     /// The last text of each document: what remains once this client has ended.
     last: Mutex<BTreeMap<u32, Vec<u8>>>,
     is_detached: AtomicBool,
+    /// The owner was asked to prepare for scopes.
+    has_prepared: AtomicBool,
 }
 
 /// To whom tags are told; there is one owner a process.
@@ -58,8 +60,12 @@ impl Client {
         if !owner.is_able() {
             return Err(owner.path);
         }
-        let client =
-            Arc::new(Self { owner, last: Mutex::default(), is_detached: AtomicBool::new(false) });
+        let client = Arc::new(Self {
+            owner,
+            last: Mutex::default(),
+            is_detached: AtomicBool::new(false),
+            has_prepared: AtomicBool::new(false),
+        });
         event::forward_tags(forward_tag);
         *current() = Some(Arc::clone(&client));
         Ok(client)
@@ -159,6 +165,18 @@ impl Client {
     /// The recorder's clock; `None` where there is none.
     pub(super) fn now(&self) -> Option<u64> {
         Some(self.owner.now()).filter(|now| self.is_live() && *now != 0)
+    }
+
+    /// Whether the owner was not yet asked to prepare for scopes.
+    pub(super) fn is_scope_pending(&self) -> bool {
+        self.is_live() && !self.has_prepared.load(Ordering::Acquire)
+    }
+
+    pub(super) fn scope_prepare(&self) {
+        if self.is_scope_pending() {
+            self.owner.scope_prepare();
+            self.has_prepared.store(true, Ordering::Release);
+        }
     }
 
     /// Opens a scope; `None` where there is none to be had.

@@ -100,13 +100,18 @@ impl Session {
     /// you take it.
     #[must_use]
     pub fn is_scope_pending(&self) -> bool {
-        self.own().is_some_and(|inner| inner.may_call()) && Recorder::is_scope_pending()
+        match &self.role {
+            Role::Own(inner) => inner.may_call() && Recorder::is_scope_pending(),
+            Role::Client(client) => client.is_scope_pending(),
+        }
     }
 
     /// Switches on what ties work to scopes, which the first scope does otherwise.
     pub fn prepare_scopes(&self) {
-        if self.is_scope_pending() {
-            Recorder::prepare_scopes();
+        match &self.role {
+            Role::Own(inner) if inner.may_call() => Recorder::prepare_scopes(),
+            Role::Own(_) => {}
+            Role::Client(client) => client.scope_prepare(),
         }
     }
 

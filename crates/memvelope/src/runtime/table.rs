@@ -30,6 +30,7 @@ pub(super) static FUNCTIONS: Functions = Functions {
     flush,
     sample,
     now,
+    scope_prepare,
     scope_open,
     scope_enter,
     scope_leave,
@@ -120,6 +121,13 @@ extern "C" fn now() -> u64 {
         code::OK
     });
     now
+}
+
+extern "C" fn scope_prepare() -> u32 {
+    guarded(|session, _| {
+        session.prepare_scopes();
+        code::OK
+    })
 }
 
 extern "C" fn scope_open(name: *const u8, bytes: usize, trace: *const Trace) -> u64 {

@@ -202,6 +202,7 @@ fn the_table_serves_documents_by_size_and_copy() {
         assert!(serde_json::from_slice::<serde_json::Value>(&text[..bytes]).is_ok());
     }
     let name = "client";
+    assert_eq!((table.scope_prepare)(), code::OK);
     for start in [(table.now)(), u64::MAX] {
         let scope = (table.scope_open)(name.as_ptr(), name.len(), std::ptr::null());
         assert_ne!(scope, 0);

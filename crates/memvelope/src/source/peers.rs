@@ -68,6 +68,8 @@ pub struct Functions {
     pub sample: extern "C" fn() -> u32,
     /// The recorder's clock in nanoseconds; 0 without a session.
     pub now: extern "C" fn() -> u64,
+    /// Makes ready for scopes, which the first one does otherwise.
+    pub scope_prepare: extern "C" fn() -> u32,
     /// Opens a scope: `(name, bytes, trace or null)`. Its id, 0 if refused.
     pub scope_open: extern "C" fn(*const u8, usize, *const Trace) -> u64,
     /// From now on what the calling thread launches belongs to it: `(id, task)`. [`code::OK`] if
@@ -345,6 +347,11 @@ impl Owner {
         self.functions().map_or(0, |functions| (functions.now)())
     }
 
+    pub(crate) fn scope_prepare(&self) {
+        // Without a session there is nothing to prepare.
+        let _ = self.ask(|functions| (functions.scope_prepare)());
+    }
+
     /// The id of the scope; 0 where there is none.
     pub(crate) fn scope_open(&self, name: &str, trace: Option<TraceContext>) -> u64 {
         let trace = trace.map(Trace::from);
@@ -441,8 +448,8 @@ mod tests {
     #[test]
     fn the_layout_only_grows() {
         assert_eq!(size_of::<SessionTable>(), FIRST_FORM_BYTES + 8);
-        assert_eq!(size_of::<Functions>(), 8 + 13 * 8);
+        assert_eq!(size_of::<Functions>(), 8 + 14 * 8);
         assert_eq!(std::mem::offset_of!(Functions, read), 8);
-        assert_eq!(std::mem::offset_of!(Functions, resume), 8 + 12 * 8);
+        assert_eq!(std::mem::offset_of!(Functions, resume), 8 + 13 * 8);
     }
 }
