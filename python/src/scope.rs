@@ -76,9 +76,8 @@ impl Mark {
                 },
                 entered: Mutex::default(),
             };
-            match name {
-                Some(name) => mark.set_name(name)?,
-                None => {}
+            if let Some(name) = name {
+                mark.set_name(name)?;
             }
             Ok(mark)
         })
@@ -106,7 +105,7 @@ impl Mark {
     fn _open(&self, py: Python<'_>) -> PyResult<Option<Open>> {
         guarded(|| {
             let open = self.open(py)?;
-            Ok(open.map(|open| Open::new(open)))
+            Ok(open.map(Open::new))
         })
     }
 

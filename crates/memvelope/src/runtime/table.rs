@@ -142,43 +142,42 @@ extern "C" fn scope_open(name: *const u8, bytes: usize, trace: *const Trace) -> 
     scope.0
 }
 
-/// What is done with the scope of this id.
-fn with_scope(scope: u64, body: impl FnOnce(&Inner, ScopeId) -> u32) -> u32 {
-    guarded(|_, inner| match ScopeId(scope) {
-        ScopeId::NONE => code::BAD_ARGUMENT,
-        scope => body(inner, scope),
-    })
-}
-
 extern "C" fn scope_enter(scope: u64, task: u64) -> u32 {
-    with_scope(scope, |inner, scope| {
-        let is_inside = Recorder::enter_scope(scope, task, inner.may_call());
+    guarded(|_, inner| {
+        let scope = ScopeId(scope);
+        let is_inside = scope.is_some() && Recorder::enter_scope(scope, task, inner.may_call());
         if is_inside { code::OK } else { code::FAILED }
     })
 }
 
 extern "C" fn scope_leave(scope: u64, task: u64) -> u32 {
-    without_session(scope, |scope| Recorder::leave_scope(scope, task, !session::is_exiting()))
+    let leave = |scope| Recorder::leave_scope(scope, task, !session::is_exiting());
+    catch_unwind(|| on_thread(scope, leave)).unwrap_or(code::PANICKED)
 }
 
 extern "C" fn scope_suspend(scope: u64, task: u64) -> u32 {
-    without_session(scope, |scope| Recorder::suspend_scope(scope, task, !session::is_exiting()))
+    let suspend = |scope| Recorder::suspend_scope(scope, task, !session::is_exiting());
+    catch_unwind(|| on_thread(scope, suspend)).unwrap_or(code::PANICKED)
 }
 
-/// What this thread is inside of outlives sessions.
-fn without_session(scope: u64, body: impl FnOnce(ScopeId)) -> u32 {
+/// Also without a session: what this thread is inside of outlives it.
+fn on_thread(scope: u64, body: impl FnOnce(ScopeId)) -> u32 {
     if fork::in_child() {
         return code::FORKED;
     }
     if !ScopeId(scope).is_some() {
         return code::BAD_ARGUMENT;
     }
-    let call = AssertUnwindSafe(|| body(ScopeId(scope)));
-    catch_unwind(call).map_or(code::PANICKED, |()| code::OK)
+    body(ScopeId(scope));
+    code::OK
 }
 
 extern "C" fn scope_end(scope: u64, start: u64) -> u32 {
-    with_scope(scope, |inner, scope| {
+    guarded(|_, inner| {
+        let scope = ScopeId(scope);
+        if !scope.is_some() {
+            return code::BAD_ARGUMENT;
+        }
         Recorder::forget_scope(scope);
         end_span(inner, scope, Nanos(start));
         code::OK

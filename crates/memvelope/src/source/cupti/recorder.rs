@@ -8,10 +8,10 @@ use super::attributes::DeviceBuffers;
 use super::lifecycle::{Life, State, Step};
 use super::session::{self, Attached, Run, Setup};
 use super::state::{Inside, STATE};
-use super::{Counters, Coverage, buffers, counters, drain, finalize, lock, scopes};
+use super::{Counters, Coverage, buffers, counters, drain, finalize, lock};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::event::{Event, Names, ScopeId, Sink};
+use crate::event::{Event, Names, Sink};
 use crate::source::clock;
 use crate::source::driver::Driver;
 use crate::source::loader::LoadReport;
@@ -372,59 +372,6 @@ impl Recorder {
         self.drain.run(&run, self.running().is_some(), on_event)
     }
 
-    /// Ties what the calling thread launches from now on to `scope`, until [`Self::leave_scope`],
-    /// while a recorder is attached: now or later. `task` tells apart tasks that take turns on the
-    /// thread: only the scopes of the task that entered or left one last are in force, within those
-    /// of task 0, which is the thread itself. `may_call`: the process is not on its way out.
-    ///
-    /// False if the thread is inside of too many: then there is nothing to leave.
-    pub fn enter_scope(scope: ScopeId, task: u64, may_call: bool) -> bool {
-        if crate::fork::in_child() {
-            return false;
-        }
-        let run = RECORDER.running().filter(|_| may_call && !Inside::is_inside());
-        scopes::enter(run.as_deref().map(|run| (&run.cupti, &run.correlation)), scope, task)
-    }
-
-    /// Ends what [`Self::enter_scope`] began, with the same numbers.
-    pub fn leave_scope(scope: ScopeId, task: u64, may_call: bool) {
-        if crate::fork::in_child() {
-            return;
-        }
-        let run = RECORDER.running().filter(|_| may_call && !Inside::is_inside());
-        scopes::leave(run.as_deref().map(|run| (&run.cupti, &run.correlation)), scope, task);
-    }
-
-    /// The same between two steps of a task: what was entered inside of the scope by it, and is open
-    /// still, is left as well, and entered again with it.
-    pub fn suspend_scope(scope: ScopeId, task: u64, may_call: bool) {
-        if crate::fork::in_child() {
-            return;
-        }
-        let run = RECORDER.running().filter(|_| may_call && !Inside::is_inside());
-        scopes::suspend(run.as_deref().map(|run| (&run.cupti, &run.correlation)), scope, task);
-    }
-
-    /// The scope will not be entered again.
-    pub fn forget_scope(scope: ScopeId) {
-        if !crate::fork::in_child() {
-            scopes::forget(scope);
-        }
-    }
-
-    /// Whether the next [`Self::enter_scope`] has to switch records on first, for which CUPTI takes
-    /// longer than callers may want to wait with a lock of theirs: [`Self::prepare_scopes`].
-    pub fn is_scope_pending() -> bool {
-        RECORDER.running().is_some_and(|run| run.correlation.is_pending())
-    }
-
-    /// Switches on what ties work to scopes.
-    pub fn prepare_scopes() {
-        if let Some(run) = RECORDER.running().filter(|_| !Inside::is_inside()) {
-            run.correlation.is_ready(&run.cupti);
-        }
-    }
-
     /// CUPTI's clock now, or the system's if it cannot be asked.
     pub fn now(&self) -> crate::units::Nanos {
         clock::now()
@@ -534,6 +481,11 @@ impl Recorder {
     fn totals(&self) -> Counters {
         let subscriptions_lost = self.losses.load(Ordering::Relaxed);
         Counters { subscriptions_lost, ..counters::totals(&STATE, &self.drain) }
+    }
+
+    /// The attachment of the process, while CUPTI may be called for it.
+    pub(super) fn current() -> Option<Arc<Run>> {
+        RECORDER.running()
     }
 
     /// The attachment, while CUPTI may be called for it.

@@ -7,14 +7,15 @@
 #![expect(unsafe_code, reason = "calls into libcupti")]
 
 use super::decode::EXTERNAL_KIND;
-use super::lock;
-use super::state::STATE;
+use super::session::Run;
+use super::state::{Inside, STATE};
+use super::{Recorder, lock};
 use crate::event::ScopeId;
 use cupti_sys::{Cupti, activity_kind, cbid, result, runtime_cbid};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Driver calls that put work on the device.
@@ -191,9 +192,75 @@ impl Correlation {
     }
 }
 
+impl Recorder {
+    /// Ties what the calling thread launches from now on to `scope`, until [`Self::leave_scope`],
+    /// while a recorder is attached: now or later. `task` tells apart tasks that take turns on the
+    /// thread: only the scopes of the task that entered or left one last are in force, within those
+    /// of task 0, which is the thread itself. `may_call`: the process is not on its way out.
+    ///
+    /// False if the thread is inside of too many: then there is nothing to leave.
+    pub fn enter_scope(scope: ScopeId, task: u64, may_call: bool) -> bool {
+        if crate::fork::in_child() {
+            return false;
+        }
+        let run = attached(may_call);
+        enter(run.as_deref().map(Run::scopes), scope, task)
+    }
+
+    /// Ends what [`Self::enter_scope`] began, with the same numbers.
+    pub fn leave_scope(scope: ScopeId, task: u64, may_call: bool) {
+        if crate::fork::in_child() {
+            return;
+        }
+        let run = attached(may_call);
+        leave(run.as_deref().map(Run::scopes), scope, task);
+    }
+
+    /// The same between two steps of a task: what was entered inside of the scope by it, and is open
+    /// still, is left as well, and entered again with it.
+    pub fn suspend_scope(scope: ScopeId, task: u64, may_call: bool) {
+        if crate::fork::in_child() {
+            return;
+        }
+        let run = attached(may_call);
+        suspend(run.as_deref().map(Run::scopes), scope, task);
+    }
+
+    /// The scope will not be entered again.
+    pub fn forget_scope(scope: ScopeId) {
+        if !crate::fork::in_child() {
+            drop(SUSPENDED.take(scope));
+        }
+    }
+
+    /// Whether the next [`Self::enter_scope`] has to switch records on first, for which CUPTI takes
+    /// longer than callers may want to wait with a lock of theirs: [`Self::prepare_scopes`].
+    pub fn is_scope_pending() -> bool {
+        Recorder::current().is_some_and(|run| run.correlation.is_pending())
+    }
+
+    /// Switches on what ties work to scopes.
+    pub fn prepare_scopes() {
+        if let Some(run) = attached(true) {
+            run.correlation.is_ready(&run.cupti);
+        }
+    }
+}
+
+impl Run {
+    fn scopes(&self) -> (&Cupti, &Correlation) {
+        (&self.cupti, &self.correlation)
+    }
+}
+
+/// The attachment, if CUPTI may be called at this place.
+fn attached(may_call: bool) -> Option<Arc<Run>> {
+    if may_call && !Inside::is_inside() { Recorder::current() } else { None }
+}
+
 /// From now on what this thread launches belongs to `scope`; `task` says whose scope it is, 0 for
 /// the thread's own. False if it is too deep: then there is nothing to leave.
-pub(super) fn enter(cupti: Option<(&Cupti, &Correlation)>, scope: ScopeId, task: u64) -> bool {
+fn enter(cupti: Option<(&Cupti, &Correlation)>, scope: ScopeId, task: u64) -> bool {
     let is_open = with_stack(|stack| {
         forget_orphans(stack);
         let depth = stack.open.iter().filter(|entry| entry.task == task).count();
@@ -214,7 +281,7 @@ pub(super) fn enter(cupti: Option<(&Cupti, &Correlation)>, scope: ScopeId, task:
 /// The end of a scope that this thread entered. Scopes need not end in the order in which they
 /// began: those entered after it stay. One that another thread entered is taken from that one the
 /// next time it enters or leaves any.
-pub(super) fn leave(cupti: Option<(&Cupti, &Correlation)>, scope: ScopeId, task: u64) {
+fn leave(cupti: Option<(&Cupti, &Correlation)>, scope: ScopeId, task: u64) {
     with_stack(|stack| {
         match stack.open.iter().rposition(|entry| entry.scope == scope) {
             Some(at) => drop(stack.open.remove(at)),
@@ -227,7 +294,7 @@ pub(super) fn leave(cupti: Option<(&Cupti, &Correlation)>, scope: ScopeId, task:
 
 /// The end of a step in `scope`, which goes on with the next [`enter`]: what was entered inside of it
 /// by the same task, and is still open, is left with it and comes back with it.
-pub(super) fn suspend(cupti: Option<(&Cupti, &Correlation)>, scope: ScopeId, task: u64) {
+fn suspend(cupti: Option<(&Cupti, &Correlation)>, scope: ScopeId, task: u64) {
     with_stack(|stack| {
         match stack.open.iter().rposition(|entry| entry.scope == scope) {
             Some(at) => {
@@ -241,11 +308,6 @@ pub(super) fn suspend(cupti: Option<(&Cupti, &Correlation)>, scope: ScopeId, tas
         forget_orphans(stack);
         make_known(stack, cupti, task);
     });
-}
-
-/// `scope` is over: nothing comes back with it.
-pub(super) fn forget(scope: ScopeId) {
-    drop(SUSPENDED.take(scope));
 }
 
 /// `None` on a thread whose locals are gone already (it ends, and its stack with it), and in a call
