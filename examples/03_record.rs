@@ -22,7 +22,7 @@ fn main() -> memvelope::Result<()> {
     {
         // Driver allocations made by this thread carry the tag; the span shows in the trace.
         let _tag = tagged(Tag::Weights);
-        let _span = session.span("load weights");
+        let _span = session.scope("load weights", None);
         load_weights();
     }
 

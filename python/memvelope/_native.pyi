@@ -45,13 +45,14 @@ __all__ = [
     "Rejected",
     "Session",
     "SessionExistsError",
-    "Span",
     "StartThreadError",
     "Term",
     "UnknownModelError",
     "WriteFileError",
     "__version__",
     "_EmptyCall",
+    "_Mark",
+    "_Open",
     "_Ticket",
     "doctor",
     "plan",
@@ -424,7 +425,8 @@ class Lease:
 
 @final
 class Session:
-    """A handle to the process's recording session; there is one a process."""
+    """A handle to the process's recording session; there is one a process. Leaving it as a `with`
+    block stops it."""
 
     @staticmethod
     def start() -> Session:
@@ -433,25 +435,26 @@ class Session:
     def current() -> Session | None: ...
     def mode(self) -> dict[str, Any] | str:
         """How it records, or why it sees nothing."""
+    def owner_path(self) -> str | None:
+        """Where the copy lies that records, if that is another one; this session asks it."""
     def load_reports(self) -> list[dict[str, Any]]: ...
     def snapshot(self) -> dict[str, Any]: ...
     def self_cost(self) -> dict[str, Any]: ...
+    def report(self) -> dict[str, Any]:
+        """Everything in one: mode and state, clock, snapshot, what was lost and what it cost."""
+    def pause(self, why: str) -> None:
+        """Leaves CUPTI to somebody else. Raises `FlushTimeoutError` or `CuptiCallError`."""
+    def resume(self) -> bool:
+        """Ends that. True if it records now; else as soon as CUPTI is given back."""
     def sample(self) -> None: ...
     def flush(self, timeout_s: float = 5.0) -> None:
         """Waits for the records of completed work. Raises `FlushTimeoutError`."""
-    def span(self, name: str) -> Span: ...
     def write_trace(
         self, path: str | PathLike[str], bytes_max: int = 67_108_864
     ) -> dict[str, int]:
         """Writes the sampled trace as Chrome trace JSON. Raises `WriteFileError`."""
     def stop(self, timeout_s: float = 5.0) -> dict[str, Any]:
         """Ends the session; returns the last snapshot. Raises `FlushTimeoutError`."""
-
-@final
-class Span:
-    """A named stretch of host time."""
-
-    def end(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -459,6 +462,40 @@ class Span:
         error: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> bool: ...
+
+class _Mark:
+    """What `Profile` is made of."""
+
+    def __new__(
+        cls,
+        name: str | None = None,
+        trace_id: str | bytes | int | None = None,
+        *,
+        traceparent: str | bytes | None = None,
+    ) -> Self: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def trace_id(self) -> str | None:
+        """As 32 hexadecimal digits; `None` without one, and where the header could not be read."""
+    def _name_it(self, name: str) -> None: ...
+    def _open(self) -> _Open | None:
+        """A scope; `None` where nothing is recorded."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> bool: ...
+
+@final
+class _Open:
+    """A scope, entered around each step of a coroutine or generator."""
+
+    def enter(self) -> None: ...
+    def leave(self) -> None: ...
+    def end(self) -> None: ...
 
 class MemvelopeError(Exception): ...
 

@@ -1,199 +1,52 @@
-"""`profile`: a context manager and decorator over the process's one recording session.
-
-Overlapping profiles, in one thread or several, share a recording: the first to be entered starts
-it, the last to be left ends it, and the report covers all of it. Where a session runs already (the
-injection library's, say) it is used and left running, and the report covers it from its own start.
-"""
+"""`profile`: names stretches of host time, and the GPU work launched in them, for the session that
+records. It starts none: that is `Session.start()`, `memvelope run`, or nobody, and then a profile does
+nothing."""
 
 from __future__ import annotations
 
 # Typing, functools and the like are not imported here: they cost more than this whole package.
-from _thread import allocate_lock
-
-from ._native import MemvelopeError, Session, SessionExistsError
+from ._native import Session, _Mark
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from os import PathLike
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
     from typing import Any, TypeVar, overload
 
+    from ._native import _Open
+
     F = TypeVar("F", bound=Callable[..., Any])
-
-#: How long the last profile to be left waits for records that are still under way.
-STOP_TIMEOUT_S = 5.0
-
-# Guards the three fields below it and nothing else: no session is started or stopped under it.
-_lock = allocate_lock()
-_recording: _Recording | None = None
-_depth = 0
+    T = TypeVar("T")
 
 
-class _Recording:
-    """One stretch from the first profile entered to the last one left."""
+class Profile(_Mark):
+    """A scope: a name for what is done, and the trace that it is done for. Made by `profile`.
 
-    def __init__(self, before: _Recording | None) -> None:
-        self._before = before
-        self._ours = False
-        self.session: Session | None = None
-        self.report: dict[str, Any] | None = None
-        self.problems: list[str] = []
-        # Two latches, held until the recording has started and until it is finished. Whoever joins
-        # waits on the first, so that a profile is recorded from its beginning; whoever starts the
-        # next recording waits on the second, lest it take a session that is about to end for
-        # somebody else's.
-        self._started, self._finished = allocate_lock(), allocate_lock()
-        self._started.acquire()
-        self._finished.acquire()
-
-    def start(self) -> None:
-        before, self._before = self._before, None
-        if before is not None:
-            pass_latch(before._finished)
-        try:
-            self.session = Session.current()
-            if self.session is None:
-                self.session = Session.start()
-                self._ours = True
-        except SessionExistsError:
-            # Somebody else was faster between the two calls.
-            self.session = Session.current()
-        except (MemvelopeError, Warning) as error:
-            # Warning: an unusable MEMVELOPE_* key where warnings are errors. The profiled code is
-            # worth more than its profile, so it runs unrecorded.
-            self.problems.append(f"recording could not be started: {error}")
-        finally:
-            self._started.release()
-
-    def join(self) -> None:
-        pass_latch(self._started)
-
-    def finish(self) -> None:
-        try:
-            if self.session is not None:
-                self._close(self.session)
-        finally:
-            self._finished.release()
-
-    def _close(self, session: Session) -> None:
-        try:
-            if self._ours:
-                session.stop(STOP_TIMEOUT_S)
-            else:
-                session.flush(STOP_TIMEOUT_S)
-        except MemvelopeError as error:
-            self.problems.append(str(error))
-        try:
-            # After stop() every handle sees the session's last snapshot.
-            report = session.snapshot()
-            report["mode"] = session.mode()
-            report["self"] = session.self_cost()
-            self.report = report
-        except MemvelopeError as error:
-            self.problems.append(f"the report could not be made: {error}")
-
-
-def pass_latch(latch: Any) -> None:
-    """Waits until a latch is open. Bounded, because a profile that a signal handler enters while
-    this very thread starts or ends a recording would wait for itself."""
-    if latch.acquire(timeout=2 * STOP_TIMEOUT_S):
-        latch.release()
-
-
-class Profile:
-    """Records the GPU work of a `with` block or of the calls of a function.
-
-    Made by `profile`. May be entered again, also while it is entered.
+    May be entered again, also while it is entered, by any number of threads and tasks.
     """
 
-    def __init__(self, name: str | None = None) -> None:
-        self.name = name
-        self._recording: _Recording | None = None
-        self._spans: list[Any] = []
+    __slots__ = ()
 
-    def __enter__(self) -> Profile:
-        global _depth, _recording
-        with _lock:
-            first = _depth == 0
-            if first:
-                _recording = _Recording(_recording)
-            _depth += 1
-            recording = _recording
-        assert recording is not None
-        self._recording = recording
-        try:
-            recording.start() if first else recording.join()
-            span = self._span(recording)
-        except BaseException:
-            self._leave(recording)
-            raise
-        self._spans.append((recording, span))
+    async def __aenter__(self) -> Profile:
+        self.__enter__()
         return self
 
-    def _span(self, recording: _Recording) -> Any | None:
-        session = recording.session
-        if session is None or self.name is None:
-            return None
-        try:
-            return session.span(self.name)
-        except MemvelopeError as error:
-            recording.problems.append(f"the span {self.name!r} was not recorded: {error}")
-            return None
+    async def __aexit__(self, *exception: object) -> None:
+        self.__exit__(*exception)
 
-    def __exit__(self, *_exception: object) -> None:
-        if not self._spans:
-            raise RuntimeError("leaving a profile that was not entered\nhint: use it in `with`")
-        recording, span = self._spans.pop()
-        try:
-            if span is not None:
-                span.end()
-        finally:
-            self._leave(recording)
-
-    @staticmethod
-    def _leave(recording: _Recording) -> None:
-        global _depth
-        with _lock:
-            _depth -= 1
-            last = _depth == 0
-        if last:
-            recording.finish()
-
-    @property
-    def report(self) -> dict[str, Any] | None:
-        """The snapshot at the end of the recording, with `mode` and `self` (what recording cost).
-
-        `None` until the outermost profile is left, and where recording could not be started.
-        """
-        return self._recording.report if self._recording is not None else None
-
-    @property
-    def unseen(self) -> list[str]:
-        """What was not recorded and why, one sentence each."""
-        recording = self._recording
-        if recording is None:
-            return ["nothing was recorded yet: the profile was not entered"]
-        seen_by_session = recording.report["unseen"] if recording.report is not None else []
-        return [*recording.problems, *seen_by_session]
-
-    def write_trace(
-        self, path: str | PathLike[str], bytes_max: int = 64 << 20
-    ) -> dict[str, int]:
-        """Writes the sampled trace as Chrome trace JSON (opens in Perfetto).
-
-        Raises `WriteFileError`, or `MemvelopeError` where nothing was recorded.
-        """
-        session = self._recording.session if self._recording is not None else None
-        if session is None:
-            why = "; ".join(self.unseen)
-            raise MemvelopeError(f"writing {path} failed: there is no recording ({why})")
-        return session.write_trace(path, bytes_max)
+    async def run(self, awaitable: Awaitable[T]) -> T:
+        """Awaits `awaitable` in a scope that is entered for each of its steps: exactly what it
+        launches counts, whatever else the thread does in between. Give it the coroutine: what a task
+        does is not done in the steps of who waits for it."""
+        scope = self._open()
+        if scope is None:
+            return await awaitable
+        if not hasattr(awaitable, "send"):
+            awaitable = awaitable.__await__()  # type: ignore[assignment]
+        return await _Steps(scope, awaitable, True)
 
     def __call__(self, function: F) -> F:
-        """Wraps a function or coroutine function: each call is a profile of its own.
-
-        The wrapper's `profile` attribute is the profile of the latest call.
-        """
+        """Wraps a function, a coroutine function or a generator of either kind: each call is a scope
+        of its own. Those that wait are entered for each of their steps, as by `run`."""
         from functools import wraps
 
         if not callable(function):
@@ -201,39 +54,125 @@ class Profile:
                 f"profile() wraps functions, not {type(function).__name__}\n"
                 "hint: below @property, @staticmethod and the like, put it next to the function"
             )
-        name = self.name or getattr(function, "__qualname__", type(function).__name__)
+        if self.name is None:
+            self._name_it(getattr(function, "__qualname__", type(function).__name__))
         kind = _kind(function)
-        if kind == "generator":
-            raise TypeError(
-                f"profile() wraps functions and coroutine functions, and {name} is a generator\n"
-                "hint: use `with memvelope.profile():` inside it"
-            )
         if kind == "coroutine":
 
             @wraps(function)
             async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                wrapper.profile = profiled = Profile(name)  # type: ignore[attr-defined]
-                with profiled:
+                scope = self._open()
+                if scope is None:
                     return await function(*args, **kwargs)
+                return await _Steps(scope, function(*args, **kwargs), True)
+
+        elif kind == "async generator":
+
+            @wraps(function)
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                scope = self._open()
+                try:
+                    inner = function(*args, **kwargs)
+                    step = inner.__anext__()
+                    while True:
+                        try:
+                            item = await (_Steps(scope, step, False) if scope else step)
+                        except StopAsyncIteration:
+                            return
+                        thrown = None
+                        try:
+                            sent = yield item
+                        except GeneratorExit:
+                            step = inner.aclose()
+                            await (_Steps(scope, step, False) if scope else step)
+                            raise
+                        except BaseException as error:
+                            thrown = error
+                        step = inner.asend(sent) if thrown is None else inner.athrow(thrown)
+                finally:
+                    if scope is not None:
+                        scope.end()
+
+        elif kind == "generator":
+
+            @wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                scope = self._open()
+                inner = function(*args, **kwargs)
+                if scope is None:
+                    return (yield from inner)
+                return (yield from _drive(scope, inner, True))
 
         else:
 
             @wraps(function)
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                wrapper.profile = profiled = Profile(name)  # type: ignore[attr-defined]
-                with profiled:
+                with self:
                     return function(*args, **kwargs)
 
-        wrapper.profile = Profile(name)  # type: ignore[attr-defined]
         return wrapper  # type: ignore[return-value]
 
 
+class _Steps:
+    """An awaitable whose steps are those of `inner`, each made inside of `scope`."""
+
+    __slots__ = ("_ends", "_inner", "_scope")
+
+    def __init__(self, scope: _Open, inner: Any, ends: bool) -> None:
+        self._scope, self._inner, self._ends = scope, inner, ends
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return _drive(self._scope, self._inner, self._ends)
+
+
+def _drive(scope: _Open, inner: Any, ends: bool) -> Generator[Any, Any, Any]:
+    """What `yield from inner` does (PEP 380), with `scope` entered around each step. `ends`: the
+    scope is over when `inner` is."""
+    enter, leave = scope.enter, scope.leave
+    send = getattr(inner, "send", None)
+    value = thrown = None
+    try:
+        while True:
+            enter()
+            try:
+                if thrown is not None:
+                    error, thrown = thrown, None
+                    throw = getattr(inner, "throw", None)
+                    if throw is None:
+                        raise error
+                    out = throw(error)
+                else:
+                    # Awaitables of C or of hand need not have more than an iterator has.
+                    out = next(inner) if send is None else send(value)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                error = None  # it knows this frame, which would know it
+                leave()
+            try:
+                value = yield out
+            except GeneratorExit:
+                close = getattr(inner, "close", None)
+                enter()
+                try:
+                    if close is not None:
+                        close()
+                finally:
+                    leave()
+                raise
+            except BaseException as caught:
+                thrown = caught
+    finally:
+        if ends:
+            scope.end()
+
+
 # Bits of `co_flags` as documented with `inspect`, which takes milliseconds to import.
-_CO_GENERATOR, _CO_COROUTINE, _CO_ASYNC_GENERATOR = 0x20, 0x80, 0x200
+_KINDS = {0x20: "generator", 0x80: "coroutine", 0x200: "async generator"}
 
 
 def _kind(function: Any) -> str:
-    """`coroutine`, `generator` or `function`, seen through partials and callable objects."""
+    """What a call of it makes, seen through partials and callable objects; else `function`."""
     while True:
         if hasattr(function, "__func__"):  # a bound method
             function = function.__func__
@@ -245,39 +184,49 @@ def _kind(function: Any) -> str:
             break
     code = getattr(function, "__code__", None)
     flags = code.co_flags if code is not None else 0
-    if flags & (_CO_GENERATOR | _CO_ASYNC_GENERATOR):
-        return "generator"
-    return "coroutine" if flags & _CO_COROUTINE else "function"
+    return next((kind for bit, kind in _KINDS.items() if flags & bit), "function")
 
 
 if TYPE_CHECKING:
 
     @overload
-    def profile(name: str | None = None) -> Profile: ...
+    def profile(
+        name: str | None = None,
+        trace_id: str | bytes | int | None = None,
+        *,
+        traceparent: str | bytes | None = None,
+    ) -> Profile: ...
     @overload
     def profile(name: F) -> F: ...
 
 
-def profile(name=None):  # type: ignore[no-untyped-def]
-    """Records the GPU work of a `with` block or of a function's calls.
+def profile(name=None, trace_id=None, *, traceparent=None):  # type: ignore[no-untyped-def]
+    """A scope of this name: the kernels and copies launched in it count for it, and its host time is
+    a span of the trace.
 
-        with memvelope.profile("prefill") as recorded:
+        with memvelope.profile("prefill", trace_id=request.trace_id):
             ...
-        recorded.report["timeline"]["kernels"]
 
         @memvelope.profile("step")
         async def step(): ...
 
-    Starts the process's session if none runs; leaving the outermost profile waits for the last
-    records (other threads run meanwhile) and makes `.report`. Without a driver the code runs all
-    the same, and `.unseen` says what was not recorded and why.
+        await memvelope.profile("decode", traceparent=header).run(decode())
+
+    The decorator and `run` are exact for coroutines and generators: the scope is entered for each of
+    their steps, and so are the blocks in them. A `with` or `async with` block that awaits anywhere else
+    shares its thread with other tasks: until one of them enters or leaves a profile, what they launch
+    counts for the block, and from then on what the block launches does not, until it does so itself.
+
+    `trace_id` is 32 hexadecimal digits, 16 bytes or an int; what is none raises `ValueError`.
+    `traceparent` is the W3C header of a client's request; what is none is counted (`unseen` of the
+    snapshot says so) and the scope has no trace id: a server does not fail for what it was sent.
+
+    Names are bounded in number (`MEMVELOPE_NAMES_MAX`): name what is done, not for whom. Records where
+    a session runs (`Session.start()`, `memvelope run`), and costs next to nothing where none does.
     """
     if callable(name):
         return Profile()(name)
-    if name is not None and not isinstance(name, str):
-        found = type(name).__name__
-        raise TypeError(f"profile(): expected a name (a str) or a function, not {found}")
-    return Profile(name)
+    return Profile(name, trace_id, traceparent=traceparent)
 
 
 def snapshot() -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ mod lease;
 mod options;
 mod plan;
 mod request;
+mod scope;
 mod session;
 mod ticket;
 
@@ -44,7 +45,9 @@ mod _native {
     #[pymodule_export]
     use super::plan::{Plan, plan};
     #[pymodule_export]
-    use super::session::{Session, Span};
+    use super::scope::{Mark, Open};
+    #[pymodule_export]
+    use super::session::Session;
     #[pymodule_export]
     use super::ticket::Ticket;
 

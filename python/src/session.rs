@@ -1,16 +1,19 @@
-//! `Session` and `Span`: what `memvelope.profile` is made of.
+//! `Session`: the process's one recording.
 
 use crate::convert::plain;
 use crate::errors::{guarded, raised};
 use memvelope::config::Config;
-use memvelope::runtime::{self, SpanGuard};
+use memvelope::runtime;
 use pyo3::exceptions::{PyRuntimeWarning, PyValueError};
 use pyo3::prelude::*;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// A handle to the process's recording session; there is one a process.
+/// How long leaving a `with` block waits for the last records.
+const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// A handle to the process's recording session; there is one a process. Leaving it as a `with` block
+/// stops it.
 #[pyclass(frozen, module = "memvelope")]
 pub(crate) struct Session {
     inner: runtime::Session,
@@ -47,6 +50,12 @@ impl Session {
         guarded(|| plain(py, &self.inner.mode()))
     }
 
+    /// Where the copy of memvelope lies that records (the injection library, say) and that this
+    /// session asks; `None` where this one records itself.
+    fn owner_path(&self) -> Option<&str> {
+        self.inner.owner_path()
+    }
+
     /// How libcuda, libcupti and libnvidia-ml were looked for.
     fn load_reports<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         guarded(|| plain(py, &self.inner.load_reports()))
@@ -60,6 +69,24 @@ impl Session {
     /// What recording cost so far.
     fn self_cost<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         guarded(|| plain(py, &py.detach(|| self.inner.self_cost())))
+    }
+
+    /// Everything in one: mode and state, clock, snapshot, what was lost and what it cost.
+    fn report<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        guarded(|| plain(py, &py.detach(|| self.inner.report())))
+    }
+
+    /// Leaves CUPTI to somebody else, say to `torch.profiler`, until `resume()`: the session polls
+    /// meanwhile, and what happens in between is not seen.
+    ///
+    /// Raises `FlushTimeoutError` or `CuptiCallError`; CUPTI is left alone all the same.
+    fn pause(&self, py: Python<'_>, why: &str) -> PyResult<()> {
+        guarded(|| py.detach(|| self.inner.pause(why)).map_err(|error| raised(py, &error)))
+    }
+
+    /// Ends a `pause()`. True if it records now; else it does as soon as CUPTI is given back.
+    fn resume(&self, py: Python<'_>) -> PyResult<bool> {
+        guarded(|| Ok(py.detach(|| self.inner.resume())))
     }
 
     /// Asks the planes now: cgroup, NVML and the driver.
@@ -79,11 +106,6 @@ impl Session {
             let timeout = duration(timeout_s)?;
             py.detach(|| self.inner.flush(timeout)).map_err(|error| raised(py, &error))
         })
-    }
-
-    /// Names the host time until the span ends.
-    fn span(&self, name: &str) -> PyResult<Span> {
-        guarded(|| Ok(Span { guard: Mutex::new(Some(self.inner.span(name))) }))
     }
 
     /// Writes the sampled trace as Chrome trace JSON (opens in Perfetto), at most `bytes_max` long.
@@ -112,6 +134,29 @@ impl Session {
             plain(py, &last.map_err(|error| raised(py, &error))?)
         })
     }
+
+    const fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    /// Stops the session. What the block raised passes, and a flush that took too long is warned of:
+    /// the snapshot then says what is missing.
+    #[pyo3(signature = (_kind=None, _error=None, _traceback=None))]
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _kind: Option<&Bound<'_, PyAny>>,
+        _error: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        guarded(|| {
+            if let Err(error) = py.detach(|| self.inner.stop(STOP_MAX)) {
+                let text = std::ffi::CString::new(error.to_string()).unwrap_or_default();
+                PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &text, 1)?;
+            }
+            Ok(false)
+        })
+    }
 }
 
 fn duration(timeout_s: f64) -> PyResult<Duration> {
@@ -120,37 +165,4 @@ fn duration(timeout_s: f64) -> PyResult<Duration> {
             "timeout_s={timeout_s} is not a number of seconds: {problem}"
         ))
     })
-}
-
-/// A named stretch of host time; it ends with `end()` or its `with` block.
-#[pyclass(frozen, module = "memvelope")]
-pub(crate) struct Span {
-    guard: Mutex<Option<SpanGuard>>,
-}
-
-#[pymethods]
-impl Span {
-    /// Ends the span. A second call changes nothing.
-    fn end(&self) -> PyResult<()> {
-        guarded(|| {
-            // Taken first, dropped after: nothing runs under our lock.
-            let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner).take();
-            drop(guard);
-            Ok(())
-        })
-    }
-
-    const fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    #[pyo3(signature = (_kind=None, _error=None, _traceback=None))]
-    fn __exit__(
-        &self,
-        _kind: Option<&Bound<'_, PyAny>>,
-        _error: Option<&Bound<'_, PyAny>>,
-        _traceback: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<bool> {
-        self.end().map(|()| false)
-    }
 }

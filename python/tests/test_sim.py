@@ -1,4 +1,4 @@
-"""`profile` and `doctor` on the simulated driver, in processes of their own."""
+"""`Session` and `doctor` on the simulated driver, in processes of their own."""
 
 import json
 
@@ -28,10 +28,10 @@ def allocated(size):
     return address
 """
 
-PROFILED = (
+RECORDED = (
     CUDA
     + """
-with memvelope.profile('work') as profiled:
+with memvelope.Session.start() as session, memvelope.profile('work'):
     context()
     kept = allocated(48 << 20)
     gone = allocated(16 << 20)
@@ -39,23 +39,24 @@ with memvelope.profile('work') as profiled:
     for _ in range(3):
         call('cuMemcpyHtoD_v2', kept, host, ctypes.c_size_t(1 << 20))
     call('cuMemFree_v2', gone)
-print(json.dumps([profiled.report, profiled.unseen, profiled.write_trace(TRACE)]))
+print(json.dumps([session.report(), session.write_trace(TRACE)]))
 """
 )
 
 
-def test_profile_sees_allocations_and_copies(child, sim_libs, tmp_path):
+def test_a_session_sees_allocations_and_copies(child, sim_libs, tmp_path):
     trace = tmp_path / "trace.json"
-    printed = child(f"TRACE = {str(trace)!r}\n{PROFILED}", LD_LIBRARY_PATH=sim_libs)
-    report, unseen, written = json.loads(printed)
+    printed = child(f"TRACE = {str(trace)!r}\n{RECORDED}", LD_LIBRARY_PATH=sim_libs)
+    report, written = json.loads(printed)
+    snapshot = report["snapshot"]
     assert report["simulated"] is True
-    assert "cupti" in report["mode"], (report["mode"], unseen)
-    [device] = report["devices"]
+    assert "cupti" in report["mode"], (report["mode"], snapshot["unseen"])
+    [device] = snapshot["devices"]
     vram = device["totals"]["vram"]
     assert vram["live_bytes"] == 48 << 20
     assert vram["peak_bytes"] == 64 << 20
     assert (vram["allocated_count"], vram["live_count"]) == (2, 1)
-    copies = {copy["direction"]: copy for copy in report["timeline"]["copies"]}
+    copies = {copy["direction"]: copy for copy in snapshot["timeline"]["copies"]}
     [up] = copies.values()
     assert (up["count"], up["bytes"]) == (3, 3 << 20)
     assert written["events"] > 0 and trace.stat().st_size == written["bytes"]
@@ -67,11 +68,11 @@ def test_a_failed_allocation_is_counted(child, sim_libs):
     code = (
         CUDA
         + """
-with memvelope.profile() as profiled:
+with memvelope.Session.start() as session:
     context()
     address = ctypes.c_uint64()
     assert cuda().cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(1 << 50)) == 2
-print(json.dumps(profiled.report))
+print(json.dumps(session.snapshot()))
 """
     )
     report = json.loads(child(code, LD_LIBRARY_PATH=sim_libs))
@@ -91,14 +92,14 @@ INJECTED = (
     CUDA
     + """
 context()  # the driver loads the injection library here
-with memvelope.profile('work') as profiled:
+with memvelope.Session.start() as session, memvelope.profile('work'):
     kept = allocated(48 << 20)
-print(json.dumps([profiled.report['mode'], profiled.report['devices']]))
+print(json.dumps([session.owner_path(), session.snapshot()['devices']]))
 """
 )
 
 
-def test_an_injected_program_that_profiles_itself_is_counted_once(child, sim_libs, tmp_path):
+def test_an_injected_program_that_records_itself_is_counted_once(child, sim_libs, tmp_path):
     report = tmp_path / "report.json"
     printed = child(
         INJECTED,
@@ -107,9 +108,9 @@ def test_an_injected_program_that_profiles_itself_is_counted_once(child, sim_lib
         MEMVELOPE_REPORT=str(report),
     )
     # The module asks the injection library, and both tell of one recording.
-    mode, [own] = json.loads(printed)
-    assert mode["cupti"]["callbacks"] is True, mode
-    assert own["totals"]["vram"]["live_bytes"] == 48 << 20
+    owner, [device] = json.loads(printed)
+    assert owner.endswith("libmemvelope_inject.so")
+    assert device["totals"]["vram"]["live_bytes"] == 48 << 20
     recorded = json.loads(report.read_text())
     [device] = recorded["snapshot"]["devices"]
     vram = device["totals"]["vram"]

@@ -12,6 +12,9 @@ const PACKAGES: &[&str] = &["maturin>=1.9,<2", "pytest", "numpy"];
 /// Oldest Python that the wheel supports (abi3).
 const OLDEST: (u32, u32) = (3, 10);
 
+/// Benches, each of which is also run once as a test.
+const BENCHES: &[&str] = &["benches/python_gate.py", "benches/python_profile.py"];
+
 /// Why the lane cannot run here.
 pub(crate) fn missing() -> Option<String> {
     let script = "import sys, venv; print(*sys.version_info[:2])";
@@ -43,13 +46,15 @@ pub(crate) fn run() -> Result<Tally> {
         "run it alone: target/venv/bin/python -m pytest python/tests",
         |_| true,
     )?;
-    step::run(
-        "bench python_gate as a test",
-        step::command(venv.join("bin/python")).args(["benches/python_gate.py", "--quick"]),
-        "run it alone: target/venv/bin/python benches/python_gate.py",
-    )?;
     let mut tally = tally(&ran.stdout);
-    tally.passed += 1; // the bench
+    for bench in BENCHES {
+        step::run(
+            &format!("{bench} as a test"),
+            step::command(venv.join("bin/python")).args([bench, "--quick"]),
+            &format!("run it alone: target/venv/bin/python {bench}"),
+        )?;
+        tally.passed += 1;
+    }
     Ok(tally)
 }
 

@@ -74,7 +74,7 @@ fn the_second_copy_is_the_first_ones_client() {
             allocate(5 * MIB);
         }
         allocate(7 * MIB);
-        let span = session.span("a step of the second copy");
+        let span = session.scope("a step of the second copy", None);
         launch(11);
         drop(span);
         session.flush(SOON).unwrap();
@@ -143,7 +143,7 @@ fn complaint_14_a_client_in_a_forked_child_is_inert() {
             // SAFETY: ends a child that hangs.
             unsafe { alarm(10) };
             let _tag = tagged(Tag::Weights);
-            drop(session.span("x"));
+            drop(session.scope("x", None));
             let is_inert = matches!(session.mode(), Mode::Blind(_))
                 && session.snapshot().unseen[0].contains("forked")
                 && session.flush(SOON).is_ok()

@@ -17,7 +17,7 @@ mod scope;
 mod work;
 
 pub use names::{NameId, Names};
-pub use scope::{ParseTraceparent, Scope, ScopeId, Scopes, TraceContext};
+pub use scope::{ParseTraceparent, Scope, ScopeId, Scopes, TraceContext, unread_traceparents};
 pub use work::{
     ApiCall, CallKind, Copied, Direction, DriverCall, GraphLaunch, Kernel, Memset, Overhead,
     OverheadKind, PoolChange, PoolRecord, Span, SpanOrigin, Sync, SyncKind,

@@ -557,7 +557,7 @@ fn complaint_08_nobody_waits_for_a_lock_that_waits_for_cupti() {
                 while !is_over.load(order) {
                     session.flush(SOON).unwrap();
                     session.sample();
-                    drop(session.span("flush"));
+                    drop(session.scope("flush", None));
                     let _ = session.snapshot();
                     let _ = session.report();
                 }

@@ -73,7 +73,7 @@ fn a_session_knows_every_byte_and_every_kernel() {
         };
         let cache = {
             let _tag = tagged(Tag::KvCache);
-            let _span = session.span("make the cache");
+            let _span = session.scope("make the cache", None);
             allocate(50 * MIB)
         };
         let function = kernel();
@@ -240,7 +240,7 @@ fn threads_and_small_buffers_lose_nothing() {
                     for _ in 0..200 {
                         let address = allocate(thread * MIB);
                         launch(function, 5);
-                        drop(session.span("step"));
+                        drop(session.scope("step", None));
                         assert_eq!(cu::cuMemFree_v2(address), 0);
                     }
                 });
@@ -413,7 +413,7 @@ fn a_child_forked_amid_work_does_not_wait_for_threads_it_has_not() {
                 scope.spawn(move || {
                     let name = format!("{thread}").repeat(1000);
                     while !is_over.load(order) {
-                        drop(session.span(&name));
+                        drop(session.scope(&name, None));
                     }
                 });
             }

@@ -340,7 +340,7 @@ impl<'a> Server<'a> {
         if self.running.is_empty() {
             return Ok(());
         }
-        let _span = self.session.span("step");
+        let _span = self.session.scope("step", None);
         let elapsed = self.device.step(self.kv, &self.work)?;
         self.now_ns = self.now_ns.saturating_add(elapsed.0);
         self.counts.steps += 1;

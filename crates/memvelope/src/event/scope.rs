@@ -8,6 +8,7 @@
 use super::NameId;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Which scope, unique in the process: the name in the upper 20 bits, a running number below. The
@@ -62,6 +63,35 @@ pub struct TraceContext {
     pub is_sampled: bool,
 }
 
+/// Headers that were no `traceparent`, since the process began.
+static UNREAD: AtomicU64 = AtomicU64::new(0);
+
+/// How many headers [`TraceContext::from_header`] could not read since the process began.
+#[must_use]
+pub fn unread_traceparents() -> u64 {
+    UNREAD.load(Ordering::Relaxed)
+}
+
+impl TraceContext {
+    /// A trace of which only the id is known; `None` for 0, which is none.
+    #[must_use]
+    pub fn of_trace(trace_id: u128) -> Option<Self> {
+        (trace_id != 0).then_some(Self { trace_id, span_id: 0, is_sampled: true })
+    }
+
+    /// The trace that a client's `traceparent` header names. What is none is counted and not
+    /// refused: the server then begins a trace of its own (W3C Trace Context, §3.2.2.5), and does not
+    /// fail for what somebody sent it.
+    #[must_use]
+    pub fn from_header(header: &str) -> Option<Self> {
+        let context = traceparent(header.trim());
+        if context.is_none() {
+            UNREAD.fetch_add(1, Ordering::Relaxed);
+        }
+        context
+    }
+}
+
 /// A text that is no `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseTraceparent;
@@ -84,32 +114,25 @@ fn hex(text: &str, digits: usize) -> Option<u128> {
     if fits { u128::from_str_radix(text, 16).ok() } else { None }
 }
 
-/// From a `traceparent` header (W3C Trace Context, §3.2), of any version but `ff`, whose later
-/// fields are not looked at; or from a trace id alone.
+/// W3C Trace Context, §3.2, of any version but `ff`, whose later fields are not looked at.
+fn traceparent(text: &str) -> Option<TraceContext> {
+    let mut parts = text.split('-');
+    let mut part = |digits| parts.next().and_then(|part| hex(part, digits));
+    let (version, trace_id, span_id, flags) = (part(2)?, part(32)?, part(16)?, part(2)?);
+    let has_more = parts.next().is_some();
+    let is_none = trace_id == 0 || span_id == 0 || version == 0xff || (version == 0 && has_more);
+    let span_id = u64::try_from(span_id).ok()?;
+    (!is_none).then_some(TraceContext { trace_id, span_id, is_sampled: flags & 1 == 1 })
+}
+
+/// From a `traceparent` header, or from a trace id alone.
 impl FromStr for TraceContext {
     type Err = ParseTraceparent;
 
     fn from_str(text: &str) -> Result<Self, ParseTraceparent> {
         let text = text.trim();
-        if let Some(trace_id) = hex(text, 32).filter(|id| *id != 0) {
-            return Ok(Self { trace_id, span_id: 0, is_sampled: true });
-        }
-        let mut parts = text.split('-');
-        let mut part = |digits| parts.next().and_then(|part| hex(part, digits));
-        let (version, trace_id, span_id, flags) = (part(2), part(32), part(16), part(2));
-        let has_more = parts.next().is_some();
-        match (version, trace_id, span_id, flags) {
-            (Some(version), Some(trace_id), Some(span_id), Some(flags))
-                if version != 0xff
-                    && trace_id != 0
-                    && span_id != 0
-                    && (version != 0 || !has_more) =>
-            {
-                let span_id = u64::try_from(span_id).map_err(|_| ParseTraceparent)?;
-                Ok(Self { trace_id, span_id, is_sampled: flags & 1 == 1 })
-            }
-            _ => Err(ParseTraceparent),
-        }
+        let trace = hex(text, 32).and_then(Self::of_trace).or_else(|| traceparent(text));
+        trace.ok_or(ParseTraceparent)
     }
 }
 
@@ -245,5 +268,20 @@ mod tests {
         ] {
             assert_eq!(read(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn headers_that_are_none_are_counted() {
+        const ID: &str = "0af7651916cd43dd8448eb211c80319c";
+        let before = unread_traceparents();
+        let header = format!(" 00-{ID}-b7ad6b7169203331-00 ");
+        assert!(TraceContext::from_header(&header).is_some_and(|context| !context.is_sampled));
+        // A trace id alone is none.
+        for bad in ["", ID, &format!("{header},{header}"), "\u{fffd}"] {
+            assert_eq!(TraceContext::from_header(bad), None, "{bad}");
+        }
+        assert_eq!(unread_traceparents(), before + 4);
+        assert_eq!(TraceContext::of_trace(0), None);
+        assert_eq!(TraceContext::of_trace(5).map(|context| context.trace_id), Some(5));
     }
 }

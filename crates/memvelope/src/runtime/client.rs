@@ -25,6 +25,8 @@ pub(super) struct Client {
     /// The last text of each document: what remains once this client has ended.
     last: Mutex<BTreeMap<u32, Vec<u8>>>,
     is_detached: AtomicBool,
+    /// The owner was asked to prepare for scopes.
+    has_prepared: AtomicBool,
 }
 
 /// To whom tags are told; there is one owner a process.
@@ -58,8 +60,12 @@ impl Client {
         if !owner.is_able() {
             return Err(owner.path);
         }
-        let client =
-            Arc::new(Self { owner, last: Mutex::default(), is_detached: AtomicBool::new(false) });
+        let client = Arc::new(Self {
+            owner,
+            last: Mutex::default(),
+            is_detached: AtomicBool::new(false),
+            has_prepared: AtomicBool::new(false),
+        });
         event::forward_tags(forward_tag);
         *current() = Some(Arc::clone(&client));
         Ok(client)
@@ -103,8 +109,12 @@ impl Client {
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
-        let why = match self.read(document::SNAPSHOT) {
-            Ok(snapshot) => return snapshot,
+        let why = match self.read::<Snapshot>(document::SNAPSHOT) {
+            Ok(mut snapshot) => {
+                // Counted in this copy, where headers are read.
+                snapshot.unseen.extend(super::scope::unread_sentence());
+                return snapshot;
+            }
             Err(why) => why,
         };
         // What was known before the owner's session ended; in a forked child, whose locks may be
@@ -157,28 +167,45 @@ impl Client {
         Some(self.owner.now()).filter(|now| self.is_live() && *now != 0)
     }
 
-    pub(super) fn span(&self, name: &str, start: u64) {
-        if self.is_live() {
-            self.owner.span(name, start);
+    /// Whether the owner was not yet asked to prepare for scopes.
+    pub(super) fn is_scope_pending(&self) -> bool {
+        self.is_live() && !self.has_prepared.load(Ordering::Acquire)
+    }
+
+    pub(super) fn scope_prepare(&self) {
+        if self.is_scope_pending() {
+            self.owner.scope_prepare();
+            self.has_prepared.store(true, Ordering::Release);
         }
     }
 
-    /// Opens a scope on this thread; `None` where there is none.
-    #[allow(dead_code, reason = "for the scope API")]
-    pub(super) fn scope_enter(
-        &self,
-        name: &str,
-        trace: Option<event::TraceContext>,
-    ) -> Option<u64> {
-        let scope = if self.is_live() { self.owner.scope_enter(name, trace) } else { 0 };
+    /// Opens a scope; `None` where there is none to be had.
+    pub(super) fn scope_open(&self, name: &str, trace: Option<event::TraceContext>) -> Option<u64> {
+        let scope = if self.is_live() { self.owner.scope_open(name, trace) } else { 0 };
         (scope != 0).then_some(scope)
     }
 
-    /// Ends it: when it began, by [`Self::now`].
-    #[allow(dead_code, reason = "for the scope API")]
-    pub(super) fn scope_leave(&self, scope: u64, start: u64) {
+    pub(super) fn scope_enter(&self, scope: u64, task: u64) -> bool {
+        self.is_live() && self.owner.scope_enter(scope, task)
+    }
+
+    /// Also once this client is detached: the thread is still inside.
+    pub(super) fn scope_leave(&self, scope: u64, task: u64) {
+        if !fork::in_child() {
+            self.owner.scope_leave(scope, task);
+        }
+    }
+
+    /// As [`Self::scope_leave`].
+    pub(super) fn scope_suspend(&self, scope: u64, task: u64) {
+        if !fork::in_child() {
+            self.owner.scope_suspend(scope, task);
+        }
+    }
+
+    pub(super) fn scope_end(&self, scope: u64, start: u64) {
         if self.is_live() {
-            self.owner.scope_leave(scope, start);
+            self.owner.scope_end(scope, start);
         }
     }
 

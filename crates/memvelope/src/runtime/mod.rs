@@ -8,6 +8,7 @@ mod drain;
 mod poll;
 mod report;
 mod sampler;
+mod scope;
 mod session;
 mod state;
 mod table;
@@ -15,17 +16,15 @@ mod trace;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::event::{Body, Event, NameId, ScopeId, SeenBy, Span, SpanOrigin};
 use crate::snapshot::Snapshot;
 use crate::source::cupti::{Counters, Coverage, State};
 use crate::source::loader::LoadReport;
-use crate::units::Nanos;
 use serde::{Deserialize, Serialize};
-use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+pub use scope::{Instrumented, OpenScope, ScopeGuard, ScopeName};
 
 /// A handle to the process's session. Cheap to clone; the session ends with [`Session::stop`].
 ///
@@ -233,18 +232,6 @@ impl Session {
         }
     }
 
-    /// Names the host time until the guard drops; it becomes a span in the trace.
-    pub fn span(&self, name: &str) -> SpanGuard {
-        let open = match &self.role {
-            Role::Own(inner) => (!inner.is_frozen() && inner.is_awake())
-                .then(|| OpenSpan::Own(Arc::clone(inner), inner.names.intern(name), inner.now())),
-            Role::Client(client) => client
-                .now()
-                .map(|start| OpenSpan::Client(Arc::clone(client), name.to_owned(), start)),
-        };
-        SpanGuard { open }
-    }
-
     /// Our own cost.
     #[must_use]
     pub fn self_cost(&self) -> SelfCost {
@@ -276,51 +263,6 @@ impl Session {
     pub fn stop(&self, timeout: Duration) -> Result<Snapshot> {
         session::stop(self, timeout)
     }
-}
-
-#[derive(Debug)]
-enum OpenSpan {
-    Own(Arc<state::Inner>, NameId, Nanos),
-    Client(Arc<client::Client>, String, u64),
-}
-
-/// Ends its span when dropped.
-#[derive(Debug)]
-#[must_use = "the span ends when the guard drops"]
-pub struct SpanGuard {
-    open: Option<OpenSpan>,
-}
-
-impl Drop for SpanGuard {
-    fn drop(&mut self) {
-        let (inner, name, start) = match self.open.take() {
-            None => return,
-            Some(OpenSpan::Own(inner, name, start)) => (inner, name, start),
-            Some(OpenSpan::Client(client, name, start)) => return client.span(&name, start),
-        };
-        if inner.is_frozen() || !inner.is_awake() {
-            return;
-        }
-        let end = inner.now();
-        let (origin, scope) = (SpanOrigin::Program, ScopeId::NONE);
-        let span = Span { name, origin, thread: thread_number(), scope, start, end };
-        let event = Event { time: end, seen_by: SeenBy::Host, body: Body::Span(span) };
-        inner.recorded().sampler.accept(&event);
-    }
-}
-
-/// A small number for the calling thread, from 1, in the order in which threads first ask.
-fn thread_number() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
-    thread_local! {
-        static NUMBER: Cell<u32> = const { Cell::new(0) };
-    }
-    NUMBER.with(|number| {
-        if number.get() == 0 {
-            number.set(NEXT.fetch_add(1, Ordering::Relaxed));
-        }
-        number.get()
-    })
 }
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ struct Process {
     scopes: OnceLock<Scopes>,
     calls: CallTimes,
     is_recording: AtomicBool,
+    /// A session runs that is not off, here or in another copy.
+    is_active: AtomicBool,
     is_exiting: AtomicBool,
 }
 
@@ -55,6 +57,13 @@ enum Slot {
     Running(Session),
 }
 
+impl Slot {
+    fn is_active(&self) -> bool {
+        let Self::Running(session) = self else { return false };
+        session.own().is_none_or(|inner| inner.config.record != Record::Off)
+    }
+}
+
 static PROCESS: Process = Process {
     slot: Mutex::new(Slot::Empty),
     ledger: OnceLock::new(),
@@ -62,6 +71,7 @@ static PROCESS: Process = Process {
     scopes: OnceLock::new(),
     calls: CallTimes::new(),
     is_recording: AtomicBool::new(false),
+    is_active: AtomicBool::new(false),
     is_exiting: AtomicBool::new(false),
 };
 
@@ -126,6 +136,11 @@ pub(super) fn is_exiting() -> bool {
     PROCESS.is_exiting.load(Ordering::Acquire)
 }
 
+/// Whether a session runs that is not off.
+pub(super) fn is_active() -> bool {
+    PROCESS.is_active.load(Ordering::Acquire) && !fork::in_child()
+}
+
 /// The running session.
 pub(super) fn current() -> Option<Session> {
     if fork::in_child() {
@@ -157,7 +172,10 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        *PROCESS.slot() = std::mem::replace(&mut self.outcome, Slot::Empty);
+        let outcome = std::mem::replace(&mut self.outcome, Slot::Empty);
+        let mut slot = PROCESS.slot();
+        PROCESS.is_active.store(outcome.is_active(), Ordering::Release);
+        *slot = outcome;
     }
 }
 
@@ -296,6 +314,7 @@ pub(super) fn stop(session: &Session, timeout: Duration) -> Result<Snapshot> {
     }
     let mut slot = PROCESS.slot();
     if matches!(&*slot, Slot::Running(running) if running.is_same(session)) {
+        PROCESS.is_active.store(false, Ordering::Release);
         *slot = Slot::Empty;
     }
     drop(slot);

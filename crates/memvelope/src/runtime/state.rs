@@ -404,12 +404,17 @@ impl Inner {
             (counters.unknown_device, "allocations whose device nobody could name (refused)"),
             (counters.contexts_refused, "contexts whose end goes unseen"),
             (counters.foreign_buffers, "buffers that another CUPTI user took in our place"),
+            (
+                counters.scopes_untold,
+                "scopes too deep, or refused by CUPTI: their work counts with the one around them",
+            ),
             (counters.subscriptions_lost, "times that another tool took CUPTI from us"),
         ] {
             if count > 0 {
                 unseen.push(format!("{count} {what}"));
             }
         }
+        unseen.extend(super::scope::unread_sentence());
         let problems = lock(&self.problems);
         let texts = [&problems.driver, &problems.cupti, &problems.nvml, &problems.unfinalized];
         unseen.extend(texts.into_iter().flatten().cloned());

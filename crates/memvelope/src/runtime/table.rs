@@ -3,13 +3,13 @@
 
 #![expect(unsafe_code, reason = "other copies pass texts and places by address")]
 
+use super::scope::end_span;
 use super::state::Inner;
-use super::{Session, session, thread_number};
+use super::{Session, session};
 use crate::error::Error;
-use crate::event::{
-    Body, Event, NameId, ScopeId, SeenBy, Span, SpanOrigin, Tag, TraceContext, set_current_tag,
-};
+use crate::event::{NameId, ScopeId, Tag, TraceContext, set_current_tag};
 use crate::fork;
+use crate::source::cupti::Recorder;
 use crate::source::peers::{Functions, Trace, code, document};
 use crate::units::Nanos;
 use std::ffi::OsStr;
@@ -30,9 +30,12 @@ pub(super) static FUNCTIONS: Functions = Functions {
     flush,
     sample,
     now,
-    span,
+    scope_prepare,
+    scope_open,
     scope_enter,
     scope_leave,
+    scope_suspend,
+    scope_end,
     set_tag,
     write_trace,
     pause,
@@ -120,51 +123,63 @@ extern "C" fn now() -> u64 {
     now
 }
 
-/// A span of this thread that ends now.
-fn end_span(inner: &Inner, name: NameId, scope: ScopeId, start: u64) {
-    let end = inner.now();
-    let start = Nanos(start.min(end.0));
-    let span =
-        Span { name, origin: SpanOrigin::Program, thread: thread_number(), scope, start, end };
-    let event = Event { time: end, seen_by: SeenBy::Host, body: Body::Span(span) };
-    inner.recorded().sampler.accept(&event);
-}
-
-extern "C" fn span(name: *const u8, bytes: usize, start: u64) -> u32 {
-    guarded(|_, inner| match name_of(inner, name, bytes) {
-        Some(name) => {
-            end_span(inner, name, ScopeId::NONE, start);
-            code::OK
-        }
-        None => code::BAD_ARGUMENT,
+extern "C" fn scope_prepare() -> u32 {
+    guarded(|session, _| {
+        session.prepare_scopes();
+        code::OK
     })
 }
 
-extern "C" fn scope_enter(name: *const u8, bytes: usize, trace: *const Trace) -> u64 {
+extern "C" fn scope_open(name: *const u8, bytes: usize, trace: *const Trace) -> u64 {
     let mut scope = ScopeId::NONE;
     guarded(|_, inner| {
         let Some(name) = name_of(inner, name, bytes) else { return code::BAD_ARGUMENT };
         // SAFETY: null, or a trace that is alive for the time of the call.
         let trace = unsafe { trace.as_ref() }.copied().map(TraceContext::from);
         scope = inner.scopes.open(name, trace);
-        if let Some(recorder) = inner.recorder() {
-            recorder.enter_scope(scope);
-        }
         code::OK
     });
     scope.0
 }
 
-extern "C" fn scope_leave(scope: u64, start: u64) -> u32 {
+extern "C" fn scope_enter(scope: u64, task: u64) -> u32 {
+    guarded(|_, inner| {
+        let scope = ScopeId(scope);
+        let is_inside = scope.is_some() && Recorder::enter_scope(scope, task, inner.may_call());
+        if is_inside { code::OK } else { code::FAILED }
+    })
+}
+
+extern "C" fn scope_leave(scope: u64, task: u64) -> u32 {
+    let leave = |scope| Recorder::leave_scope(scope, task, !session::is_exiting());
+    catch_unwind(|| on_thread(scope, leave)).unwrap_or(code::PANICKED)
+}
+
+extern "C" fn scope_suspend(scope: u64, task: u64) -> u32 {
+    let suspend = |scope| Recorder::suspend_scope(scope, task, !session::is_exiting());
+    catch_unwind(|| on_thread(scope, suspend)).unwrap_or(code::PANICKED)
+}
+
+/// Also without a session: what this thread is inside of outlives it.
+fn on_thread(scope: u64, body: impl FnOnce(ScopeId)) -> u32 {
+    if fork::in_child() {
+        return code::FORKED;
+    }
+    if !ScopeId(scope).is_some() {
+        return code::BAD_ARGUMENT;
+    }
+    body(ScopeId(scope));
+    code::OK
+}
+
+extern "C" fn scope_end(scope: u64, start: u64) -> u32 {
     guarded(|_, inner| {
         let scope = ScopeId(scope);
         if !scope.is_some() {
             return code::BAD_ARGUMENT;
         }
-        if let Some(recorder) = inner.recorder() {
-            recorder.leave_scope(scope);
-        }
-        end_span(inner, scope.name(), scope, start);
+        Recorder::forget_scope(scope);
+        end_span(inner, scope, Nanos(start));
         code::OK
     })
 }
@@ -238,14 +253,16 @@ mod tests {
         assert_eq!(text(b"xy".as_ptr(), 2), Some(&b"xy"[..]));
         let answers = [
             read(document::SNAPSHOT, null_mut(), 0, null_mut()),
-            span(null(), 9, 0),
+            scope_end(0, 0),
+            scope_enter(0, 0),
             write_trace(null(), 0, 0, null_mut()),
             pause(null(), 9),
             scope_leave(0, 0),
+            scope_suspend(0, 0),
         ];
         let expect = [code::NO_SESSION, code::BAD_ARGUMENT];
         assert!(answers.iter().all(|answer| expect.contains(answer)), "{answers:?}");
-        assert_eq!((scope_enter(null(), 9, null()), set_tag(u32::MAX)), (0, 0));
+        assert_eq!((scope_open(null(), 9, null()), set_tag(u32::MAX)), (0, 0));
         assert_eq!((set_tag(1), set_tag(0)), (0, 1));
     }
 }

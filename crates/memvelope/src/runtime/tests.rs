@@ -83,10 +83,10 @@ fn spans_become_a_bounded_trace() {
     let config = Config { trace_window_ms: 60_000, ..without_driver() };
     let session = Session::start(&config).unwrap();
     for _ in 0..300 {
-        let _span = session.span("step \"one\"");
+        let _span = session.scope("step \"one\"", None);
     }
     std::thread::scope(|scope| {
-        scope.spawn(|| drop(session.span("other thread")));
+        scope.spawn(|| drop(session.scope("other thread", None)));
     });
     let stats = session.write_trace(&path, 1 << 20).unwrap();
     assert_eq!((stats.events, stats.events_seen, stats.events_left_out), (256, 301, 0));
@@ -101,7 +101,7 @@ fn spans_become_a_bounded_trace() {
     let last = session.stop(SOON).unwrap();
     assert!(last.dropped.contains(&(DropReason::TraceSampled, 45)), "{:?}", last.dropped);
     assert!(session.self_cost().host_bytes > 0);
-    drop(session.span("too late"));
+    drop(session.scope("too late", None));
     assert_eq!(session.snapshot(), last);
     let names: Vec<_> =
         std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -202,10 +202,16 @@ fn the_table_serves_documents_by_size_and_copy() {
         assert!(serde_json::from_slice::<serde_json::Value>(&text[..bytes]).is_ok());
     }
     let name = "client";
-    let scope = (table.scope_enter)(name.as_ptr(), name.len(), std::ptr::null());
-    assert_ne!(scope, 0);
-    assert_eq!((table.scope_leave)(scope, (table.now)()), code::OK);
-    assert_eq!((table.span)(name.as_ptr(), name.len(), u64::MAX), code::OK);
+    assert_eq!((table.scope_prepare)(), code::OK);
+    for start in [(table.now)(), u64::MAX] {
+        let scope = (table.scope_open)(name.as_ptr(), name.len(), std::ptr::null());
+        assert_ne!(scope, 0);
+        assert_eq!((table.scope_enter)(scope, 0), code::OK);
+        assert_eq!((table.scope_suspend)(scope, 0), code::OK);
+        assert_eq!((table.scope_enter)(scope, 0), code::OK);
+        assert_eq!((table.scope_leave)(scope, 0), code::OK);
+        assert_eq!((table.scope_end)(scope, start), code::OK);
+    }
     assert_eq!(session.self_cost().trace_events, 2);
     assert_eq!((table.flush)(u64::MAX), code::OK);
     assert_eq!(((table.sample)(), (table.resume)()), (code::OK, code::FAILED));

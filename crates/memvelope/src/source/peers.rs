@@ -68,12 +68,19 @@ pub struct Functions {
     pub sample: extern "C" fn() -> u32,
     /// The recorder's clock in nanoseconds; 0 without a session.
     pub now: extern "C" fn() -> u64,
-    /// A span of the calling thread that began at this time and ends now: `(name, bytes, start)`.
-    pub span: extern "C" fn(*const u8, usize, u64) -> u32,
-    /// Opens a scope on the calling thread: `(name, bytes, trace or null)`. Its id, 0 if refused.
-    pub scope_enter: extern "C" fn(*const u8, usize, *const Trace) -> u64,
-    /// Ends it, on the same thread: `(id, when it began)`.
+    /// Makes ready for scopes, which the first one does otherwise.
+    pub scope_prepare: extern "C" fn() -> u32,
+    /// Opens a scope: `(name, bytes, trace or null)`. Its id, 0 if refused.
+    pub scope_open: extern "C" fn(*const u8, usize, *const Trace) -> u64,
+    /// From now on what the calling thread launches belongs to it: `(id, task)`. [`code::OK`] if
+    /// there is something to leave. Tasks as in [`crate::runtime::OpenScope::enter`].
+    pub scope_enter: extern "C" fn(u64, u64) -> u32,
+    /// Ends that: `(id, task)`.
     pub scope_leave: extern "C" fn(u64, u64) -> u32,
+    /// The same between two steps of a task, as [`crate::runtime::OpenScope::suspend`].
+    pub scope_suspend: extern "C" fn(u64, u64) -> u32,
+    /// Ends the scope, with a span of the calling thread: `(id, when it began)`.
+    pub scope_end: extern "C" fn(u64, u64) -> u32,
     /// Puts a tag (its place in [`Tag::ALL`]) in force on the calling thread; returns the former.
     pub set_tag: extern "C" fn(u32) -> u32,
     /// Writes the trace: `(path, bytes, most bytes of the file, five numbers of TraceStats)`.
@@ -340,22 +347,37 @@ impl Owner {
         self.functions().map_or(0, |functions| (functions.now)())
     }
 
-    pub(crate) fn span(&self, name: &str, start: u64) {
-        let _ = self.ask(|functions| (functions.span)(name.as_ptr(), name.len(), start));
+    pub(crate) fn scope_prepare(&self) {
+        // Without a session there is nothing to prepare.
+        let _ = self.ask(|functions| (functions.scope_prepare)());
     }
 
     /// The id of the scope; 0 where there is none.
-    #[allow(dead_code, reason = "for the scope API")]
-    pub(crate) fn scope_enter(&self, name: &str, trace: Option<TraceContext>) -> u64 {
+    pub(crate) fn scope_open(&self, name: &str, trace: Option<TraceContext>) -> u64 {
         let trace = trace.map(Trace::from);
         let trace = trace.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         self.functions()
-            .map_or(0, |functions| (functions.scope_enter)(name.as_ptr(), name.len(), trace))
+            .map_or(0, |functions| (functions.scope_open)(name.as_ptr(), name.len(), trace))
     }
 
-    #[allow(dead_code, reason = "for the scope API")]
-    pub(crate) fn scope_leave(&self, scope: u64, start: u64) {
-        let _ = self.ask(|functions| (functions.scope_leave)(scope, start));
+    /// Whether there is something to leave.
+    pub(crate) fn scope_enter(&self, scope: u64, task: u64) -> bool {
+        self.ask(|functions| (functions.scope_enter)(scope, task)).is_ok()
+    }
+
+    pub(crate) fn scope_leave(&self, scope: u64, task: u64) {
+        // It cannot be refused.
+        let _ = self.ask(|functions| (functions.scope_leave)(scope, task));
+    }
+
+    pub(crate) fn scope_suspend(&self, scope: u64, task: u64) {
+        // It cannot be refused.
+        let _ = self.ask(|functions| (functions.scope_suspend)(scope, task));
+    }
+
+    pub(crate) fn scope_end(&self, scope: u64, start: u64) {
+        // Without a session there is no trace to be in.
+        let _ = self.ask(|functions| (functions.scope_end)(scope, start));
     }
 
     /// The former tag of this thread there.
@@ -410,7 +432,7 @@ mod tests {
         assert!(!owner.is_able());
         assert_eq!(owner.read(document::SNAPSHOT), Err(Refusal(code::NO_SESSION)));
         assert_eq!(owner.flush(Duration::ZERO), Err(Refusal(code::NO_SESSION)));
-        assert_eq!((owner.now(), owner.scope_enter("x", None)), (0, 0));
+        assert_eq!((owner.now(), owner.scope_open("x", None)), (0, 0));
         assert_eq!(owner.set_tag(Tag::Weights), None);
     }
 
@@ -426,8 +448,8 @@ mod tests {
     #[test]
     fn the_layout_only_grows() {
         assert_eq!(size_of::<SessionTable>(), FIRST_FORM_BYTES + 8);
-        assert_eq!(size_of::<Functions>(), 8 + 11 * 8);
+        assert_eq!(size_of::<Functions>(), 8 + 14 * 8);
         assert_eq!(std::mem::offset_of!(Functions, read), 8);
-        assert_eq!(std::mem::offset_of!(Functions, resume), 8 + 10 * 8);
+        assert_eq!(std::mem::offset_of!(Functions, resume), 8 + 13 * 8);
     }
 }

@@ -148,6 +148,10 @@ functions! {
     fn cuMemAllocFromPoolAsync(to: *mut u64, bytes: usize, pool: u64, stream: u64);
     fn cuStreamCreate(to: *mut u64, flags: u32);
     fn cuStreamSynchronize(stream: u64);
+    fn cuStreamBeginCapture_v2(stream: u64, mode: u32);
+    fn cuStreamEndCapture(stream: u64, graph: *mut u64);
+    fn cuGraphInstantiateWithFlags(to: *mut u64, graph: u64, flags: u64);
+    fn cuGraphLaunch(executable: u64, stream: u64);
     fn cuMemsetD8_v2(to: u64, value: u8, count: usize);
     fn cuModuleLoadData(to: *mut u64, image: *const c_char);
     fn cuModuleGetFunction(to: *mut u64, module: u64, name: *const c_char);

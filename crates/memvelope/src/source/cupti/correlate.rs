@@ -12,6 +12,8 @@ pub(super) struct Correlations {
     entries: Box<[Entry]>,
     /// Entries that were overwritten before their work was seen, since last asked.
     unmatched: u64,
+    /// Scopes that are over, whose ids CUPTI still tells.
+    over: Vec<ScopeId>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,8 +26,16 @@ struct Entry {
 impl Correlations {
     const ENTRIES: usize = 1 << 16;
 
+    /// Ids that CUPTI may still tell of scopes that are over: nothing belongs to them.
+    pub(super) fn ignore(&mut self, over: Vec<ScopeId>) {
+        self.over = over;
+    }
+
     /// Notes that the call `correlation` was made in `scope`.
     pub(super) fn learn(&mut self, correlation: u32, scope: ScopeId) {
+        if self.over.contains(&scope) {
+            return;
+        }
         if self.entries.is_empty() {
             self.entries = vec![Entry::default(); Self::ENTRIES].into();
         }

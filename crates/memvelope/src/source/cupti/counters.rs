@@ -55,6 +55,8 @@ counters! {
     unpaired_ranges;
     /// Calls in scopes whose work was not seen while they were known.
     uncorrelated;
+    /// Scopes that were too deep or that CUPTI refused: their work counts with the one around them.
+    scopes_untold;
     /// Times that the records' clock was put forward or back.
     clock_steps;
     /// Allocation-family callbacks taken.
@@ -92,6 +94,7 @@ pub(super) fn totals(state: &State, drain: &Drain) -> Counters {
         before_attach: read(&drain.before_attach),
         unpaired_ranges: read(&drain.unpaired_ranges),
         uncorrelated: read(&drain.uncorrelated),
+        scopes_untold: read(&state.scopes_untold),
         clock_steps: read(&drain.clock_steps),
         callbacks: read(&state.callbacks),
         unknown_device: read(&state.unknown_device),

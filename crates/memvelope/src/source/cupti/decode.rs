@@ -105,6 +105,11 @@ impl Decoder {
         self.correlations.take_unmatched()
     }
 
+    /// Ids that CUPTI may still tell of scopes that are over.
+    pub(super) fn ignore_scopes(&mut self, over: Vec<ScopeId>) {
+        self.correlations.ignore(over);
+    }
+
     /// Learns which calls in `buffer` were made in which scopes. To be done for all buffers that
     /// came back before any is decoded: calls and their work stand in different ones.
     pub(super) fn correlate(&mut self, buffer: &[u8], step: impl FnMut(Option<usize>) -> Step) {

@@ -134,8 +134,14 @@ impl Drain {
             if batch.is_empty() {
                 let begin = Instant::now();
                 let room = if STATE.has_scopes() { BATCH_MAX } else { 1 };
+                // Work of calls whose own records CUPTI was not asked for yet may come back
+                // meanwhile: it waits for the next flush.
+                if room > 1 && buffers > 0 {
+                    break;
+                }
                 batch.extend(std::iter::from_fn(next).take(room));
                 if room > 1 {
+                    decoder.ignore_scopes(super::scopes::ended_before());
                     batch.iter().for_each(|buffer| {
                         decoder.correlate(buffer.bytes(), stepper(&run.cupti, buffer));
                     });

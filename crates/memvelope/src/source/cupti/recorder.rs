@@ -11,7 +11,7 @@ use super::state::{Inside, STATE};
 use super::{Counters, Coverage, buffers, counters, drain, finalize, lock};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::event::{Event, Names, ScopeId, Sink};
+use crate::event::{Event, Names, Sink};
 use crate::source::clock;
 use crate::source::driver::Driver;
 use crate::source::loader::LoadReport;
@@ -376,23 +376,6 @@ impl Recorder {
         self.drain.run(&run, self.running().is_some(), on_event)
     }
 
-    /// Ties what the calling thread launches from now on to `scope`, until [`Self::leave_scope`].
-    /// False if that cannot be had; then there is nothing to leave.
-    pub fn enter_scope(&self, scope: ScopeId) -> bool {
-        match self.running() {
-            Some(run) if !Inside::is_inside() => run.correlation.push(&run.cupti, scope),
-            _ => false,
-        }
-    }
-
-    /// Ends a scope that [`Self::enter_scope`] began on this thread. On any other thread, and after
-    /// [`Self::stop`], it does nothing.
-    pub fn leave_scope(&self, scope: ScopeId) {
-        if let Some(run) = self.running() {
-            run.correlation.pop(&run.cupti, scope);
-        }
-    }
-
     /// CUPTI's clock now, or the system's if it cannot be asked.
     pub fn now(&self) -> crate::units::Nanos {
         clock::now()
@@ -502,6 +485,11 @@ impl Recorder {
     fn totals(&self) -> Counters {
         let subscriptions_lost = self.losses.load(Ordering::Relaxed);
         Counters { subscriptions_lost, ..counters::totals(&STATE, &self.drain) }
+    }
+
+    /// The attachment of the process, while CUPTI may be called for it.
+    pub(super) fn current() -> Option<Arc<Run>> {
+        RECORDER.running()
     }
 
     /// The attachment, while CUPTI may be called for it.

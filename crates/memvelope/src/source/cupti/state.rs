@@ -33,6 +33,8 @@ pub(super) struct State {
     pub(super) caught_panics: AtomicU64,
     /// Allocations whose device nobody could name.
     pub(super) unknown_device: AtomicU64,
+    /// Scopes that CUPTI was not told of.
+    pub(super) scopes_untold: AtomicU64,
     token: AtomicU64,
     /// Scopes were opened: buffers are looked through for them.
     has_scopes: AtomicBool,
@@ -51,6 +53,7 @@ impl State {
             callbacks: AtomicU64::new(0),
             caught_panics: AtomicU64::new(0),
             unknown_device: AtomicU64::new(0),
+            scopes_untold: AtomicU64::new(0),
             token: AtomicU64::new(1),
             has_scopes: AtomicBool::new(false),
         }
