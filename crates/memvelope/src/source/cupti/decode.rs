@@ -238,16 +238,18 @@ fn walk(
     }
 }
 
-/// Ids of the names met in this buffer, by address: reading and interning a mangled C++ name costs
-/// several times what the rest of a record does. A collision only costs that again.
+/// Ids of the names met in this buffer, by address: asking for a name costs more than the rest of a
+/// record does. A collision only costs that again.
 #[derive(Debug)]
 struct NameCache {
     entries: Box<[(u64, NameId)]>,
 }
 
 impl NameCache {
-    /// A serving process runs some tens to hundreds of distinct kernels in a buffer's time.
-    const ENTRIES: usize = 512;
+    /// A serving process runs some tens to hundreds of distinct kernels in a buffer's time: of 200,
+    /// one in ten shares its place with another.
+    const ENTRIES: usize = 1 << Self::BITS;
+    const BITS: u32 = 11;
 
     fn new() -> Self {
         Self { entries: vec![(0, NameId::OTHER); Self::ENTRIES].into() }
@@ -265,7 +267,7 @@ impl NameCache {
         // Fibonacci hashing: addresses differ in their low and middle bits, the product's top ones
         // depend on all of them.
         let hash = (address >> 3).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let slot = (hash >> 55) as usize;
+        let slot = (hash >> (u64::BITS - Self::BITS)) as usize;
         match self.entries.get_mut(slot) {
             Some((known, id)) if *known == address && address != 0 => Some(*id),
             Some(entry) => {
