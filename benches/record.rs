@@ -134,7 +134,8 @@ fn record_pairs() -> [pair::Pair; 2] {
     let count = if pair::is_quick() { 10_001 } else { 1_000_000 };
     let session = session();
     let records = std::cell::RefCell::new(Records::new(count));
-    let mut decoding = bench::Decoding::new(bench::names(&session));
+    let drain = bench::Drain::of(&session).expect("no other copy");
+    let mut decoding = bench::Decoding::new(drain.names());
     let mut decoded = 0;
     let mut peer = |operations: u64| {
         for buffer in records.borrow().buffers(operations) {
@@ -145,9 +146,7 @@ fn record_pairs() -> [pair::Pair; 2] {
         &mut || records.borrow_mut().go_on(),
         ("record: decoded, into timeline and trace", &mut |operations| {
             for buffer in records.borrow().buffers(operations) {
-                decoded += bench::drain(&session, |on_event| {
-                    decoding.run(black_box(buffer), STRIDE, on_event)
-                });
+                decoded += drain.run(|on_event| decoding.run(black_box(buffer), STRIDE, on_event));
             }
         }),
         ("sum of the same bytes", &mut peer),
@@ -177,11 +176,12 @@ fn recording_is_bounded() {
     let mut records = Records::new(count);
     let before = resident();
     let session = session();
-    let mut decoding = bench::Decoding::new(bench::names(&session));
+    let drain = bench::Drain::of(&session).expect("no other copy");
+    let mut decoding = bench::Decoding::new(drain.names());
     let mut decoded = 0;
     for _ in 0..rounds {
         for buffer in records.buffers(count as u64) {
-            decoded += bench::drain(&session, |on_event| decoding.run(buffer, STRIDE, on_event));
+            decoded += drain.run(|on_event| decoding.run(buffer, STRIDE, on_event));
         }
         records.go_on();
     }

@@ -106,8 +106,10 @@ def test_an_injected_program_that_profiles_itself_is_counted_once(child, sim_lib
         CUDA_INJECTION64_PATH=memvelope.inject_path(),
         MEMVELOPE_REPORT=str(report),
     )
-    mode, _ = json.loads(printed)
-    assert "libmemvelope_inject.so" in mode["polling"], mode
+    # The module asks the injection library, and both tell of one recording.
+    mode, [own] = json.loads(printed)
+    assert mode["cupti"]["callbacks"] is True, mode
+    assert own["totals"]["vram"]["live_bytes"] == 48 << 20
     recorded = json.loads(report.read_text())
     [device] = recorded["snapshot"]["devices"]
     vram = device["totals"]["vram"]

@@ -24,8 +24,8 @@ enum From {
     Tree(PathBuf),
     /// Cargo's folder of release builds.
     Release(&'static str),
-    /// A test or bench: its package, its kind (`--test` or `--bench`), its name.
-    Executable(String, &'static str, String),
+    /// A test or bench, by its kind (`--test` or `--bench`).
+    Executable(&'static str, lane::Target),
 }
 
 /// Files of the checkout: folder, endings, and the folder in the bundle.
@@ -60,13 +60,16 @@ fn contents() -> Result<Vec<Item>> {
     for (name, to) in BUILT {
         items.push(Item { from: From::Release(name), to: format!("{to}/{name}") });
     }
-    let conformance = ("memvelope-tests".to_owned(), "--test", "conformance".to_owned());
-    let benches =
-        lane::bench_targets()?.into_iter().map(|(package, name)| (package, "--bench", name));
-    for (package, kind, name) in std::iter::once(conformance).chain(benches) {
+    let conformance = lane::Target {
+        package: "memvelope-tests".to_owned(),
+        name: "conformance".to_owned(),
+        features: String::new(),
+    };
+    let benches = lane::bench_targets()?.into_iter().map(|target| ("--bench", target));
+    for (kind, target) in std::iter::once(("--test", conformance)).chain(benches) {
         let prefix = if kind == "--bench" { "bench-" } else { "" };
-        let to = format!("bin/{prefix}{name}");
-        items.push(Item { from: From::Executable(package, kind, name), to });
+        let to = format!("bin/{prefix}{}", target.name);
+        items.push(Item { from: From::Executable(kind, target), to });
     }
     items.sort_by(|a, b| a.to.cmp(&b.to));
     Ok(items)
@@ -95,7 +98,7 @@ pub(crate) fn bundle() -> Result<ExitCode> {
         let from = match &item.from {
             From::Tree(path) => step::root().join(path),
             From::Release(name) => target.join("release").join(name),
-            From::Executable(package, kind, name) => executable(package, kind, name)?,
+            From::Executable(kind, target) => executable(kind, target)?,
         };
         copy(&from, &place.join(&item.to))?;
     }
@@ -123,17 +126,18 @@ pub(crate) fn bundle() -> Result<ExitCode> {
 }
 
 /// Builds a test or bench in release and returns the executable's path.
-fn executable(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
+fn executable(kind: &str, target: &lane::Target) -> Result<PathBuf> {
+    let lane::Target { package, name, features } = target;
     let ran = step::capture(
         &format!("build {name} (release)"),
         step::cargo()
             .args(["test", "--release", "--locked", "--no-run", "--message-format=json"])
-            .args(["-p", package, kind, name]),
+            .args(["-p", package, kind, name, "--features", features]),
         "the compiler says what is wrong",
         |_| false,
     )?;
     let messages = ran.stdout.lines().filter_map(|line| serde_json::from_str(line).ok());
-    let built = messages.filter(|message: &serde_json::Value| message["target"]["name"] == name);
+    let built = messages.filter(|message: &serde_json::Value| message["target"]["name"] == *name);
     let mut paths = built.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
     paths.next().with_context(|| format!("cargo names no executable for {name}"))
 }

@@ -184,9 +184,10 @@ const HINT: &str = "the test that failed is named above; run it alone with `carg
 
 fn benches() -> Result<Tally> {
     let mut tally = Tally::default();
-    for (package, bench) in bench_targets()? {
+    for Target { package, name: bench, features } in bench_targets()? {
         let mut command = step::cargo();
         command.args(["test", "--locked", "--quiet", "-p", &package, "--bench", &bench]);
+        command.args(["--features", &features]);
         command.args(["--", "--quick"]);
         step::run(&format!("bench {bench} as a test"), &mut command, "run it alone: cargo bench")?;
         tally.passed += 1;
@@ -194,13 +195,24 @@ fn benches() -> Result<Tally> {
     Ok(tally)
 }
 
-/// Packages and names of all bench targets.
-pub(crate) fn bench_targets() -> Result<Vec<(String, String)>> {
+/// What cargo builds: a test, a bench.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// Its package.
+    pub(crate) package: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// The features that it takes, separated by commas.
+    pub(crate) features: String,
+}
+
+/// All bench targets.
+pub(crate) fn bench_targets() -> Result<Vec<Target>> {
     targets("bench")
 }
 
-/// Packages and names of all targets of a kind.
-fn targets(kind: &str) -> Result<Vec<(String, String)>> {
+/// All targets of a kind.
+fn targets(kind: &str) -> Result<Vec<Target>> {
     let metadata = step::metadata()?;
     let empty = Vec::new();
     let list = |value: &serde_json::Value| value.as_array().unwrap_or(&empty).clone();
@@ -208,10 +220,13 @@ fn targets(kind: &str) -> Result<Vec<(String, String)>> {
     for package in list(&metadata["packages"]) {
         for target in list(&package["targets"]) {
             if list(&target["kind"]).iter().any(|k| k == kind)
-                && let (Some(package), Some(target)) =
+                && let (Some(package), Some(name)) =
                     (package["name"].as_str(), target["name"].as_str())
             {
-                found.push((package.to_owned(), target.to_owned()));
+                let features = list(&target["required-features"]);
+                let features: Vec<_> = features.iter().filter_map(|it| it.as_str()).collect();
+                let features = features.join(",");
+                found.push(Target { package: package.to_owned(), name: name.to_owned(), features });
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done (for `doctor`: usable), 1 the work failed (for `doctor`: degraded), 2 bad
 //! input or usage, nothing was written (for `doctor`: unusable). `plan`: 1 where the engine would
 //! refuse to start. `replay --check-external`: 1 where the simulation misses what was measured.
+//! `run` ends as the program it ran did.
 
 mod demo;
 mod doctor;
@@ -11,6 +12,7 @@ mod output;
 mod plan;
 mod replay;
 mod requests;
+mod run;
 mod sim_exec;
 
 use clap::{Parser, Subcommand};
@@ -33,6 +35,8 @@ enum Command {
     Plan(Box<plan::Args>),
     /// Serve a stream of requests behind the gate, on a GPU or on the simulated driver.
     Demo(demo::Args),
+    /// Record a program that was never changed, and say what it did with the GPU.
+    Run(Box<run::Args>),
     /// Replay requests through admission policies, on one simulated replica, and compare them.
     Replay(Box<replay::Args>),
 }
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Run(args) => run::run(&args),
         Command::Replay(args) => replay::run(&args),
     };
     let code = outcome.unwrap_or_else(|failure: Failure| {

@@ -157,16 +157,12 @@ fn prepare(scenario: Option<&Path>) -> Outcome<std::process::Command> {
     let scenario = scenario.map(read_scenario).transpose()?;
     let directory = make_private(&simulator)?;
 
-    let mut path = OsString::from(&directory);
-    if let Some(before) = std::env::var_os("LD_LIBRARY_PATH").filter(|value| !value.is_empty()) {
-        path.push(":");
-        path.push(before);
-    }
     let mut command = std::process::Command::new(own);
     command.args(std::env::args_os().skip(1));
-    command.env("LD_LIBRARY_PATH", path).env(config::SIM_ACTIVE.name, &directory);
-    // An explicit path to a real library would win over the links.
-    for key in [config::CUDA_PATH, config::CUPTI_PATH, config::NVML_PATH] {
+    command
+        .env("LD_LIBRARY_PATH", library_path(&directory))
+        .env(config::SIM_ACTIVE.name, &directory);
+    for key in EXPLICIT_PATHS {
         command.env_remove(key.name);
     }
     if let Some(scenario) = scenario {
@@ -176,28 +172,57 @@ fn prepare(scenario: Option<&Path>) -> Outcome<std::process::Command> {
 }
 
 /// Absolute path of a scenario that can be read. What is in it, the simulator checks.
-fn read_scenario(path: &Path) -> Outcome<PathBuf> {
+pub(crate) fn read_scenario(path: &Path) -> Outcome<PathBuf> {
     let failed = |source| memvelope::Error::ReadFile { path: path.to_owned(), source };
     std::fs::File::open(path).map_err(failed)?;
     Ok(path.canonicalize().map_err(failed)?)
 }
 
-/// The simulator lies beside the executable, in `../lib` (an installation), or where cargo puts it.
-/// `deps` comes first: cargo builds there, and renews the copy beside the executable only when the
-/// simulator itself was asked for.
-fn find_simulator(own: &Path) -> Outcome<PathBuf> {
+/// Our libraries lie beside the executable, in `../lib` (an installation), or where cargo puts them.
+/// `deps` comes first: cargo builds there, and renews the copy beside the executable only when that
+/// library itself was asked for. `Err` has the candidates.
+pub(crate) fn find_library(own: &Path, name: &str) -> Result<PathBuf, String> {
     let beside = own.parent().unwrap_or(Path::new("/"));
-    let candidates = ["deps", "", "../lib", ".."].map(|folder| beside.join(folder).join(SIMULATOR));
+    let candidates = ["deps", "", "../lib", ".."].map(|folder| beside.join(folder).join(name));
     let found = candidates.iter().find_map(|path| path.canonicalize().ok());
     found.ok_or_else(|| {
         let tried: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
+        tried.join(", ")
+    })
+}
+
+/// Where the simulator is.
+pub(crate) fn find_simulator(own: &Path) -> Outcome<PathBuf> {
+    find_library(own, SIMULATOR).map_err(|tried| {
         Failure::bad(format!(
-            "the simulated driver ({SIMULATOR}) was not found; tried {}\n\
-             hint: build it with `cargo build -p memvelope-sim`, or put it beside the command",
-            tried.join(", ")
+            "the simulated driver ({SIMULATOR}) was not found; tried {tried}\n\
+             hint: build it with `cargo build -p memvelope-sim`, or put it beside the command"
         ))
     })
 }
+
+/// Gives the simulator the names of the libraries it stands for.
+pub(crate) fn link_simulator(simulator: &Path, directory: &Path) -> anyhow::Result<()> {
+    for name in NAMES {
+        std::os::unix::fs::symlink(simulator, directory.join(name))
+            .with_context(|| format!("linking {name} in {} failed", directory.display()))?;
+    }
+    Ok(())
+}
+
+/// `LD_LIBRARY_PATH` with `directory` before everything else.
+pub(crate) fn library_path(directory: &Path) -> OsString {
+    let mut path = OsString::from(directory);
+    if let Some(before) = std::env::var_os("LD_LIBRARY_PATH").filter(|value| !value.is_empty()) {
+        path.push(":");
+        path.push(before);
+    }
+    path
+}
+
+/// Explicit paths of real libraries would win over the links.
+pub(crate) const EXPLICIT_PATHS: [config::Key; 3] =
+    [config::CUDA_PATH, config::CUPTI_PATH, config::NVML_PATH];
 
 fn make_private(simulator: &Path) -> Outcome<PathBuf> {
     let root = std::env::temp_dir();
@@ -212,10 +237,7 @@ fn make_private(simulator: &Path) -> Outcome<PathBuf> {
                 root.display()
             )
         })?;
-    for name in NAMES {
-        std::os::unix::fs::symlink(simulator, directory.path().join(name))
-            .with_context(|| format!("linking {name} in {} failed", directory.path().display()))?;
-    }
+    link_simulator(simulator, directory.path())?;
     Ok(directory.keep())
 }
 
@@ -227,6 +249,33 @@ fn remove_private(directory: &Path) {
     if !named_by_us {
         return;
     }
+    unlink_simulator(directory);
+}
+
+/// Sweeps directories whose process was killed before it could remove them.
+fn sweep(root: &Path) {
+    sweep_with(root, PREFIX, remove_private);
+}
+
+/// Removes by `remove` the directories in `root` that are named `prefix`, process id, and a dash,
+/// whose process is gone, and which nobody has used for a while.
+pub(crate) fn sweep_with(root: &Path, prefix: &str, remove: impl Fn(&Path)) {
+    let Ok(entries) = std::fs::read_dir(root) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(prefix)) else { continue };
+        let Some((process, _)) = rest.split_once('-') else { continue };
+        let age =
+            entry.metadata().and_then(|data| data.modified()).ok().and_then(|at| at.elapsed().ok());
+        let is_over = !Path::new("/proc").join(process).exists();
+        if is_over && age.is_some_and(|age| age > STALE) {
+            remove(&entry.path());
+        }
+    }
+}
+
+/// Removes the simulator's links from a directory, and the directory when nothing else is in it.
+pub(crate) fn unlink_simulator(directory: &Path) {
     for name in NAMES {
         let link = directory.join(name);
         if link.symlink_metadata().is_ok_and(|data| data.is_symlink()) {
@@ -235,22 +284,6 @@ fn remove_private(directory: &Path) {
         }
     }
     let _ = std::fs::remove_dir(directory);
-}
-
-/// Sweeps directories whose process was killed before it could remove them.
-fn sweep(root: &Path) {
-    let Ok(entries) = std::fs::read_dir(root) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
-        let Some((process, _)) = rest.split_once('-') else { continue };
-        let age =
-            entry.metadata().and_then(|data| data.modified()).ok().and_then(|at| at.elapsed().ok());
-        let is_over = !Path::new("/proc").join(process).exists();
-        if is_over && age.is_some_and(|age| age > STALE) {
-            remove_private(&entry.path());
-        }
-    }
 }
 
 #[cfg(test)]

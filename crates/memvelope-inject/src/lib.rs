@@ -2,19 +2,22 @@
 //! program that was never changed.
 //!
 //! The driver loads this library and calls [`InitializeInjection`] from within `cuInit`. It starts
-//! the process's session, configured by `MEMVELOPE_*`, and with `MEMVELOPE_REPORT` keeps a report:
-//! rewritten every poll period and once more at exit. Nothing here changes how the host program
-//! runs or what it returns; what goes wrong is said once on standard error.
+//! the process's session, configured by `MEMVELOPE_*`, and keeps what was asked for: a slot in the
+//! summary file of `memvelope run` (`MEMVELOPE_SUMMARY`), a report (`MEMVELOPE_REPORT`), a trace
+//! (`MEMVELOPE_TRACE_DIR`), each renewed now and then and once more at exit. Nothing here changes how
+//! the host program runs or what it returns; what goes wrong is said once on standard error.
 
 #![expect(unsafe_code, reason = "exports a C symbol and registers an exit handler")]
 
-mod report;
+mod document;
+mod keeper;
+mod place;
 
-use memvelope::config::{self, Config};
+use memvelope::config::Config;
 use memvelope::error::say;
 use memvelope::runtime::Session;
+use place::Places;
 use std::ffi::c_int;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 memvelope::export_session_table!();
@@ -33,32 +36,14 @@ pub extern "C" fn InitializeInjection() -> c_int {
 }
 
 fn begin() {
+    // Nobody reads: the program runs as if it had never been recorded.
+    let Ok(places) = Places::from_env() else { return };
     let (config, problems) = Config::from_env();
     for problem in problems {
         say(&problem);
     }
     match Session::start_inside_init(&config) {
-        Ok(session) => {
-            if let Some(path) = report_path() {
-                report::keep(session, path, config.poll_period_ms);
-            }
-        }
+        Ok(session) => keeper::keep(session, places, &config),
         Err(error) => say(&format_args!("nothing is recorded: {error}")),
     }
-}
-
-/// `MEMVELOPE_REPORT`, with `%p` replaced by the process id, so that a program which starts others
-/// does not have them overwrite each other's.
-fn report_path() -> Option<PathBuf> {
-    let text = std::env::var(config::REPORT.name).ok().filter(|text| !text.is_empty())?;
-    let path = PathBuf::from(text.replace("%p", &std::process::id().to_string()));
-    if path.is_absolute() {
-        return Some(path);
-    }
-    // The program may change its directory before the report is written.
-    say(&format_args!(
-        "{}={text} is not usable: expected an absolute path; no report is written",
-        config::REPORT.name
-    ));
-    None
 }

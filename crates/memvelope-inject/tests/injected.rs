@@ -33,6 +33,15 @@ static int (*cuCtxSynchronize)(void), (*cuMemsetD8_v2)(ptr, unsigned char, size_
 #define MUST(call) do { int code = (call); if (code) { \
     fprintf(stderr, #call ": %d\n", code); exit(3); } } while (0)
 
+#ifdef OLD_COPY
+/* A copy of memvelope in the main program, of the first form: a table without functions. */
+static struct { unsigned size, version; unsigned long long owner; } table = { 16, 1, 0 };
+void *memvelope_session_v1(void) {
+    table.owner = (unsigned long long)getpid() << 32 | 2;
+    return &table;
+}
+#endif
+
 static const char ptx[] =
     ".version 7.0\n.target sm_70\n.address_size 64\n"
     ".visible .entry storm(.param .u64 to)\n{\n  ret;\n}\n";
@@ -85,9 +94,14 @@ int main(int count, char **words) {
 
 /// Compiles the program; `None` without a C compiler.
 fn program(bench: &Bench) -> Option<PathBuf> {
+    program_with(bench, &[])
+}
+
+fn program_with(bench: &Bench, flags: &[&str]) -> Option<PathBuf> {
     let (source, binary) = (bench.path("program.c"), bench.path("program"));
     std::fs::write(&source, PROGRAM).unwrap();
-    match Command::new("cc").arg("-o").arg(&binary).arg(&source).arg("-ldl").status() {
+    let mut cc = Command::new("cc");
+    match cc.args(flags).arg("-o").arg(&binary).arg(&source).arg("-ldl").status() {
         Ok(status) => {
             assert!(status.success());
             Some(binary)
@@ -102,6 +116,10 @@ fn program(bench: &Bench) -> Option<PathBuf> {
 /// Runs the program recorded, with a report and `env` besides.
 fn record(bench: &Bench, how: &str, env: &[(&str, &str)]) -> Option<Output> {
     let program = program(bench)?;
+    Some(record_program(bench, program, how, env))
+}
+
+fn record_program(bench: &Bench, program: PathBuf, how: &str, env: &[(&str, &str)]) -> Output {
     let mut command = bench.command(program);
     command
         .arg(how)
@@ -109,7 +127,7 @@ fn record(bench: &Bench, how: &str, env: &[(&str, &str)]) -> Option<Output> {
         .env("MEMVELOPE_REPORT", bench.path("report.json"))
         .env("MEMVELOPE_POLL_PERIOD_MS", "100")
         .envs(env.iter().copied());
-    Some(run(&mut command))
+    run(&mut command)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -154,7 +172,7 @@ fn assert_exact(bench: &Bench, report: &Value) {
     }
     assert_eq!(books["injection"]["returned"], 1);
     assert_eq!(books["caught_panics"], 0);
-    assert_eq!(report["self_cost"]["recorder"]["caught_panics"], 0);
+    assert_eq!(report["self"]["recorder"]["caught_panics"], 0);
 }
 
 /// Records a run that ends by itself and compares.
@@ -209,19 +227,23 @@ fn a_program_that_dies_leaves_its_last_periodic_report() {
     }
 }
 
+/// Another tool has CUPTI: nothing of it is touched, and the report says who.
 #[test]
-fn a_busy_subscription_is_said_and_the_rest_recorded() {
+fn complaint_04_a_busy_subscription_is_respected_and_its_holder_named() {
     let bench = Bench::new("subscriber = \"nsys\"\n");
     let Some(output) = record(&bench, "", &[]) else { return };
     assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
     let report = bench.json("report.json");
-    let missing = report["snapshot"]["unseen"].to_string();
-    assert!(missing.contains("callbacks"), "{missing}");
-    assert_eq!(report["mode"]["cupti"]["callbacks"], false);
-    // The ledger lives on CUPTI's records then, and is just as exact for plain allocations.
-    let kind = &report["snapshot"]["devices"][0]["totals"]["by_kind"][0];
-    assert_eq!((&kind["live_bytes"], &kind["allocated_count"]), (&(10 << 20).into(), &3.into()));
-    assert_eq!(report["snapshot"]["timeline"]["kernels"][0]["count"], 1000);
+    let why = report["mode"]["polling"].as_str().unwrap_or_default();
+    assert!(why.contains("nsys"), "{}", report["mode"]);
+    assert!(report["snapshot"]["unseen"].to_string().contains("nsys"));
+    let device = &report["snapshot"]["devices"][0];
+    assert_eq!(device["allocations_unseen"], true);
+    assert!(device["nvml_used_bytes"].as_u64().unwrap() > 10 << 20, "{device}");
+    assert_eq!(report["snapshot"]["timeline"]["kernels"].as_array().map(Vec::len), Some(0));
+    // No kind was on, and no buffer asked for: the holder's records were left alone.
+    let books = bench.json("books.json");
+    assert_eq!(books["activity"]["buffers_requested"], 0, "{}", books["activity"]);
 }
 
 #[test]
@@ -271,8 +293,10 @@ fn a_report_that_cannot_be_written_is_said_once() {
     }
 }
 
+/// The second copy becomes the client of the first: both tell of one recording, and nothing is
+/// counted twice.
 #[test]
-fn a_second_copy_of_us_leaves_the_first_ones_records_alone() {
+fn a_second_copy_of_us_sees_the_first_ones_recording() {
     let bench = Bench::new("");
     let (copy, report) = (bench.path("copy.so"), bench.path("second.json"));
     std::fs::copy(built("libmemvelope_inject.so"), &copy).unwrap();
@@ -281,8 +305,19 @@ fn a_second_copy_of_us_leaves_the_first_ones_records_alone() {
     let Some(output) = record(&bench, "twice", &env) else { return };
     assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
     assert_exact(&bench, &bench.json("report.json"));
-    let second = bench.json("second.json");
-    let why = second["mode"]["polling"].as_str().unwrap_or_default();
-    assert!(why.contains("libmemvelope_inject.so"), "{}", second["mode"]);
-    assert_eq!(second["snapshot"]["timeline"]["kernels"].as_array().map(Vec::len), Some(0));
+    assert_exact(&bench, &bench.json("second.json"));
+}
+
+/// A copy in the main program is found where that exports its table; one that is too old to have
+/// clients is left the records, and named.
+#[test]
+fn an_older_copy_in_the_main_program_is_found_and_left_its_records() {
+    let bench = Bench::new("");
+    let Some(program) = program_with(&bench, &["-DOLD_COPY", "-rdynamic"]) else { return };
+    let output = record_program(&bench, program, "", &[]);
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    let report = bench.json("report.json");
+    let why = report["mode"]["polling"].as_str().unwrap_or_default();
+    assert!(why.contains("the main program") && why.contains("too old"), "{}", report["mode"]);
+    assert_eq!(bench.json("books.json")["activity"]["buffers_requested"], 0);
 }

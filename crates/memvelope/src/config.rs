@@ -88,7 +88,7 @@ keys! {
     SCOPES_MAX = "MEMVELOPE_SCOPES_MAX", Library, number("count", 256, 1 << 22, 65_536),
         "How many of the latest scopes keep their trace ids, 64 bytes each; work of older ones counts under its scope's name all the same.";
     CLOCK = "MEMVELOPE_CLOCK", Library, Shape::Word(&["auto", "realtime", "monotonic"]),
-        "The clock of records: CUPTI's own (`realtime`, which steps when the system's clock is set) or one that never steps (`monotonic`, registered with CUPTI once a process). `auto` is `monotonic` where this CUPTI is not known to mishandle it, and CUPTI's own on the simulated driver.";
+        "The clock of records: CUPTI's own (`realtime`, which steps when the system's clock is set) or one that never steps (`monotonic`, registered with CUPTI once a process). It must be registered before the program has contexts (with 13.3.3 and later: at any time), and some versions cannot bear it: the coverage then says why it was not. `auto` is `monotonic` where that works, and CUPTI's own on the simulated driver.";
     FINALIZE_MS = "MEMVELOPE_FINALIZE_MS", Library, number("ms", 0, 60_000, 0),
         "When not 0, a session that stops also finalizes CUPTI, which takes its remaining cost off the process, and waits so long for it. It blocks every thread that uses CUDA meanwhile, and crashes or spoils later recordings with some versions: those are left alone.";
     DRAIN_PERIOD_MS = "MEMVELOPE_DRAIN_PERIOD_MS", Library, number("ms", 1, 60_000, 100),
@@ -108,7 +108,11 @@ keys! {
     TRACE_WINDOW_MS = "MEMVELOPE_TRACE_WINDOW_MS", Library, number("ms", 1, 60_000, 10),
         "Length of a sampling window: inside a kept window every event is kept, so that steps stay readable.";
     REPORT = "MEMVELOPE_REPORT", Inject, Shape::Path,
-        "Where the injection library keeps its report, rewritten every poll period and at exit; `%p` stands for the process id. Without it, nothing is written.";
+        "Where the injection library keeps its report as a file, rewritten every poll period and at exit; `%p` stands for the process id. Without it, no such file is written.";
+    SUMMARY = "MEMVELOPE_SUMMARY", Inject, Shape::Path,
+        "Set by `memvelope run` on the program it starts: the file in which recorded processes keep what they saw.";
+    TRACE_DIR = "MEMVELOPE_TRACE_DIR", Inject, Shape::Path,
+        "Directory in which the injection library keeps a trace of the process: rewritten at least 10 s apart, so that it takes a fiftieth of the time at most, and at exit. Without it, no trace is written.";
     SIM_SCENARIO = "MEMVELOPE_SIM_SCENARIO", Simulator, Shape::Path,
         "Scenario file (TOML) of the simulated driver; without it, one 80 GiB device.";
     SIM_BOOKS = "MEMVELOPE_SIM_BOOKS", Simulator, Shape::Path,

@@ -8,8 +8,9 @@
 //! on the simulated one. Sources that stamp events themselves read the same clock.
 
 use crate::units::{Bytes, Nanos};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::cell::Cell;
+use std::sync::OnceLock;
 
 mod names;
 mod scope;
@@ -34,7 +35,7 @@ pub struct Event {
 }
 
 /// Which source saw an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SeenBy {
     /// A CUPTI activity record, decoded some time after the fact.
@@ -48,7 +49,9 @@ pub enum SeenBy {
 }
 
 /// A device as this process sees it: its CUDA ordinal. The UUID is in the snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct DeviceIndex(pub u32);
 
@@ -208,7 +211,7 @@ pub struct AllocationFailure {
 }
 
 /// Families of driver allocations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum AllocKind {
@@ -243,7 +246,7 @@ impl AllocKind {
 }
 
 /// Families of free calls; an address and a VMM handle may be the same number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FreeKind {
     /// `cuMemFree`.
@@ -257,7 +260,7 @@ pub enum FreeKind {
 }
 
 /// What an allocation is for, as far as the allocating code said so with [`tagged`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Tag {
@@ -294,6 +297,23 @@ thread_local! {
     static CURRENT_TAG: Cell<Tag> = const { Cell::new(Tag::Untagged) };
 }
 
+/// Sets the tag in force in the copy of memvelope that records, if that is another one; returns the
+/// former.
+pub(crate) type ForwardTag = fn(Tag) -> Option<Tag>;
+
+/// Set once by a copy that becomes the client of another.
+static FORWARD: OnceLock<ForwardTag> = OnceLock::new();
+
+/// From now on tags are also told to the copy that records.
+pub(crate) fn forward_tags(forward: ForwardTag) {
+    // A second time it is the same function.
+    let _ = FORWARD.set(forward);
+}
+
+fn forwarded(tag: Tag) -> Option<Tag> {
+    FORWARD.get().and_then(|forward| forward(tag))
+}
+
 /// Driver allocations made by this thread until the guard drops carry `tag`. Nests.
 ///
 /// ```
@@ -305,8 +325,8 @@ thread_local! {
 /// ```
 #[must_use = "the tag ends when the guard drops"]
 pub fn tagged(tag: Tag) -> TagGuard {
-    let before = CURRENT_TAG.with(|cell| cell.replace(tag));
-    TagGuard { before, _not_send: std::marker::PhantomData }
+    let before = set_current_tag(tag);
+    TagGuard { before, forwarded: forwarded(tag), _not_send: std::marker::PhantomData }
 }
 
 /// The tag in force on this thread.
@@ -315,16 +335,26 @@ pub fn current_tag() -> Tag {
     CURRENT_TAG.with(Cell::get)
 }
 
+/// Puts `tag` in force on this thread; returns the former.
+pub(crate) fn set_current_tag(tag: Tag) -> Tag {
+    CURRENT_TAG.with(|cell| cell.replace(tag))
+}
+
 /// Restores the former tag when dropped. Belongs to its thread.
 #[derive(Debug)]
 pub struct TagGuard {
     before: Tag,
+    /// The former tag of the copy that records.
+    forwarded: Option<Tag>,
     _not_send: std::marker::PhantomData<*const ()>,
 }
 
 impl Drop for TagGuard {
     fn drop(&mut self) {
-        CURRENT_TAG.with(|cell| cell.set(self.before));
+        set_current_tag(self.before);
+        if let Some(before) = self.forwarded {
+            forwarded(before);
+        }
     }
 }
 
@@ -346,7 +376,7 @@ pub struct MemoryRecord {
 }
 
 /// Why something was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum DropReason {

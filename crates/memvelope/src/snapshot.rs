@@ -4,10 +4,11 @@ use crate::event::{DeviceIndex, DropReason};
 use crate::ledger::{DeviceTotals, Findings};
 use crate::timeline::Summary;
 use crate::units::{Bytes, Nanos};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One epoch of ledger, timeline and the planes around them.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Snapshot {
     /// Counts snapshots of this session, from 1.
     pub epoch: u64,
@@ -30,7 +31,8 @@ pub struct Snapshot {
 }
 
 /// One device.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DeviceSnapshot {
     /// What the driver plane handed out.
     pub totals: DeviceTotals,
@@ -49,13 +51,19 @@ pub struct DeviceSnapshot {
     /// In use on the device when the session attached, beyond what it saw allocated: unattributed,
     /// never zero. `None` until a plane was asked.
     pub opening_bytes: Option<Bytes>,
+    /// What CUPTI's own buffers take at least, in the contexts made while it was attached. `None`
+    /// while nothing is recorded, or where CUPTI does not say.
+    pub recorder_bytes: Option<Bytes>,
+    /// What they take at most.
+    pub recorder_bytes_max: Option<Bytes>,
     /// Whether single allocations go unseen (polling only, or blind): `totals` then says nothing
     /// about what is in use, and its zeros are absences.
     pub allocations_unseen: bool,
 }
 
 /// The container's RAM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HostSnapshot {
     /// Limit; `None` without one.
     pub limit_bytes: Option<Bytes>,
@@ -106,6 +114,10 @@ pub struct DevicePlane {
     pub nvml_used_bytes: Option<Bytes>,
     pub process_used_bytes: Option<Bytes>,
     pub opening_bytes: Option<Bytes>,
+    pub recorder_bytes: Option<Bytes>,
+    pub recorder_bytes_max: Option<Bytes>,
+    /// Whether the primary context was made while CUPTI was attached; `None` until known.
+    pub context_is_recorded: Option<bool>,
 }
 
 impl Snapshot {
@@ -172,6 +184,8 @@ fn device_snapshot(
         nvml_used_bytes: plane.nvml_used_bytes,
         process_used_bytes: plane.process_used_bytes,
         opening_bytes: plane.opening_bytes,
+        recorder_bytes: plane.recorder_bytes,
+        recorder_bytes_max: plane.recorder_bytes_max,
         allocations_unseen,
     }
 }

@@ -211,7 +211,7 @@ fn compare(last: &Snapshot, books: &serde_json::Value) {
     assert_eq!(sum(&books["copies"], "bytes"), copied);
     let count = copies.iter().map(|row| row.totals.count).sum::<u64>();
     assert_eq!((sum(&books["copies"], "count"), copies.len()), (count, 3));
-    assert_eq!(books["memsets"]["count"], last.timeline.memsets.count);
+    assert_eq!(books["memsets"]["count"], last.timeline.memsets.totals.count);
     let waits = last.timeline.syncs.iter().map(|row| row.totals.count).sum::<u64>();
     assert_eq!(sum(&books["syncs"], "count"), waits);
     // The calls that were meant to fail, and nothing else out of order.

@@ -11,7 +11,7 @@ use memvelope::ledger::{DeviceTotals, Findings, Totals};
 use memvelope::runtime::{Mode, SelfCost, TraceStats};
 use memvelope::snapshot::Snapshot;
 use memvelope::source::driver::DeviceInfo;
-use memvelope::timeline::{CopyTotals, KernelTotals, OpTotals, SyncTotals};
+use memvelope::timeline::{CopyTotals, KernelTotals, MemsetTotals, SyncTotals};
 use memvelope::units::{Blocks, Bytes, Nanos};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ pub(crate) struct Report {
     pub(super) vram_by_tag: BTreeMap<&'static str, Totals>,
     pub(super) kernels: Vec<KernelTotals>,
     pub(super) copies: Vec<CopyTotals>,
-    pub(super) memsets: OpTotals,
+    pub(super) memsets: MemsetTotals,
     pub(super) syncs: Vec<SyncTotals>,
     pub(super) checked: Checked,
     pub(super) findings: Findings,

@@ -7,3 +7,7 @@ mod demo;
 mod doctor;
 mod plan;
 mod replay;
+mod run;
+mod run_common;
+mod run_ends;
+mod run_setup;

@@ -1,5 +1,6 @@
 //! Filling the equation: from a declared total, or from a device snapshot.
 
+use super::planes::Planes;
 use super::{Origin, Term, TermName};
 use crate::engine::Vllm;
 use crate::error::{Error, Result};
@@ -159,6 +160,7 @@ impl Envelope {
         sum.absent(TermName::Graphs, "none seen; those captured later need the runtime reserve");
         let (context, note) = assumed_context(declared);
         sum.put(TermName::Context, context, Origin::Assumed, note);
+        sum.absent(TermName::Recorder, NO_RECORDER);
         sum.absent(TermName::Libraries, "none seen; later ones need the runtime reserve");
         sum.absent(TermName::OpeningBalance, "nobody was asked about other processes");
         sum.reserves(total.saturating_sub(declared.withheld.map_or(0, signed)));
@@ -203,6 +205,7 @@ impl Envelope {
         sum.activations(device, layout, declared);
         sum.graphs(device);
         sum.context(&planes, device, declared);
+        sum.recorder(device);
         sum.used(
             TermName::Libraries,
             unexplained(device),
@@ -237,43 +240,8 @@ impl Envelope {
 }
 
 const COMPUTED: &str = "computed from the model config";
+const NO_RECORDER: &str = "nothing is recorded through CUPTI";
 const UNSEEN: &str = "single allocations go unseen";
-
-/// What the planes around the ledger say.
-struct Planes {
-    /// Used by this process beyond the ledger: the context, roughly.
-    context: Option<i64>,
-    /// Used by others, or before we attached.
-    others: Option<i64>,
-    others_origin: Origin,
-    others_note: &'static str,
-}
-
-impl Planes {
-    fn read(device: &DeviceSnapshot, declared: &Declared, used: Option<i64>) -> Self {
-        let ledger = signed(device.totals.vram.live_bytes);
-        let nvml = device.nvml_used_bytes.zip(device.process_used_bytes);
-        let (own, others, others_note) = match nvml {
-            Some((all, own)) => {
-                let others = signed(all).saturating_sub(signed(own)).max(0);
-                (Some(signed(own)), Some(others), "other processes, as NVML tells")
-            }
-            None => {
-                let opening = device.opening_bytes.map(signed);
-                let own = used.map(|used| used.saturating_sub(opening.unwrap_or(0)));
-                let note = match opening {
-                    Some(_) => "in use when the session attached, not told apart",
-                    None => "nobody could be asked about other processes",
-                };
-                (own, opening, note)
-            }
-        };
-        let others_origin = if nvml.is_some() { Origin::Derived } else { Origin::Measured };
-        let derived = own.map(|own| own.saturating_sub(ledger).max(0));
-        let context = declared.context.map(signed).or(derived);
-        Self { context, others, others_origin, others_note }
-    }
-}
 
 /// The terms so far.
 struct Sum<'a> {
@@ -402,6 +370,16 @@ impl<'a> Sum<'a> {
         self.push(TermName::Context, Some(bytes), in_use, origin, note);
     }
 
+    fn recorder(&mut self, device: &DeviceSnapshot) {
+        let Some(bytes) = device.recorder_bytes else {
+            return self.absent(TermName::Recorder, NO_RECORDER);
+        };
+        let most = device.recorder_bytes_max.unwrap_or(bytes);
+        let note = format!("CUPTI's own buffers, preallocated; at most {most} when they fill");
+        let (bytes, in_use) = (signed(bytes), device.free_bytes.map(|_| signed(bytes)));
+        self.push(TermName::Recorder, Some(bytes), in_use, Origin::Derived, note);
+    }
+
     fn others(&mut self, planes: &Planes) {
         match planes.others {
             Some(others) => {
@@ -429,6 +407,12 @@ impl<'a> Sum<'a> {
         lump(self, TermName::Activations, activations, Origin::Assumed, &activations_note);
         self.absent(TermName::Graphs, UNSEEN);
         lump(self, TermName::Context, context, Origin::Assumed, context_note);
+        match planes.recorder {
+            Some(bytes) => {
+                lump(self, TermName::Recorder, bytes, Origin::Derived, "CUPTI's own buffers");
+            }
+            None => self.absent(TermName::Recorder, NO_RECORDER),
+        }
         self.absent(TermName::Libraries, UNSEEN);
         self.others(planes);
     }
@@ -539,7 +523,7 @@ impl<'a> Sum<'a> {
 }
 
 /// Bytes as a term; no device has 2^63.
-fn signed(bytes: Bytes) -> i64 {
+pub(super) fn signed(bytes: Bytes) -> i64 {
     i64::try_from(bytes.0).unwrap_or(i64::MAX)
 }
 

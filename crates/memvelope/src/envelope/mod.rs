@@ -1,7 +1,7 @@
 //! The envelope: the capacity equation, one named term a line, each with its origin.
 //!
-//! capacity for KV = total - withheld - weights - activations - graphs - context - libraries
-//! - opening balance of others - runtime reserve - safety reserve
+//! capacity for KV = total - withheld - weights - activations - graphs - context - recorder
+//! - libraries - opening balance of others - runtime reserve - safety reserve
 //!
 //! Beside what a term takes off the capacity stands what it uses *now*: the
 //! [`Term::in_use_bytes`] of all terms, [`TermName::Unaccounted`] included, add up to total - free
@@ -16,6 +16,7 @@ mod plan_cost;
 mod plan_generic;
 mod plan_stored;
 mod plan_text;
+mod planes;
 mod slabs;
 mod table;
 mod term;

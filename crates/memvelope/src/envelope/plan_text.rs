@@ -100,7 +100,10 @@ impl Plan {
             match term.bytes {
                 Some(0) if term.name.is_taken() => {}
                 Some(bytes) => write_term(f, term, bytes, total)?,
-                None if matches!(term.name, TermName::KvCache | TermName::Unaccounted) => {}
+                None if matches!(
+                    term.name,
+                    TermName::Recorder | TermName::KvCache | TermName::Unaccounted
+                ) => {}
                 None => absent.push(term.name.label()),
             }
         }

@@ -42,6 +42,8 @@ pub enum TermName {
     Graphs,
     /// Context: what the driver took for itself in this process.
     Context,
+    /// CUPTI's own buffers on the device, while memvelope records.
+    Recorder,
     /// Other libraries (NCCL, cuBLAS …): allocations that nobody tagged, and pool reserves.
     Libraries,
     /// In use by others, or before we attached: unattributed.
@@ -60,13 +62,14 @@ pub enum TermName {
 
 impl TermName {
     /// Every term, in the order of the equation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Total,
         Self::Withheld,
         Self::Weights,
         Self::Activations,
         Self::Graphs,
         Self::Context,
+        Self::Recorder,
         Self::Libraries,
         Self::OpeningBalance,
         Self::RuntimeReserve,
@@ -86,6 +89,7 @@ impl TermName {
             Self::Activations => "activations",
             Self::Graphs => "graphs",
             Self::Context => "context",
+            Self::Recorder => "recorder",
             Self::Libraries => "libraries",
             Self::OpeningBalance => "opening balance",
             Self::RuntimeReserve => "runtime reserve",
@@ -105,6 +109,7 @@ impl TermName {
             | Self::Activations
             | Self::Graphs
             | Self::Context
+            | Self::Recorder
             | Self::Libraries
             | Self::OpeningBalance
             | Self::RuntimeReserve

@@ -188,6 +188,41 @@ fn context_comes_from_the_best_plane_there_is() {
     check(&odd, &plain, [Some(0), None, Some(GIB.wrapping_neg())]);
 }
 
+/// The recorder's own buffers come out of what would else be the context, and the equation closes.
+#[test]
+fn complaint_05_the_recorders_buffers_are_a_term() {
+    let layout = Layout::builtin_8b();
+    let weights = layout.weight_bytes.unwrap().0;
+    let plain = device(80 * GIB, Some(60 * GIB), [0, weights, 0, 0, 0, 0]);
+    let without = Envelope::measured(&plain, &layout, &Declared::default()).unwrap();
+    assert_eq!(bytes_of(&without, TermName::Recorder), None, "absent is not zero");
+    let own = DeviceSnapshot {
+        recorder_bytes: Some(Bytes(9_600_000)),
+        recorder_bytes_max: Some(Bytes(51_200_000)),
+        ..plain.clone()
+    };
+    for (device, declared) in [
+        (own.clone(), Declared::default()),
+        (own.clone(), Declared { context: Some(Bytes(GIB)), ..Declared::default() }),
+        (DeviceSnapshot { allocations_unseen: true, ..own.clone() }, Declared::default()),
+        // More than there is: what was counted twice is unaccounted for, with its sign.
+        (DeviceSnapshot { free_bytes: Some(Bytes(64 * GIB)), ..own.clone() }, Declared::default()),
+    ] {
+        let envelope = Envelope::measured(&device, &layout, &declared).unwrap();
+        check_capacity(&envelope);
+        let term = envelope.term(TermName::Recorder).unwrap();
+        assert_eq!((term.bytes, term.origin), (Some(9_600_000), Origin::Derived));
+        assert_eq!(in_use(&envelope), (80 * GIB - device.free_bytes.unwrap().0) as i64);
+    }
+    let with = Envelope::measured(&own, &layout, &Declared::default()).unwrap();
+    assert!(with.term(TermName::Recorder).unwrap().note.contains("at most 48.8 MiB"));
+    let both = |envelope: &Envelope| {
+        [TermName::Context, TermName::Recorder].map(|name| bytes_of(envelope, name).unwrap_or(0))
+    };
+    assert_eq!(both(&with).iter().sum::<i64>(), both(&without).iter().sum::<i64>());
+    assert_eq!(with.kv_capacity_bytes, without.kv_capacity_bytes);
+}
+
 #[test]
 fn the_table_shows_every_term_once() {
     let layout = Layout::builtin_8b();

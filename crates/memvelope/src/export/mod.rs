@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub mod chrome;
+pub mod summary;
 
 /// Writes `path` through `write`: into a temporary file beside it, synced, then renamed. A crash
 /// leaves at worst the temporary file, which [`remove_abandoned`] takes away. Of calls at one time for one path,

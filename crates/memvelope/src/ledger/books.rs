@@ -297,6 +297,18 @@ impl Books {
         }
     }
 
+    /// Everything live is forgotten, as if it had never been seen: nobody watched for a while, and
+    /// what is still there comes in with the opening balance. What was counted stays counted.
+    pub(super) fn forget_live(&mut self, time: Nanos) {
+        self.pending.clear();
+        for slot in 0..self.table.slots() {
+            let Some(entry) = self.table.get_mut(slot) else { continue };
+            (entry.is_pending, entry.link) = (false, 0);
+            self.table.close(slot);
+            self.settle(time, slot);
+        }
+    }
+
     fn set_pool(&mut self, time: Nanos, device: DeviceIndex, pool: u64, reserved: u64) {
         let has_room = self.pools.len() < POOLS_MAX && self.devices.get(device.0).is_some();
         let known =

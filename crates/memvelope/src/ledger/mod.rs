@@ -20,7 +20,7 @@ mod totals;
 use crate::event::{DeviceIndex, Event};
 use crate::units::Bytes;
 use books::Books;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use history::HistoryPoint;
@@ -33,7 +33,7 @@ pub struct Ledger {
 }
 
 /// Totals of one device.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceTotals {
     /// Which device.
     pub device: DeviceIndex,
@@ -48,7 +48,7 @@ pub struct DeviceTotals {
 }
 
 /// What the ledger noticed about itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Findings {
     /// Frees of addresses it never saw allocated.
     pub untracked_frees: u64,
@@ -146,6 +146,12 @@ impl Ledger {
     #[must_use]
     pub fn host_bytes(&self) -> u64 {
         self.lock().host_bytes()
+    }
+
+    /// Forgets what is live, as if it had never been seen allocated: after a time in which nobody
+    /// watched. Counts, peaks and history stay; later frees of it are untracked.
+    pub fn forget_live(&self, time: crate::units::Nanos) {
+        self.lock().forget_live(time);
     }
 
     /// Forgets everything and starts anew with other limits: for the next session.

@@ -4,7 +4,7 @@ use super::DeviceTotals;
 use super::table::Entry;
 use crate::event::{Allocation, AllocationFailure, DeviceIndex};
 use crate::units::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Devices a ledger keeps apart. Eight GPUs of seven MIG slices make 56; later ordinals are
 /// refused and counted.
@@ -14,7 +14,7 @@ pub const DEVICES_MAX: usize = 64;
 const OUT_OF_MEMORY: u32 = 2;
 
 /// A sum with its history.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Live bytes.
     pub live_bytes: Bytes,

@@ -2,7 +2,7 @@
 
 use super::Mode;
 use crate::config::{self, Config, Record};
-use crate::event::{Names, Sink};
+use crate::event::{DeviceIndex, Names, Sink};
 use crate::source::cupti::Recorder;
 use crate::source::driver::{DeviceInfo, Driver};
 use crate::source::loader::LoadReport;
@@ -20,6 +20,8 @@ pub(super) struct Links {
     pub(super) mode: Mode,
     pub(super) reports: Vec<LoadReport>,
     pub(super) simulated: bool,
+    /// Devices whose primary context was there before CUPTI was attached.
+    pub(super) active_before: Vec<DeviceIndex>,
     /// What went unseen on the way, one sentence each.
     pub(super) missed: Vec<String>,
     /// The driver is loaded but does not answer yet: [`complete`] is to be called until it does.
@@ -37,6 +39,7 @@ impl Links {
             mode: Mode::Blind(why.into()),
             reports: Vec::new(),
             simulated: false,
+            active_before: Vec::new(),
             missed: Vec::new(),
             is_incomplete: false,
         }
@@ -44,12 +47,13 @@ impl Links {
 }
 
 impl Links {
-    /// Another copy of memvelope, loaded from `path`, has CUPTI: this one only polls.
+    /// Another copy of memvelope, loaded from `path`, has CUPTI and takes no clients: this one only
+    /// polls.
     pub(super) fn with_peer(mut self, path: &str) -> Self {
         if let Mode::Polling(why) = &mut self.mode {
             *why = format!(
-                "another copy of memvelope in this process, {path}, records already; \
-                 ask that one, or end its session first"
+                "another copy of memvelope in this process, {path}, records already and is too old \
+                 to be asked; end its session first, or update it"
             );
         }
         self
@@ -72,6 +76,7 @@ pub(super) fn attach(config: &Config, sink: &'static dyn Sink, names: &'static N
         }
     }
     attach_nvml(config, &mut links);
+    links.active_before = driver.active_devices();
     attach_cupti(config, driver, sink, names, &mut links);
     links
 }
@@ -104,6 +109,7 @@ pub(super) fn complete(
     links.is_incomplete = false;
     attach_nvml(config, links);
     if links.recorder.is_none() && config.record == Record::Auto {
+        links.active_before = driver.active_devices();
         attach_cupti(config, driver, sink, names, links);
         if links.recorder.is_some() {
             links.missed.push(
@@ -165,6 +171,7 @@ fn attach_cupti(
     match recorder {
         Ok(recorder) => {
             links.recorder = Some(recorder);
+            // What the session says of it is asked anew each time, see `Inner::mode`.
             links.mode = Mode::Cupti(recorder.coverage());
         }
         Err(error) => links.mode = Mode::Polling(error.to_string()),

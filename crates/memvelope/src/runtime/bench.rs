@@ -2,7 +2,8 @@
 //! `bench-internals`; nothing here is stable.
 
 use super::drain::Intake;
-use super::{Session, session};
+use super::state::Inner;
+use super::{Role, Session, session};
 use crate::event::{Event, Names, Sink};
 
 pub use crate::source::cupti::bench::{Callbacks, Decoding};
@@ -13,16 +14,31 @@ pub fn sink() -> &'static dyn Sink {
     session::sink()
 }
 
-/// The session's names.
-#[must_use]
-pub fn names(session: &Session) -> &'static Names {
-    session.inner.names
-}
+/// A session whose recorder is this copy's: the table of names, and what the drain thread does.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain<'a>(&'a Inner);
 
-/// Takes all that `decode` says into timeline, trace and ledger, as the drain thread does.
-pub fn drain<T>(session: &Session, decode: impl FnOnce(&mut dyn FnMut(&Event)) -> T) -> T {
-    let mut intake = Intake::new(&session.inner);
-    let outcome = decode(&mut |event| intake.take(event));
-    intake.finish();
-    outcome
+impl<'a> Drain<'a> {
+    /// `None` where another copy records.
+    #[must_use]
+    pub fn of(session: &'a Session) -> Option<Self> {
+        match &session.role {
+            Role::Own(inner) => Some(Self(inner)),
+            Role::Client(_) => None,
+        }
+    }
+
+    /// The session's names.
+    #[must_use]
+    pub fn names(self) -> &'static Names {
+        self.0.names
+    }
+
+    /// Takes all that `decode` says into timeline, trace and ledger.
+    pub fn run<T>(self, decode: impl FnOnce(&mut dyn FnMut(&Event)) -> T) -> T {
+        let mut intake = Intake::new(self.0);
+        let outcome = decode(&mut |event| intake.take(event));
+        intake.finish();
+        outcome
+    }
 }

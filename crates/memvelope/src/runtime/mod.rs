@@ -4,23 +4,26 @@ mod attach;
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
 pub mod bench;
+mod client;
 mod control;
 pub mod doctor;
 mod drain;
 mod poll;
+mod report;
 mod sampler;
 mod session;
 mod state;
+mod table;
 mod trace;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::{Body, Event, NameId, ScopeId, SeenBy, Span, SpanOrigin};
 use crate::snapshot::Snapshot;
-use crate::source::cupti::{Counters, Coverage};
+use crate::source::cupti::{Counters, Coverage, State};
 use crate::source::loader::LoadReport;
 use crate::units::Nanos;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,13 +31,25 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// A handle to the process's session. Cheap to clone; the session ends with [`Session::stop`].
+///
+/// Where another copy of memvelope in this process has a session already (the injection library, say,
+/// when this is the Python module), the handle is a client of that one: it asks that copy, and its
+/// end is not the end of the recording.
 #[derive(Clone, Debug)]
 pub struct Session {
-    inner: Arc<state::Inner>,
+    role: Role,
+}
+
+#[derive(Clone, Debug)]
+enum Role {
+    /// This copy records.
+    Own(Arc<state::Inner>),
+    /// Another copy does.
+    Client(Arc<client::Client>),
 }
 
 /// How a session records.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// CUPTI activity and callbacks.
@@ -46,7 +61,8 @@ pub enum Mode {
 }
 
 /// Our own cost since the session began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SelfCost {
     /// CUPTI's buffers and our own counters.
     pub recorder: Counters,
@@ -102,35 +118,81 @@ impl Session {
         session::current()
     }
 
+    fn is_same(&self, other: &Self) -> bool {
+        match (&self.role, &other.role) {
+            (Role::Own(own), Role::Own(other)) => Arc::ptr_eq(own, other),
+            (Role::Client(own), Role::Client(other)) => Arc::ptr_eq(own, other),
+            _ => false,
+        }
+    }
+
+    const fn own(&self) -> Option<&Arc<state::Inner>> {
+        match &self.role {
+            Role::Own(inner) => Some(inner),
+            Role::Client(_) => None,
+        }
+    }
+
+    const fn client(&self) -> Option<&Arc<client::Client>> {
+        match &self.role {
+            Role::Own(_) => None,
+            Role::Client(client) => Some(client),
+        }
+    }
+
     /// How it records.
     #[must_use]
     pub fn mode(&self) -> Mode {
-        self.inner.mode()
+        match &self.role {
+            Role::Own(inner) => inner.mode(),
+            Role::Client(client) => client.mode(),
+        }
+    }
+
+    /// Where the CUPTI recorder is in its life.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match &self.role {
+            Role::Own(inner) => inner.recorder_state(),
+            Role::Client(client) => client.state(),
+        }
     }
 
     /// How the libraries were found: libcuda, libcupti, libnvidia-ml, as far as they were needed.
+    /// Empty where another copy has the session: its report has them.
     #[must_use]
     pub fn load_reports(&self) -> Vec<LoadReport> {
-        if self.inner.is_awake() { self.inner.links().reports } else { Vec::new() }
+        match self.own() {
+            Some(inner) if inner.is_awake() => inner.links().reports,
+            _ => Vec::new(),
+        }
     }
 
     /// Whether the driver is memvelope's simulator.
     #[must_use]
     pub fn is_simulated(&self) -> bool {
-        self.inner.is_awake() && self.inner.is_simulated()
+        match &self.role {
+            Role::Own(inner) => inner.is_awake() && inner.is_simulated(),
+            Role::Client(client) => client.snapshot().simulated,
+        }
     }
 
     /// One epoch of everything recorded and decoded so far. Does not flush.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        self.inner.snapshot()
+        match &self.role {
+            Role::Own(inner) => inner.snapshot(),
+            Role::Client(client) => client.snapshot(),
+        }
     }
 
     /// Asks the planes now: cgroup, NVML and, in the calling thread's context, the driver. Does
     /// nothing once the session has ended.
     pub fn sample(&self) {
-        if !self.inner.is_frozen() && self.inner.is_awake() {
-            poll::sample(&self.inner, true);
+        match &self.role {
+            Role::Own(inner) if !inner.is_frozen() && inner.is_awake() => poll::sample(inner, true),
+            Role::Own(_) => {}
+            Role::Client(client) => client.sample(),
         }
     }
 
@@ -141,24 +203,58 @@ impl Session {
     /// # Errors
     /// [`Error::FlushTimeout`].
     pub fn flush(&self, timeout: Duration) -> Result<()> {
-        if self.inner.is_frozen() || !self.inner.is_awake() || self.inner.control.flush(timeout) {
+        let inner = match &self.role {
+            Role::Own(inner) => inner,
+            Role::Client(client) => return client.flush(timeout),
+        };
+        if inner.is_frozen() || !inner.is_awake() || inner.control.flush(timeout) {
             return Ok(());
         }
         let waited_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         Err(Error::FlushTimeout { waited_ms })
     }
 
+    /// Leaves CUPTI to somebody else, say to a run of `torch.profiler`, until [`Self::resume`]: what
+    /// was recorded is decoded and kept, and the session polls meanwhile ([`Mode::Polling`], with
+    /// `why` as the reason). What happens in between is not seen.
+    ///
+    /// # Errors
+    /// [`Error::FlushTimeout`], [`Error::CuptiCall`]; CUPTI is left alone all the same.
+    pub fn pause(&self, why: &str) -> Result<()> {
+        match &self.role {
+            Role::Own(inner) => session::pause(inner, why),
+            Role::Client(client) => client.pause(why),
+        }
+    }
+
+    /// Ends a [`Self::pause`]: records again, with a new opening balance, or as soon as whoever has
+    /// CUPTI gives it back. True if it records now.
+    pub fn resume(&self) -> bool {
+        match &self.role {
+            Role::Own(inner) => session::resume(inner),
+            Role::Client(client) => client.resume(),
+        }
+    }
+
     /// Names the host time until the guard drops; it becomes a span in the trace.
     pub fn span(&self, name: &str) -> SpanGuard {
-        let open = (!self.inner.is_frozen() && self.inner.is_awake())
-            .then(|| (Arc::clone(&self.inner), self.inner.names.intern(name), self.inner.now()));
+        let open = match &self.role {
+            Role::Own(inner) => (!inner.is_frozen() && inner.is_awake())
+                .then(|| OpenSpan::Own(Arc::clone(inner), inner.names.intern(name), inner.now())),
+            Role::Client(client) => client
+                .now()
+                .map(|start| OpenSpan::Client(Arc::clone(client), name.to_owned(), start)),
+        };
         SpanGuard { open }
     }
 
     /// Our own cost.
     #[must_use]
     pub fn self_cost(&self) -> SelfCost {
-        self.inner.self_cost()
+        match &self.role {
+            Role::Own(inner) => inner.self_cost(),
+            Role::Client(client) => client.self_cost(),
+        }
     }
 
     /// Writes the sampled trace as Chrome trace JSON, at most `bytes_max` long (4096 at least),
@@ -167,11 +263,16 @@ impl Session {
     /// # Errors
     /// [`Error::WriteFile`].
     pub fn write_trace(&self, path: &Path, bytes_max: u64) -> Result<TraceStats> {
-        trace::write(&self.inner, path, bytes_max)
+        match &self.role {
+            Role::Own(inner) => trace::write(inner, path, bytes_max),
+            Role::Client(client) => client.write_trace(path, bytes_max),
+        }
     }
 
     /// Flushes, detaches, joins the threads and returns the last snapshot. Later calls on any
     /// handle see that snapshot. A new session may be started afterwards.
+    ///
+    /// Takes no longer than `timeout` and half a second: what hangs in CUPTI is left to itself.
     ///
     /// # Errors
     /// [`Error::FlushTimeout`]; the session is stopped all the same.
@@ -180,16 +281,26 @@ impl Session {
     }
 }
 
+#[derive(Debug)]
+enum OpenSpan {
+    Own(Arc<state::Inner>, NameId, Nanos),
+    Client(Arc<client::Client>, String, u64),
+}
+
 /// Ends its span when dropped.
 #[derive(Debug)]
 #[must_use = "the span ends when the guard drops"]
 pub struct SpanGuard {
-    open: Option<(Arc<state::Inner>, NameId, Nanos)>,
+    open: Option<OpenSpan>,
 }
 
 impl Drop for SpanGuard {
     fn drop(&mut self) {
-        let Some((inner, name, start)) = self.open.take() else { return };
+        let (inner, name, start) = match self.open.take() {
+            None => return,
+            Some(OpenSpan::Own(inner, name, start)) => (inner, name, start),
+            Some(OpenSpan::Client(client, name, start)) => return client.span(&name, start),
+        };
         if inner.is_frozen() || !inner.is_awake() {
             return;
         }

@@ -34,6 +34,7 @@ pub(super) fn run(inner: &Inner) {
         }
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             inner.leave_captures_alone();
+            tend(inner);
             sample(inner, false);
         }));
         if outcome.is_err() {
@@ -43,6 +44,24 @@ pub(super) fn run(inner: &Inner) {
         inner.note_cpu(state::POLL);
     }
     inner.note_cpu(state::POLL);
+}
+
+/// Sees whether CUPTI is still ours, or again.
+fn tend(inner: &Inner) {
+    let Some(recorder) = inner.recorder().filter(|_| inner.may_call() && !inner.is_incomplete())
+    else {
+        return;
+    };
+    recorder.tend(&mut || begin_anew(inner));
+}
+
+/// Nobody watched for a while: what is there now is the opening balance. Called when recording is
+/// about to go on, before the first event can come.
+pub(super) fn begin_anew(inner: &Inner) {
+    inner.ledger.forget_live(inner.now());
+    for plane in &mut inner.planes().devices {
+        plane.opening_bytes = None;
+    }
 }
 
 /// Finishes an attachment that began inside `cuInit`; false while the driver does not answer.
@@ -106,7 +125,12 @@ fn ask(inner: &Inner, links: &Links, device: &DeviceInfo) {
     }
     let Some(driver) = links.driver else { return };
     if inner.may_call() {
-        take(inner, driver.memory_of(device.index));
+        let answer = driver.memory_of(device.index);
+        if let Ok(seen) = &answer {
+            let was_before = links.active_before.contains(&device.index);
+            inner.planes().note_context(device.index, seen.is_some(), was_before);
+        }
+        take(inner, answer);
     }
     if inner.may_call() {
         take(inner, driver.default_pool_of(device.index));
@@ -161,6 +185,23 @@ impl Planes {
             plane.name.clone_from(&device.name);
             plane.total_bytes.get_or_insert(device.total_bytes);
         }
+    }
+
+    /// Notes whether the device's primary context is there; `was_before`: it was when CUPTI was
+    /// attached, and as long as it stays it is that one.
+    fn note_context(&mut self, device: DeviceIndex, is_active: bool, was_before: bool) {
+        let plane = self.plane(device);
+        plane.context_is_recorded = match (is_active, plane.context_is_recorded) {
+            (false, _) => Some(false),
+            (true, None) => {
+                if was_before {
+                    None
+                } else {
+                    Some(true)
+                }
+            }
+            (true, Some(_)) => Some(true),
+        };
     }
 
     /// Takes a reading; other events are ignored.

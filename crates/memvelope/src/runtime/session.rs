@@ -6,15 +6,17 @@
 #![expect(unsafe_code, reason = "atexit and clock_gettime are foreign")]
 
 use super::attach::Links;
+use super::client::Client;
 use super::control::deadline_after;
 use super::state::{FORKED, Inner, Last};
-use super::{Session, drain, poll};
+use super::{Role, Session, drain, poll, table};
 use crate::config::{Config, Record};
 use crate::error::{Error, Result};
 use crate::event::{Body, Event, Names, Scopes, Sink};
 use crate::fork;
 use crate::ledger::Ledger;
 use crate::snapshot::Snapshot;
+use crate::source::cupti::Recorder;
 use crate::source::peers;
 use crate::source::signals::without_signals;
 use crate::timeline::CallTimes;
@@ -28,6 +30,9 @@ const EXIT_WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// How long `stop` waits for the threads after its flush, at least.
 const END_WAIT_MIN: Duration = Duration::from_millis(250);
+
+/// How long a pause waits for what is complete to be decoded.
+const PAUSE_FLUSH_MAX: Duration = Duration::from_secs(2);
 
 /// What the process has once, whatever the number of sessions: callbacks may still be under way
 /// when a session has ended, so what they touch is never freed.
@@ -167,8 +172,18 @@ pub(super) fn start(
     }
     let names = PROCESS.names(config);
     let mut claim = Claim::new()?;
-    // Two copies of us in one process would take each other's records.
-    let taken_by = (config.record == Record::Auto).then(peers::claim).and_then(Result::err);
+    peers::serve(&table::FUNCTIONS);
+    // Two copies of us in one process would take each other's records: the second asks the first.
+    let owner = (config.record == Record::Auto).then(peers::claim).and_then(Result::err);
+    let taken_by = match owner.map(Client::attach) {
+        Some(Ok(client)) => {
+            let session = Session { role: Role::Client(client) };
+            claim.outcome = Slot::Running(session.clone());
+            return Ok(session);
+        }
+        Some(Err(path)) => Some(path),
+        None => None,
+    };
     let polling = Config { record: Record::Poll, ..config.clone() };
     let config = if taken_by.is_some() { &polling } else { config };
     if config.record != Record::Off {
@@ -190,16 +205,18 @@ pub(super) fn start(
         watch_exit();
     }
     let scopes = PROCESS.scopes(config);
-    let session = Session { inner: Arc::new(Inner::new(config, ledger, names, scopes, links)) };
+    let inner = Arc::new(Inner::new(config, ledger, names, scopes, links));
     if config.record != Record::Off {
-        if !session.inner.is_incomplete() {
-            poll::sample(&session.inner, true);
+        if !inner.is_incomplete() {
+            poll::sample(&inner, true);
+            inner.clock_origin();
         }
-        if let Err(error) = start_threads(&session.inner) {
-            end(&session.inner, Duration::ZERO);
+        if let Err(error) = start_threads(&inner) {
+            end(&inner, Duration::ZERO);
             return Err(error);
         }
     }
+    let session = Session { role: Role::Own(inner) };
     claim.outcome = Slot::Running(session.clone());
     Ok(session)
 }
@@ -213,7 +230,8 @@ fn inert(config: &Config) -> Session {
     let ledger = LEDGER.get_or_init(|| Ledger::new(1));
     let names = NAMES.get_or_init(|| Names::new(1, 16));
     let scopes = SCOPES.get_or_init(|| Scopes::new(1));
-    Session { inner: Arc::new(Inner::new(config, ledger, names, scopes, Links::blind(FORKED))) }
+    let inner = Inner::new(config, ledger, names, scopes, Links::blind(FORKED));
+    Session { role: Role::Own(Arc::new(inner)) }
 }
 
 fn start_threads(inner: &Arc<Inner>) -> Result<()> {
@@ -244,9 +262,47 @@ fn start_thread(
     Ok(())
 }
 
+/// Leaves CUPTI to others: see [`Session::pause`].
+pub(super) fn pause(inner: &Inner, why: &str) -> Result<()> {
+    let recorder = inner.recorder().filter(|_| !inner.is_frozen() && inner.may_call());
+    let Some(recorder) = recorder else { return Ok(()) };
+    let is_flushed = inner.control.flush(PAUSE_FLUSH_MAX);
+    let outcome = recorder.pause(why);
+    // What detaching brought back.
+    if is_flushed && outcome.is_ok() {
+        inner.control.flush(PAUSE_FLUSH_MAX);
+    }
+    outcome
+}
+
+/// Takes CUPTI again: see [`Session::resume`].
+pub(super) fn resume(inner: &Inner) -> bool {
+    let recorder = inner.recorder().filter(|_| !inner.is_frozen() && inner.may_call());
+    recorder.is_some_and(|recorder| {
+        let is_recording = recorder.resume(&mut || poll::begin_anew(inner));
+        poll::sample(inner, false);
+        is_recording
+    })
+}
+
 /// Stops a session: see [`Session::stop`].
 pub(super) fn stop(session: &Session, timeout: Duration) -> Result<Snapshot> {
-    let inner = &session.inner;
+    let outcome = match &session.role {
+        Role::Own(inner) => stop_own(inner, timeout),
+        Role::Client(client) => client.detach(timeout),
+    };
+    if fork::in_child() {
+        return outcome;
+    }
+    let mut slot = PROCESS.slot();
+    if matches!(&*slot, Slot::Running(running) if running.is_same(session)) {
+        *slot = Slot::Empty;
+    }
+    drop(slot);
+    outcome
+}
+
+fn stop_own(inner: &Inner, timeout: Duration) -> Result<Snapshot> {
     let waited_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     if fork::in_child() {
         return Ok(inner.snapshot());
@@ -261,13 +317,10 @@ pub(super) fn stop(session: &Session, timeout: Duration) -> Result<Snapshot> {
         };
     }
     let is_flushed = inner.control.flush(timeout);
-    poll::sample(inner, false);
-    let is_ended = end(inner, deadline.saturating_duration_since(Instant::now()));
-    let mut slot = PROCESS.slot();
-    if matches!(&*slot, Slot::Running(running) if Arc::ptr_eq(&running.inner, inner)) {
-        *slot = Slot::Empty;
+    if is_flushed {
+        poll::sample(inner, false);
     }
-    drop(slot);
+    let is_ended = end(inner, deadline.saturating_duration_since(Instant::now()));
     if is_flushed && is_ended {
         Ok(inner.snapshot())
     } else {
@@ -275,13 +328,16 @@ pub(super) fn stop(session: &Session, timeout: Duration) -> Result<Snapshot> {
     }
 }
 
-/// Detaches, ends the threads and freezes what is known. False if a thread did not end in time;
-/// it is then left to itself and ends when it next looks.
+/// Detaches, ends the threads and freezes what is known. False if CUPTI or a thread did not end in
+/// time; it is then left to itself and ends when it next looks.
 fn end(inner: &Inner, timeout: Duration) -> bool {
     let recorder = inner.recorder();
+    inner.leave_recorder();
+    let mut is_detached = true;
     if let Some(recorder) = recorder.filter(|_| inner.may_call())
-        && let Err(error) = recorder.stop()
+        && let Err(error) = recorder.stop_within(timeout.max(END_WAIT_MIN))
     {
+        is_detached = !matches!(error, Error::FlushTimeout { .. });
         inner.note_problem(&error);
     }
     inner.control.stop();
@@ -291,6 +347,9 @@ fn end(inner: &Inner, timeout: Duration) -> bool {
         // Stopping may have brought the last buffers back.
         if let Some(recorder) = recorder {
             drain::decode_late(inner, recorder);
+            if is_detached {
+                finalize(inner, recorder);
+            }
         }
     }
     PROCESS.is_recording.store(false, Ordering::Release);
@@ -298,12 +357,24 @@ fn end(inner: &Inner, timeout: Duration) -> bool {
         peers::release();
     }
     inner.freeze(Last {
+        state: recorder.map(Recorder::state).unwrap_or_default(),
         snapshot: inner.snapshot(),
         history: inner.history(),
         cost: inner.self_cost(),
     });
     inner.control.close();
-    is_ended
+    is_ended && is_detached
+}
+
+/// Finalizes CUPTI where that was asked for.
+fn finalize(inner: &Inner, recorder: &Recorder) {
+    let timeout = Duration::from_millis(inner.config.finalize_ms);
+    if timeout.is_zero() || !inner.may_call() {
+        return;
+    }
+    if let Err(why) = recorder.finalize(timeout) {
+        inner.note_unfinalized(why);
+    }
 }
 
 /// Once a process: an exiting process ends our threads. Exit handlers run in the reverse order of
@@ -329,13 +400,15 @@ extern "C" fn on_exit() {
         // Not `slot()`: the thread that holds it may be gone already.
         let session = match PROCESS.slot.try_lock() {
             Ok(slot) => match &*slot {
-                Slot::Running(session) => session.clone(),
+                Slot::Running(session) => session.own().cloned(),
                 Slot::Empty | Slot::Starting => return,
             },
             Err(_) => return,
         };
-        session.inner.control.stop();
-        session.inner.control.wait_ended(EXIT_WAIT_MAX);
+        // A client has no threads.
+        let Some(inner) = session else { return };
+        inner.control.stop();
+        inner.control.wait_ended(EXIT_WAIT_MAX);
     });
 }
 

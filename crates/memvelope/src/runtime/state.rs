@@ -18,7 +18,7 @@ use crate::fork;
 use crate::ledger::{HistoryPoint, Ledger};
 use crate::snapshot::{Parts, Snapshot};
 use crate::source::clock;
-use crate::source::cupti::{Counters, Recorder};
+use crate::source::cupti::{Counters, Recorder, State};
 use crate::timeline::Timeline;
 use crate::units::Nanos;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -47,6 +47,7 @@ pub(super) struct Recorded {
 /// What stays of a session that has ended: the ledger goes on to the next one.
 #[derive(Debug)]
 pub(super) struct Last {
+    pub(super) state: State,
     pub(super) snapshot: Snapshot,
     pub(super) history: Vec<HistoryPoint>,
     pub(super) cost: SelfCost,
@@ -58,6 +59,8 @@ struct Problems {
     driver: Option<String>,
     cupti: Option<String>,
     nvml: Option<String>,
+    /// Why CUPTI was not finalized, where it was to be.
+    unfinalized: Option<String>,
     /// Why recording was switched off.
     broken: Option<String>,
 }
@@ -79,9 +82,13 @@ pub(super) struct Inner {
     is_driver_gone: AtomicBool,
     is_broken: AtomicBool,
     is_stopping: AtomicBool,
+    /// The recorder has been given back.
+    is_ended: AtomicBool,
     is_completing: AtomicBool,
     epoch: AtomicU64,
     thread_cpu_ns: [AtomicU64; 2],
+    /// Records' clock and time of day at the beginning, once the clock is chosen.
+    origin: OnceLock<clock::Origin>,
     last: OnceLock<Last>,
 }
 
@@ -115,9 +122,11 @@ impl Inner {
             is_driver_gone: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
+            is_ended: AtomicBool::new(false),
             is_completing: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             thread_cpu_ns: Default::default(),
+            origin: OnceLock::new(),
             last: OnceLock::new(),
         }
     }
@@ -231,6 +240,10 @@ impl Inner {
         }
     }
 
+    pub(super) fn note_unfinalized(&self, why: String) {
+        lock(&self.problems).unfinalized = Some(why);
+    }
+
     /// Checks our own books; a broken invariant ends the recording.
     pub(super) fn check(&self) {
         if self.ledger.findings().underflows > 0 {
@@ -263,7 +276,49 @@ impl Inner {
         if let Some(why) = lock(&self.problems).broken.clone() {
             return Mode::Blind(why);
         }
-        lock(&self.links).mode.clone()
+        let (mode, recorder) = {
+            let links = lock(&self.links);
+            (links.mode.clone(), links.recorder)
+        };
+        // The recorder of a session that has ended may be another session's by now.
+        match recorder.filter(|_| !self.is_frozen() && !self.is_ended.load(Ordering::Acquire)) {
+            None => mode,
+            Some(recorder) => match recorder.state() {
+                State::Yielded | State::Failed => Mode::Polling(recorder.why()),
+                _ => Mode::Cupti(recorder.coverage()),
+            },
+        }
+    }
+
+    /// Where the recorder is in its life.
+    pub(super) fn recorder_state(&self) -> State {
+        if let Some(last) = self.last.get() {
+            return last.state;
+        }
+        let recorder = if self.is_awake() { self.recorder() } else { None };
+        recorder.map(Recorder::state).unwrap_or_default()
+    }
+
+    /// From now on the recorder is not this session's: what it says of itself stands.
+    pub(super) fn leave_recorder(&self) {
+        let mode = self.mode();
+        self.set_mode(mode);
+        self.is_ended.store(true, Ordering::Release);
+    }
+
+    fn set_mode(&self, mode: Mode) {
+        lock(&self.links).mode = mode;
+    }
+
+    /// Records' clock and time of day, taken together when it was first known which clock that is.
+    pub(super) fn clock_origin(&self) -> Option<clock::Origin> {
+        if !self.is_awake() {
+            return None;
+        }
+        if self.origin.get().is_none() && !self.is_incomplete() && self.may_call() {
+            let _ = self.origin.set(clock::Origin::here(self.is_simulated()));
+        }
+        self.origin.get().copied()
     }
 
     /// The recorder's counters since this session began.
@@ -286,10 +341,15 @@ impl Inner {
             (recorded.timeline.summary(self.names), recorded.sampler.sampled())
         };
         timeline.allocation_calls = session::calls().totals();
-        let (planes, host) = {
+        let (mut planes, host) = {
             let planes = self.planes();
             (planes.devices.clone(), planes.host)
         };
+        let buffers = self.recorder().and_then(Recorder::device_buffers);
+        for plane in planes.iter_mut().filter(|plane| plane.context_is_recorded == Some(true)) {
+            plane.recorder_bytes = buffers.map(|buffers| buffers.context_bytes());
+            plane.recorder_bytes_max = buffers.map(|buffers| buffers.context_bytes_max());
+        }
         // Each lock is let go before the next is taken: a guard inside the literal below would
         // live to its end.
         let (simulated, unseen, time) = (self.is_simulated(), self.unseen(), self.now());
@@ -327,7 +387,10 @@ impl Inner {
         let mut unseen = match self.mode() {
             Mode::Cupti(coverage) => coverage.missing,
             Mode::Polling(why) => {
-                vec![format!("kernels, copies, waits and single allocations: {why}")]
+                let now = format!("kernels, copies, waits and single allocations: {why}");
+                let before = self.recorder().filter(|_| !self.is_frozen());
+                let before = before.map(|recorder| recorder.coverage().missing);
+                std::iter::once(now).chain(before.into_iter().flatten()).collect()
             }
             Mode::Blind(why) => vec![format!("everything about the GPU: {why}")],
         };
@@ -341,13 +404,14 @@ impl Inner {
             (counters.unknown_device, "allocations whose device nobody could name (refused)"),
             (counters.contexts_refused, "contexts whose end goes unseen"),
             (counters.foreign_buffers, "buffers that another CUPTI user took in our place"),
+            (counters.subscriptions_lost, "times that another tool took CUPTI from us"),
         ] {
             if count > 0 {
                 unseen.push(format!("{count} {what}"));
             }
         }
         let problems = lock(&self.problems);
-        let texts = [&problems.driver, &problems.cupti, &problems.nvml];
+        let texts = [&problems.driver, &problems.cupti, &problems.nvml, &problems.unfinalized];
         unseen.extend(texts.into_iter().flatten().cloned());
         unseen
     }

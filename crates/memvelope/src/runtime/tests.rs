@@ -158,11 +158,11 @@ fn signals_are_the_hosts() -> bool {
 fn a_broken_invariant_ends_the_recording_once_and_says_so() {
     let _turn = alone();
     let session = Session::start(&without_driver()).unwrap();
-    session.inner.break_off("the first");
-    session.inner.break_off("the second");
+    session.own().unwrap().break_off("the first");
+    session.own().unwrap().break_off("the second");
     let Mode::Blind(why) = session.mode() else { panic!("{:?}", session.mode()) };
     assert!(why.contains("the first") && why.contains("bug"), "{why}");
-    assert!(!session.inner.may_call());
+    assert!(!session.own().unwrap().may_call());
     let last = session.stop(SOON).unwrap();
     assert!(last.unseen[0].contains("the first"), "{:?}", last.unseen);
 }
@@ -174,4 +174,42 @@ fn a_panic_while_attaching_is_a_blind_session() {
     assert!(matches!(session.mode(), Mode::Blind(why) if why.contains("panicked")));
     session.stop(SOON).unwrap();
     assert!(Session::current().is_none());
+}
+
+/// What a client in another copy may ask, and what it is answered.
+#[test]
+fn the_table_serves_documents_by_size_and_copy() {
+    use crate::source::peers::{code, document};
+    let _turn = alone();
+    let table = &table::FUNCTIONS;
+    let mut bytes = 0;
+    let ask = |which, text: &mut [u8], bytes: &mut usize| {
+        (table.read)(which, text.as_mut_ptr(), text.len(), std::ptr::from_mut(bytes))
+    };
+    assert_eq!(ask(document::SNAPSHOT, &mut [], &mut bytes), code::NO_SESSION);
+    let session = Session::start(&without_driver()).unwrap();
+    assert_eq!(ask(document::SNAPSHOT, &mut [0; 8], &mut bytes), code::TOO_SMALL);
+    let mut text = vec![0; 2 * bytes];
+    assert_eq!(ask(document::SNAPSHOT, &mut text, &mut bytes), code::OK);
+    let read: Snapshot = serde_json::from_slice(&text[..bytes]).unwrap();
+    assert!(read.unseen[0].contains("libcuda"), "{read:?}");
+    assert_eq!(ask(77, &mut text, &mut bytes), code::BAD_ARGUMENT);
+    let null = std::ptr::null_mut();
+    assert_eq!((table.read)(document::MODE, text.as_mut_ptr(), 9, null), code::BAD_ARGUMENT);
+    for which in [document::REPORT, document::MODE, document::SELF_COST, document::STATE] {
+        let mut text = vec![0; 1 << 20];
+        assert_eq!(ask(which, &mut text, &mut bytes), code::OK);
+        assert!(serde_json::from_slice::<serde_json::Value>(&text[..bytes]).is_ok());
+    }
+    let name = "client";
+    let scope = (table.scope_enter)(name.as_ptr(), name.len(), std::ptr::null());
+    assert_ne!(scope, 0);
+    assert_eq!((table.scope_leave)(scope, (table.now)()), code::OK);
+    assert_eq!((table.span)(name.as_ptr(), name.len(), u64::MAX), code::OK);
+    assert_eq!(session.self_cost().trace_events, 2);
+    assert_eq!((table.flush)(u64::MAX), code::OK);
+    assert_eq!(((table.sample)(), (table.resume)()), (code::OK, code::FAILED));
+    session.stop(SOON).unwrap();
+    assert_eq!(ask(document::SNAPSHOT, &mut text, &mut bytes), code::NO_SESSION);
+    assert_eq!(((table.now)(), (table.flush)(1)), (0, code::NO_SESSION));
 }

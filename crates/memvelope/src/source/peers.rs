@@ -1,21 +1,32 @@
 //! Other copies of memvelope in this process: the injection library beside the Python module, say.
 //!
 //! CUPTI keeps one pair of buffer callbacks a process, so a copy that attaches second takes away the
-//! first one's records. Therefore each copy that is a shared library exports a table,
-//! `memvelope_session_v1` ([`crate::export_session_table`]), and a session looks for the tables of
-//! the others before it attaches: whoever comes second leaves CUPTI alone and says who has it.
+//! first one's records. Therefore each copy exports a table, `memvelope_session_v1`
+//! ([`crate::export_session_table`]), and a session looks for the tables of the others before it
+//! attaches: whoever comes second becomes the client of the first.
 //!
-//! A copy that is linked into the main program exports nothing and is not found.
+//! A copy that is linked into the main program is found if the program exports the symbol
+//! (`-rdynamic`, `-Wl,--export-dynamic-symbol=memvelope_session_v1`; with cargo, in `build.rs`:
+//! `cargo:rustc-link-arg-bins=-Wl,--export-dynamic-symbol=memvelope_session_v1`), else not:
+//! [`is_findable`].
+//!
+//! The table's layout is fixed by its version, and fields are only ever appended, each guarded by
+//! the size that stands in front. Its functions may be called from any thread, but not from within
+//! driver callbacks; they never unwind.
 
 #![expect(unsafe_code, reason = "dlopen and dlsym are foreign, and so is another copy's table")]
 
 use super::loader;
-use std::ffi::{CString, OsStr, c_void};
+use crate::event::{Tag, TraceContext};
+use crate::fork;
+use std::ffi::{CStr, CString, OsStr, c_void};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// The name under which a copy's table is found.
-const SYMBOL: &std::ffi::CStr = c"memvelope_session_v1";
+const SYMBOL: &CStr = c"memvelope_session_v1";
 const VERSION: u32 = 1;
 
 /// A session is looking for the others.
@@ -32,12 +43,118 @@ pub struct SessionTable {
     /// Process id in the upper half (a forked child inherits its parent's table), state in the
     /// lower; 0 while this copy has no session.
     owner: AtomicU64,
+    /// What the session does for clients; null in a copy that has had none, absent in older ones.
+    functions: AtomicPtr<Functions>,
+}
+
+/// Bytes of the first form, without functions.
+const FIRST_FORM_BYTES: usize = 16;
+
+/// What a session does for the clients in other copies. Every function returns a [`code`] unless
+/// said otherwise. Texts are UTF-8 by address and length.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Functions {
+    /// Bytes of this table: a field past them is absent.
+    pub size_bytes: u32,
+    /// Version of the documents ([`document`]).
+    pub version: u32,
+    /// Writes a [`document`] as JSON of one moment: `(which, to, room, bytes)`. Where it is larger
+    /// than the room, only its size is written, and [`code::TOO_SMALL`] returned.
+    pub read: extern "C" fn(u32, *mut u8, usize, *mut usize) -> u32,
+    /// Waits at most so many nanoseconds until what is complete is decoded.
+    pub flush: extern "C" fn(u64) -> u32,
+    /// Asks the planes now.
+    pub sample: extern "C" fn() -> u32,
+    /// The recorder's clock in nanoseconds; 0 without a session.
+    pub now: extern "C" fn() -> u64,
+    /// A span of the calling thread that began at this time and ends now: `(name, bytes, start)`.
+    pub span: extern "C" fn(*const u8, usize, u64) -> u32,
+    /// Opens a scope on the calling thread: `(name, bytes, trace or null)`. Its id, 0 if refused.
+    pub scope_enter: extern "C" fn(*const u8, usize, *const Trace) -> u64,
+    /// Ends it, on the same thread: `(id, when it began)`.
+    pub scope_leave: extern "C" fn(u64, u64) -> u32,
+    /// Puts a tag (its place in [`Tag::ALL`]) in force on the calling thread; returns the former.
+    pub set_tag: extern "C" fn(u32) -> u32,
+    /// Writes the trace: `(path, bytes, most bytes of the file, five numbers of TraceStats)`.
+    pub write_trace: extern "C" fn(*const u8, usize, u64, *mut [u64; 5]) -> u32,
+    /// Leaves CUPTI to others: `(why, bytes)`.
+    pub pause: extern "C" fn(*const u8, usize) -> u32,
+    /// Ends that. [`code::OK`] where it records again.
+    pub resume: extern "C" fn() -> u32,
+}
+
+/// A scope's place in a distributed trace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// As in a `traceparent` header, first byte first.
+    pub trace_id: [u8; 16],
+    /// The caller's span; 0 if only the trace is known.
+    pub span_id: u64,
+    /// Whether the caller records its own part: 0 or 1.
+    pub is_sampled: u64,
+}
+
+impl From<TraceContext> for Trace {
+    fn from(context: TraceContext) -> Self {
+        Self {
+            trace_id: context.trace_id.to_be_bytes(),
+            span_id: context.span_id,
+            is_sampled: u64::from(context.is_sampled),
+        }
+    }
+}
+
+impl From<Trace> for TraceContext {
+    fn from(trace: Trace) -> Self {
+        Self {
+            trace_id: u128::from_be_bytes(trace.trace_id),
+            span_id: trace.span_id,
+            is_sampled: trace.is_sampled != 0,
+        }
+    }
+}
+
+/// What the functions return.
+pub mod code {
+    /// Done.
+    pub const OK: u32 = 0;
+    /// The copy has no session, or one that is ending.
+    pub const NO_SESSION: u32 = 1;
+    /// This process was forked from the one that records.
+    pub const FORKED: u32 = 2;
+    /// The document is larger than the room for it.
+    pub const TOO_SMALL: u32 = 3;
+    /// It took longer than it was given.
+    pub const TIMED_OUT: u32 = 4;
+    /// It could not be done.
+    pub const FAILED: u32 = 5;
+    /// An argument makes no sense, or is of a later version.
+    pub const BAD_ARGUMENT: u32 = 6;
+    /// A bug of ours, caught at the edge.
+    pub const PANICKED: u32 = 7;
+}
+
+/// What can be read.
+pub mod document {
+    /// [`crate::snapshot::Snapshot`].
+    pub const SNAPSHOT: u32 = 0;
+    /// [`crate::runtime::Session::report`].
+    pub const REPORT: u32 = 1;
+    /// [`crate::runtime::Mode`].
+    pub const MODE: u32 = 2;
+    /// [`crate::runtime::SelfCost`].
+    pub const SELF_COST: u32 = 3;
+    /// [`crate::source::cupti::State`].
+    pub const STATE: u32 = 4;
 }
 
 static TABLE: SessionTable = SessionTable {
     size_bytes: size_of::<SessionTable>() as u32,
     version: VERSION,
     owner: AtomicU64::new(0),
+    functions: AtomicPtr::new(std::ptr::null_mut()),
 };
 
 /// This copy's table.
@@ -46,7 +163,12 @@ pub fn session_table() -> *const SessionTable {
     &raw const TABLE
 }
 
-/// Exports this copy's table from a shared library, once: `memvelope::export_session_table!();`
+/// Says what this copy's sessions do for clients.
+pub(crate) fn serve(functions: &'static Functions) {
+    TABLE.functions.store(std::ptr::from_ref(functions).cast_mut(), Ordering::Release);
+}
+
+/// Exports this copy's table, once: `memvelope::export_session_table!();`
 #[macro_export]
 macro_rules! export_session_table {
     () => {
@@ -63,8 +185,15 @@ fn word(state: u64) -> u64 {
     u64::from(std::process::id()) << 32 | state
 }
 
-/// Takes the process for this copy. `Err` is the path of the copy that has it already.
-pub(crate) fn claim() -> Result<(), String> {
+/// Another copy, which has the process.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    pub(crate) path: String,
+    table: &'static SessionTable,
+}
+
+/// Takes the process for this copy. `Err` is the copy that has it already.
+pub(crate) fn claim() -> Result<(), Owner> {
     TABLE.owner.store(word(STARTING), Ordering::SeqCst);
     for (path, peer) in peers() {
         let owner = peer.owner.load(Ordering::SeqCst);
@@ -72,7 +201,7 @@ pub(crate) fn claim() -> Result<(), String> {
         let is_first = std::ptr::from_ref(peer).addr() < session_table().addr();
         if owner == word(RUNNING) || (owner == word(STARTING) && is_first) {
             release();
-            return Err(path);
+            return Err(Owner { path, table: peer });
         }
     }
     TABLE.owner.store(word(RUNNING), Ordering::SeqCst);
@@ -84,25 +213,48 @@ pub(crate) fn release() {
     TABLE.owner.store(0, Ordering::SeqCst);
 }
 
-/// The tables of all other copies, with the paths of their objects.
-fn peers() -> Vec<(String, &'static SessionTable)> {
-    let objects = loader::loaded_objects();
-    let found = objects.iter().filter_map(|path| Some((path, table_of(path)?)));
-    let others = found.filter(|(_, table)| !std::ptr::eq(*table, session_table()));
-    others.map(|(path, table)| (path.to_string_lossy().into_owned(), table)).collect()
+/// Whether other copies can find this one: whether the object that it is in exports its table.
+#[must_use]
+pub fn is_findable() -> bool {
+    all_tables().iter().any(|(_, table)| std::ptr::eq(*table, session_table()))
 }
 
-fn table_of(object: &OsStr) -> Option<&'static SessionTable> {
-    let path = CString::new(object.as_bytes()).ok()?;
-    // SAFETY: the path is a C string; RTLD_NOLOAD loads nothing and so runs no initialiser.
-    let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+/// The tables of all other copies, with the paths of their objects.
+fn peers() -> Vec<(String, &'static SessionTable)> {
+    let mut found = all_tables();
+    found.retain(|(_, table)| !std::ptr::eq(*table, session_table()));
+    found
+}
+
+fn all_tables() -> Vec<(String, &'static SessionTable)> {
+    let objects = loader::loaded_objects();
+    let named = objects.iter().filter_map(|path| Some((path, table_of(Some(path))?)));
+    let mut found: Vec<(String, &SessionTable)> =
+        named.map(|(path, table)| (path.to_string_lossy().into_owned(), table)).collect();
+    // The main program has no path by which it could be opened. A look-up in it also searches what
+    // was loaded with it; what it finds there is known already.
+    if let Some(table) = table_of(None)
+        && !found.iter().any(|(_, known)| std::ptr::eq(*known, table))
+    {
+        found.push(("the main program".into(), table));
+    }
+    found
+}
+
+/// The table that an object exports; `None` is the main program.
+fn table_of(object: Option<&OsStr>) -> Option<&'static SessionTable> {
+    let path = object.map(|object| CString::new(object.as_bytes())).transpose().ok()?;
+    let name = path.as_deref().map_or(std::ptr::null(), CStr::as_ptr);
+    // SAFETY: the path is a C string or null; RTLD_NOLOAD loads nothing and so runs no initialiser.
+    let handle = unsafe { libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
     if handle.is_null() {
         return None;
     }
     // SAFETY: the handle is open, the name is a C string.
     let symbol = unsafe { libc::dlsym(handle, SYMBOL.as_ptr()) };
     // dlsym also searches what the object depends on: only its own symbol counts.
-    if symbol.is_null() || loader::path_of(symbol).as_deref() != Some(object) {
+    let is_own = |object: &OsStr| loader::path_of(symbol).as_deref() == Some(object);
+    if symbol.is_null() || !object.is_none_or(is_own) {
         // SAFETY: gives back the reference taken above; the host's own keeps the object loaded.
         unsafe { libc::dlclose(handle) };
         return None;
@@ -111,11 +263,123 @@ fn table_of(object: &OsStr) -> Option<&'static SessionTable> {
     // SAFETY: whoever exports this name promises this type: a copy of memvelope of version 1.
     let get: extern "C" fn() -> *const SessionTable =
         unsafe { std::mem::transmute::<*mut c_void, _>(symbol) };
-    // SAFETY: the function returns null or its object's static, which stays loaded.
-    let table = unsafe { get().as_ref() }?;
-    let is_known =
-        table.version == VERSION && table.size_bytes as usize >= size_of::<SessionTable>();
-    is_known.then_some(table)
+    let table = get();
+    if table.is_null() {
+        return None;
+    }
+    // SAFETY: the table is its object's static, which stays loaded; every form has these two.
+    let (size, version) = unsafe { ((*table).size_bytes as usize, (*table).version) };
+    // SAFETY: as above. Of a table of the first form nothing past its size is read: see
+    // [`Owner::functions`].
+    (version == VERSION && size >= FIRST_FORM_BYTES).then(|| unsafe { &*table })
+}
+
+/// Why a call to the owner came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal(pub(crate) u32);
+
+fn outcome(code: u32) -> Result<(), Refusal> {
+    if code == code::OK { Ok(()) } else { Err(Refusal(code)) }
+}
+
+/// Documents past this are refused: a bug, or another version's.
+const DOCUMENT_BYTES_MAX: usize = 256 << 20;
+
+impl Owner {
+    /// Its functions; `None` in a copy too old to have any, and in a forked child.
+    fn functions(&self) -> Option<&'static Functions> {
+        let has_field = self.table.size_bytes as usize >= size_of::<SessionTable>();
+        if !has_field || fork::in_child() {
+            return None;
+        }
+        // SAFETY: only `serve` stores here, and only a static of an object that stays loaded.
+        let functions = unsafe { self.table.functions.load(Ordering::Acquire).as_ref() }?;
+        (functions.size_bytes as usize >= size_of::<Functions>()).then_some(functions)
+    }
+
+    fn ask(&self, call: impl FnOnce(&Functions) -> u32) -> Result<(), Refusal> {
+        outcome(self.functions().map_or(code::NO_SESSION, call))
+    }
+
+    /// Whether it serves clients at all, now or once its session has started.
+    pub(crate) fn is_able(&self) -> bool {
+        self.table.size_bytes as usize >= size_of::<SessionTable>()
+    }
+
+    /// A document of one moment. It may grow between the two questions that it takes to get it.
+    pub(crate) fn read(&self, which: u32) -> Result<Vec<u8>, Refusal> {
+        let functions = self.functions().ok_or(Refusal(code::NO_SESSION))?;
+        let mut text = vec![0_u8; 64 << 10];
+        for _ in 0..8 {
+            let mut bytes = 0;
+            match (functions.read)(which, text.as_mut_ptr(), text.len(), &raw mut bytes) {
+                code::OK => {
+                    text.truncate(bytes);
+                    return Ok(text);
+                }
+                code::TOO_SMALL if bytes < DOCUMENT_BYTES_MAX => {
+                    text.resize(bytes.saturating_add(bytes / 4).max(text.len()), 0);
+                }
+                code => return Err(Refusal(code)),
+            }
+        }
+        Err(Refusal(code::TOO_SMALL))
+    }
+
+    pub(crate) fn flush(&self, timeout: Duration) -> Result<(), Refusal> {
+        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.ask(|functions| (functions.flush)(nanos))
+    }
+
+    pub(crate) fn sample(&self) {
+        // Without a session there is nobody to ask.
+        let _ = self.ask(|functions| (functions.sample)());
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.functions().map_or(0, |functions| (functions.now)())
+    }
+
+    pub(crate) fn span(&self, name: &str, start: u64) {
+        let _ = self.ask(|functions| (functions.span)(name.as_ptr(), name.len(), start));
+    }
+
+    /// The id of the scope; 0 where there is none.
+    #[allow(dead_code, reason = "for the scope API")]
+    pub(crate) fn scope_enter(&self, name: &str, trace: Option<TraceContext>) -> u64 {
+        let trace = trace.map(Trace::from);
+        let trace = trace.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        self.functions()
+            .map_or(0, |functions| (functions.scope_enter)(name.as_ptr(), name.len(), trace))
+    }
+
+    #[allow(dead_code, reason = "for the scope API")]
+    pub(crate) fn scope_leave(&self, scope: u64, start: u64) {
+        let _ = self.ask(|functions| (functions.scope_leave)(scope, start));
+    }
+
+    /// The former tag of this thread there.
+    pub(crate) fn set_tag(&self, tag: Tag) -> Option<Tag> {
+        let former = (self.functions()?.set_tag)(tag as u32);
+        Tag::ALL.get(former as usize).copied()
+    }
+
+    pub(crate) fn write_trace(&self, path: &Path, bytes_max: u64) -> Result<[u64; 5], Refusal> {
+        let path = path.as_os_str().as_bytes();
+        let mut numbers = [0; 5];
+        self.ask(|functions| {
+            (functions.write_trace)(path.as_ptr(), path.len(), bytes_max, &raw mut numbers)
+        })?;
+        Ok(numbers)
+    }
+
+    pub(crate) fn pause(&self, why: &str) -> Result<(), Refusal> {
+        self.ask(|functions| (functions.pause)(why.as_ptr(), why.len()))
+    }
+
+    pub(crate) fn resume(&self) -> bool {
+        self.ask(|functions| (functions.resume)()).is_ok()
+    }
 }
 
 #[cfg(test)]
@@ -124,12 +388,46 @@ mod tests {
 
     #[test]
     fn a_copy_alone_gets_the_process_and_gives_it_back() {
-        assert!(peers().is_empty(), "the test binary exports no table");
+        assert!(peers().is_empty() && !is_findable(), "the test binary exports no table");
         for _ in 0..2 {
-            assert_eq!(claim(), Ok(()));
+            assert!(claim().is_ok());
             assert_eq!(TABLE.owner.load(Ordering::SeqCst), word(RUNNING));
             release();
             assert_eq!(TABLE.owner.load(Ordering::SeqCst), 0);
         }
+    }
+
+    #[test]
+    fn an_older_copy_has_no_functions() {
+        // The first form ends before the functions: what lies there is not a pointer of ours.
+        static OLD: SessionTable = SessionTable {
+            size_bytes: FIRST_FORM_BYTES as u32,
+            version: VERSION,
+            owner: AtomicU64::new(0),
+            functions: AtomicPtr::new(std::ptr::dangling_mut()),
+        };
+        let owner = Owner { path: "old.so".into(), table: &OLD };
+        assert!(!owner.is_able());
+        assert_eq!(owner.read(document::SNAPSHOT), Err(Refusal(code::NO_SESSION)));
+        assert_eq!(owner.flush(Duration::ZERO), Err(Refusal(code::NO_SESSION)));
+        assert_eq!((owner.now(), owner.scope_enter("x", None)), (0, 0));
+        assert_eq!(owner.set_tag(Tag::Weights), None);
+    }
+
+    #[test]
+    fn a_trace_keeps_the_order_of_its_bytes() {
+        let context: TraceContext =
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap();
+        let trace = Trace::from(context);
+        assert_eq!(trace.trace_id[..3], [0x0a, 0xf7, 0x65]);
+        assert_eq!(TraceContext::from(trace), context);
+    }
+
+    #[test]
+    fn the_layout_only_grows() {
+        assert_eq!(size_of::<SessionTable>(), FIRST_FORM_BYTES + 8);
+        assert_eq!(size_of::<Functions>(), 8 + 11 * 8);
+        assert_eq!(std::mem::offset_of!(Functions, read), 8);
+        assert_eq!(std::mem::offset_of!(Functions, resume), 8 + 10 * 8);
     }
 }

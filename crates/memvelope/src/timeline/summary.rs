@@ -4,10 +4,10 @@ use crate::event::{
     CallKind, DeviceIndex, Direction, NameId, OverheadKind, PoolChange, SpanOrigin, SyncKind,
 };
 use crate::units::{Bytes, Nanos};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Everything accumulated so far.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Kernels, most total time first.
     pub kernels: Vec<KernelTotals>,
@@ -41,7 +41,7 @@ pub struct Summary {
 }
 
 /// Count and times of one kind of operation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpTotals {
     /// How many.
     pub count: u64,
@@ -58,7 +58,7 @@ pub struct OpTotals {
 }
 
 /// One kernel name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelTotals {
     /// Name as recorded (mangled).
     pub name: String,
@@ -71,7 +71,7 @@ pub struct KernelTotals {
 }
 
 /// One copy direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyTotals {
     /// Direction.
     pub direction: Direction,
@@ -86,7 +86,7 @@ pub struct CopyTotals {
 }
 
 /// Memsets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemsetTotals {
     /// Bytes written.
     pub bytes: Bytes,
@@ -98,7 +98,7 @@ pub struct MemsetTotals {
 }
 
 /// One kind of wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncTotals {
     /// Kind.
     pub kind: SyncKind,
@@ -108,7 +108,7 @@ pub struct SyncTotals {
 }
 
 /// One kind of allocation-family call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallTotals {
     /// Kind.
     pub call: CallKind,
@@ -120,7 +120,7 @@ pub struct CallTotals {
 }
 
 /// One function that launches work.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchCallTotals {
     /// Its C name.
     pub function: String,
@@ -132,7 +132,7 @@ pub struct LaunchCallTotals {
 }
 
 /// One name of spans.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpanTotals {
     /// Name.
     pub name: String,
@@ -144,7 +144,7 @@ pub struct SpanTotals {
 }
 
 /// Work on the device that was launched inside scopes of one name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScopeTotals {
     /// The scope's name.
     pub name: String,
@@ -159,7 +159,7 @@ pub struct ScopeTotals {
 }
 
 /// Work of one kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkTotals {
     /// How many.
     pub count: u64,
@@ -170,7 +170,7 @@ pub struct WorkTotals {
 }
 
 /// Changes of pools of one kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolChanges {
     /// Kind.
     pub change: PoolChange,
@@ -179,7 +179,7 @@ pub struct PoolChanges {
 }
 
 /// One kind of overhead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OverheadTotals {
     /// Kind.
     pub kind: OverheadKind,
@@ -189,7 +189,7 @@ pub struct OverheadTotals {
 }
 
 /// How long a device was busy.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeviceBusy {
     /// Device.
     pub device: DeviceIndex,

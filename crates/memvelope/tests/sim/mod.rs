@@ -32,6 +32,18 @@ pub(crate) fn in_child(test: &str, scenario: &str, case: fn()) {
     in_child_with(test, scenario, &[], case);
 }
 
+/// Runs `case` in a child process for each scenario, with what the case expects there in its
+/// environment.
+pub(crate) fn in_children(test: &str, cases: &[(String, &[(&str, &str)])], case: fn()) {
+    if std::env::var(CHILD).as_deref() == Ok(test) {
+        return case();
+    }
+    for (scenario, env) in cases {
+        let env: Vec<_> = env.iter().map(|(name, value)| (*name, Path::new(*value))).collect();
+        in_child_with(test, scenario, &env, case);
+    }
+}
+
 /// The same, with more environment variables.
 pub(crate) fn in_child_with(test: &str, scenario: &str, env: &[(&str, &Path)], case: fn()) {
     if std::env::var(CHILD).as_deref() == Ok(test) {
@@ -105,6 +117,7 @@ macro_rules! functions {
 }
 
 functions! {
+    fn cuInit(flags: u32);
     fn cuDevicePrimaryCtxRetain(to: *mut u64, device: i32);
     fn cuDevicePrimaryCtxRelease_v2(device: i32);
     fn cuDevicePrimaryCtxGetState(device: i32, flags: *mut u32, active: *mut i32);

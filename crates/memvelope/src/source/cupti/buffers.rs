@@ -181,6 +181,11 @@ impl Arena {
             return (self.slots.pointer(slot), self.slots.slot_bytes);
         }
         self.exhausted.fetch_add(1, Ordering::Relaxed);
+        self.nothing(null_tolerated)
+    }
+
+    /// The answer that makes CUPTI drop what it has.
+    pub(super) fn nothing(&self, null_tolerated: bool) -> Grant {
         if null_tolerated { (std::ptr::null_mut(), 0) } else { self.discard_buffer() }
     }
 

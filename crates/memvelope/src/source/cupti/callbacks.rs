@@ -13,6 +13,7 @@
 
 use super::UNKNOWN_DEVICE;
 use super::contexts::Known;
+use super::finalize;
 use super::state::{Inside, STATE};
 use crate::event::{
     AllocKind, Allocation, AllocationFailure, Body, CallKind, DeviceIndex, DriverCall, Event,
@@ -62,6 +63,10 @@ pub(super) unsafe extern "C" fn buffer_requested(
     STATE.guarded(|| {
         let (pointer, bytes) = match STATE.arena() {
             Some(arena) if crate::fork::in_child() => arena.discard_buffer(),
+            // CUPTI is somebody else's: what it records now is not for us.
+            Some(arena) if STATE.is_withholding.load(Ordering::Relaxed) => {
+                arena.nothing(STATE.null_tolerated.load(Ordering::Relaxed))
+            }
             Some(arena) => arena.request(STATE.null_tolerated.load(Ordering::Relaxed)),
             None => (std::ptr::null_mut(), 0),
         };
@@ -103,7 +108,12 @@ pub(super) unsafe extern "C" fn on_callback(
     data: *const c_void,
 ) {
     STATE.guarded(|| {
-        if data.is_null() || STATE.sink().is_none() {
+        // SAFETY: in this domain CUPTI passes a CUpti_CallbackData, valid for this call.
+        let site = || unsafe { Block(data.cast()).read(callback_data::SITE) };
+        if data.is_null() || finalize::on_callback(callback_domain, id, site) {
+            return;
+        }
+        if STATE.sink().is_none() {
             return;
         }
         let Some(_inside) = Inside::enter() else { return };

@@ -2,13 +2,14 @@
 
 use super::drain::Drain;
 use super::state::State;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident;)*) => {
         /// What the recorder lost and what it costs.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
         pub struct Counters {
             $($(#[$doc])* pub $field: u64,)*
             /// Bytes of the buffer arena.
@@ -64,6 +65,8 @@ counters! {
     contexts_refused;
     /// Buffers that came back and are none of ours: another CUPTI user replaced our callbacks.
     foreign_buffers;
+    /// Times that another tool took CUPTI's subscription from us.
+    subscriptions_lost;
     /// Unwinds caught at a C edge: always a bug of ours.
     caught_panics;
     /// Host nanoseconds spent decoding.
@@ -94,6 +97,8 @@ pub(super) fn totals(state: &State, drain: &Drain) -> Counters {
         unknown_device: read(&state.unknown_device),
         contexts_refused: read(&state.contexts.refused),
         foreign_buffers: of_arena(|arena| &arena.foreign),
+        // Known to the recorder alone.
+        subscriptions_lost: 0,
         caught_panics: read(&state.caught_panics),
         decode_ns: read(&drain.decode_ns),
         arena_bytes: arena.map_or(0, super::buffers::Arena::bytes),

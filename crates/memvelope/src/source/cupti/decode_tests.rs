@@ -380,3 +380,6 @@ proptest! {
         prop_assert!(events.len() as u64 <= 2 * stepped);
     }
 }
+
+#[path = "decode_kinds_tests.rs"]
+mod kinds;

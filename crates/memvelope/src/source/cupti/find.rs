@@ -167,6 +167,21 @@ impl Search<'_> {
     }
 }
 
+/// The file that a program started with this environment would most likely use: the first one where
+/// the dynamic loader looks, then where wheels and toolkits put it. Opens nothing.
+#[must_use]
+pub fn likely_file() -> Option<PathBuf> {
+    likely_file_in(&|name| std::env::var_os(name))
+}
+
+fn likely_file_in(environment: Environment<'_>) -> Option<PathBuf> {
+    let path = environment("LD_LIBRARY_PATH").unwrap_or_default();
+    let first = std::env::split_paths(&path).filter(|dir| dir.is_absolute());
+    let all: Vec<PathBuf> = first.chain(directories(environment)).collect();
+    let files = all.iter().flat_map(|dir| SONAMES.iter().map(move |(_, name)| dir.join(name)));
+    files.into_iter().find(|path| path.is_file())
+}
+
 /// The environment, so that tests can have one of their own.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
@@ -284,6 +299,26 @@ mod tests {
         });
         let place = |path: &Path| found.iter().position(|dir| dir == path);
         assert!(place(&wheel).unwrap() < place(&toolkit).unwrap(), "{found:?}");
+    }
+
+    #[test]
+    fn the_likely_file_is_the_loaders_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let (wheel, own) = (dir.path().join("lib/python3.12/site-packages/nvidia/cu13/lib"), "own");
+        std::fs::create_dir_all(&wheel).unwrap();
+        std::fs::create_dir(dir.path().join(own)).unwrap();
+        std::fs::write(wheel.join("libcupti.so.13"), "").unwrap();
+        let found = |path: Option<&str>| {
+            likely_file_in(&|name| match name {
+                "VIRTUAL_ENV" => Some(dir.path().into()),
+                "LD_LIBRARY_PATH" => Some(dir.path().join(path?).into()),
+                _ => None,
+            })
+        };
+        assert_eq!(found(None), Some(wheel.join("libcupti.so.13")));
+        assert_eq!(found(Some(own)), Some(wheel.join("libcupti.so.13")));
+        std::fs::write(dir.path().join("own/libcupti.so.12"), "").unwrap();
+        assert_eq!(found(Some(own)), Some(dir.path().join("own/libcupti.so.12")));
     }
 
     #[test]

@@ -116,6 +116,11 @@ impl Correlation {
         }
     }
 
+    /// CUPTI is somebody else's now: nothing more is told to it.
+    pub(super) fn abandon(&self) {
+        self.is_over.store(true, Ordering::Release);
+    }
+
     /// Switches off what [`begin`] switched on. Ids that are still on threads' stacks stay there
     /// unused.
     pub(super) fn end(&self, cupti: &Cupti) {

@@ -24,6 +24,8 @@ pub(super) struct State {
     arena: OnceLock<Arena>,
     /// This CUPTI bears "no buffer" as an answer.
     pub(super) null_tolerated: AtomicBool,
+    /// The subscription was taken from us: CUPTI gets no buffers of ours.
+    pub(super) is_withholding: AtomicBool,
     /// An unwind was caught: recording stays off, because what it left behind is unknown.
     pub(super) broken: AtomicBool,
     pub(super) contexts: Contexts,
@@ -43,6 +45,7 @@ impl State {
             driver: AtomicPtr::new(std::ptr::null_mut()),
             arena: OnceLock::new(),
             null_tolerated: AtomicBool::new(false),
+            is_withholding: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             contexts: Contexts::new(),
             callbacks: AtomicU64::new(0),
@@ -56,6 +59,7 @@ impl State {
     /// From now on callbacks go to `sink`.
     pub(super) fn connect(&self, sink: &'static dyn Sink, driver: &'static Driver) {
         self.contexts.clear();
+        self.is_withholding.store(false, Ordering::Release);
         self.driver.store(std::ptr::from_ref(driver).cast_mut(), Ordering::Release);
         self.sink.store(std::ptr::from_ref(remembered(sink)).cast_mut(), Ordering::Release);
     }

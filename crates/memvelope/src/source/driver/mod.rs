@@ -31,6 +31,8 @@ pub struct Driver {
     simulator_version: Option<&'static str>,
     /// `cuInit` is known to have returned 0.
     initialized: AtomicBool,
+    /// `cuInit` is calling us and has not returned yet: nothing may be asked.
+    inside_init: AtomicBool,
     /// The driver said that it is being torn down: it is called no more (a call then crashes).
     gone: AtomicBool,
 }
@@ -127,7 +129,13 @@ impl Driver {
     /// Takes the driver as initialised without asking: for code that `cuInit` itself is calling
     /// (`InitializeInjection`), where another `cuInit` might wait for the first for ever.
     pub(crate) fn init_is_calling_us(&self) {
+        self.inside_init.store(true, Ordering::Release);
         self.initialized.store(true, Ordering::Release);
+    }
+
+    /// Whether that `cuInit` is not known to have returned yet.
+    pub(crate) fn is_inside_init(&self) -> bool {
+        self.inside_init.load(Ordering::Acquire)
     }
 
     /// What to do about an error of [`Self::init`]; `None` for errors of another kind.
@@ -181,6 +189,7 @@ impl Driver {
         let mut count: c_int = 0;
         call!(self, device_get_count = "cuDeviceGetCount"(&raw mut count))?;
         self.initialized.store(true, Ordering::Release);
+        self.inside_init.store(false, Ordering::Release);
         (0..count.max(0)).map(|ordinal| self.device(ordinal)).collect()
     }
 
@@ -245,6 +254,31 @@ impl Driver {
             Err(error) if is_code(&error, CuResult::INVALID_CONTEXT) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Devices whose primary context is active. (Contexts of the program's own making cannot be
+    /// listed.)
+    pub(crate) fn active_devices(&self) -> Vec<DeviceIndex> {
+        let mut count: c_int = 0;
+        let counted = call!(self, device_get_count = "cuDeviceGetCount"(&raw mut count));
+        let is_active = |ordinal: &c_int| {
+            let (mut handle, mut flags, mut active): (CuDevice, u32, c_int) = (0, 0, 0);
+            call!(self, device_get = "cuDeviceGet"(&raw mut handle, *ordinal)).is_ok()
+                && call!(
+                    self,
+                    primary_ctx_get_state =
+                        "cuDevicePrimaryCtxGetState"(handle, &raw mut flags, &raw mut active)
+                )
+                .is_ok()
+                && active != 0
+        };
+        let ordinals = if counted.is_ok() { 0..count.max(0) } else { 0..0 };
+        ordinals.filter(is_active).filter_map(|n| u32::try_from(n).ok()).map(DeviceIndex).collect()
+    }
+
+    /// Whether a context is known to exist: an active primary one, or the calling thread's.
+    pub(crate) fn has_context(&self) -> bool {
+        matches!(self.current_device(), Ok(Some(_))) || !self.active_devices().is_empty()
     }
 
     /// Makes the calling thread's questions harmless to stream captures on other threads. While
@@ -418,6 +452,7 @@ fn remembered(found: find::Found, simulator_version: Option<&'static str>) -> &'
         path: found.path,
         simulator_version,
         initialized: AtomicBool::new(false),
+        inside_init: AtomicBool::new(false),
         gone: AtomicBool::new(false),
     }));
     known.push(driver);

@@ -1,0 +1,195 @@
+//! The report of a process: one JSON document, whole in a file, and cut to fit a slot.
+
+use memvelope::event::DropReason;
+use memvelope::export::summary::{Slot, Vitals};
+use memvelope::runtime::{Mode, Session};
+use memvelope::snapshot::Snapshot;
+use serde_json::{Map, Value, json};
+use std::os::unix::process::parent_id;
+
+/// Stands for the rows that did not fit; no kernel is called so.
+const LEFT_OUT: &str = "(left out)";
+
+/// Room for the row that stands for those left out, and for a count that grew a digit.
+const MARGIN_BYTES: usize = 512;
+
+/// Which process, as it was when the recording began.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) pid: u32,
+    parent_pid: u32,
+    name: String,
+    command: Vec<String>,
+}
+
+impl Identity {
+    pub(crate) fn current() -> Self {
+        let read = |path| std::fs::read(path).unwrap_or_default();
+        let line = read("/proc/self/cmdline");
+        let line = line.strip_suffix(&[0]).unwrap_or(&line);
+        let words = line.split(|byte| *byte == 0);
+        Self {
+            pid: std::process::id(),
+            parent_pid: parent_id(),
+            name: String::from_utf8_lossy(&read("/proc/self/comm")).trim_end().to_owned(),
+            command: words.map(|word| String::from_utf8_lossy(word).into_owned()).collect(),
+        }
+    }
+}
+
+/// The whole document. `report_cpu_ns` is what reporting itself has cost so far.
+pub(crate) fn whole(
+    identity: &Identity,
+    session: &Session,
+    snapshot: &Snapshot,
+    is_final: bool,
+    report_cpu_ns: u64,
+) -> Value {
+    let mut document = session.report_of(snapshot);
+    document["schema"] = json!("memvelope.process/1");
+    document["pid"] = json!(identity.pid);
+    document["parent_pid"] = json!(identity.parent_pid);
+    document["name"] = json!(identity.name);
+    document["command"] = json!(identity.command);
+    document["final"] = json!(is_final);
+    document["self"]["report_cpu_ns"] = json!(report_cpu_ns);
+    document
+}
+
+/// The numbers that are told apart from the report.
+pub(crate) fn vitals(mode: &Mode, snapshot: &Snapshot) -> Vitals {
+    let totals = || snapshot.devices.iter().map(|device| &device.totals);
+    let lost = snapshot.dropped.iter().filter(|(reason, _)| *reason != DropReason::TraceSampled);
+    Vitals {
+        is_recording: matches!(mode, Mode::Cupti(_)),
+        is_simulated: snapshot.simulated,
+        live_bytes: totals().map(|t| (t.device.0, t.vram.live_bytes.0)).collect(),
+        allocations: totals().flat_map(|t| t.by_kind).map(|kind| kind.allocated_count).sum(),
+        kernels: snapshot.timeline.kernels.iter().map(|kernel| kernel.totals.count).sum(),
+        busy_ns: snapshot.timeline.busy.iter().map(|device| device.busy_ns.0).sum(),
+        clock_ns: snapshot.time_ns.0,
+        lost: lost.map(|(_, count)| count).sum(),
+    }
+}
+
+/// The document in at most `bytes_max` bytes: of the longest tables of the timeline the last rows
+/// (those with least time) are left out, counted in `left_out` and summed in one row each.
+pub(crate) fn fitting(mut document: Value, bytes_max: usize) -> Vec<u8> {
+    loop {
+        let text = document.to_string();
+        if text.len() <= bytes_max {
+            return text.into_bytes();
+        }
+        if !shorten(&mut document, text.len() - bytes_max + MARGIN_BYTES) {
+            return last_resort(&document);
+        }
+    }
+}
+
+/// Takes about `excess` bytes out of the longest table that is whole; false if there is none.
+fn shorten(document: &mut Value, excess: usize) -> bool {
+    let shortened: Vec<String> =
+        document["left_out"].as_object().map_or(Vec::new(), |o| o.keys().cloned().collect());
+    let Some(timeline) = document["snapshot"]["timeline"].as_object_mut() else { return false };
+    let tables = timeline.iter().filter_map(|(name, table)| Some((name, table.as_array()?)));
+    let candidates = tables.filter(|(name, rows)| rows.len() > 1 && !shortened.contains(name));
+    let size = |rows: &Vec<Value>| rows.iter().map(|row| row.to_string().len()).sum::<usize>();
+    let Some(name) = candidates.max_by_key(|(_, rows)| size(rows)).map(|(n, _)| n.clone()) else {
+        return false;
+    };
+    let Some(rows) = timeline.get_mut(&name).and_then(Value::as_array_mut) else { return false };
+    let (mut cut, mut removed) = (0, Vec::new());
+    while cut < excess && rows.len() > 1 {
+        let Some(row) = rows.pop() else { break };
+        cut += row.to_string().len() + 1;
+        removed.push(row);
+    }
+    if let Some(sum) = sum_of(&removed) {
+        rows.push(sum);
+    }
+    document["left_out"][name] = json!(removed.len());
+    true
+}
+
+/// One row for many; `None` where rows have no counts to add up.
+fn sum_of(rows: &[Value]) -> Option<Value> {
+    let all = |key: &str| rows.iter().map(|row| row[key].as_u64()).collect::<Option<Vec<_>>>();
+    let count = all("count")?.into_iter().fold(0, u64::saturating_add);
+    let mut sum = Map::new();
+    sum.insert("name".into(), json!(LEFT_OUT));
+    sum.insert("count".into(), json!(count));
+    if let Some(total) = all("total_ns") {
+        sum.insert("total_ns".into(), json!(total.into_iter().fold(0, u64::saturating_add)));
+    }
+    sum.insert("min_ns".into(), json!(all("min_ns").and_then(|all| all.into_iter().min())));
+    sum.insert("max_ns".into(), json!(all("max_ns").and_then(|all| all.into_iter().max())));
+    Some(sum.into())
+}
+
+/// Nothing is left to shorten: who it is, and that it does not fit.
+fn last_resort(document: &Value) -> Vec<u8> {
+    let kept = ["schema", "simulated", "pid", "parent_pid", "final"];
+    let mut short: Map<_, _> =
+        kept.iter().map(|key| ((*key).to_owned(), document[*key].clone())).collect();
+    short.insert("problem".into(), json!("the report does not fit its slot"));
+    Value::from(short).to_string().into_bytes()
+}
+
+/// The document as it goes into a slot.
+pub(crate) fn for_slot(document: Value) -> Vec<u8> {
+    fitting(document, Slot::REPORT_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(kernels: u64, copies: u64) -> Value {
+        let row = |i: u64| {
+            json!({"name": format!("kernel number {i}"), "count": 2, "total_ns": 1000 - i,
+                   "min_ns": 500 - i, "max_ns": 501})
+        };
+        json!({
+            "schema": "memvelope.process/1", "pid": 7, "final": true,
+            "snapshot": {"timeline": {
+                "kernels": (0..kernels).map(row).collect::<Vec<_>>(),
+                "copies": (0..copies).map(|i| json!({"direction": i})).collect::<Vec<_>>(),
+            }},
+        })
+    }
+
+    #[test]
+    fn what_fits_is_left_alone() {
+        let text = fitting(document(100, 3), 1 << 20);
+        assert_eq!(serde_json::from_slice::<Value>(&text).unwrap(), document(100, 3));
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_are_summed_and_counted() {
+        for bytes_max in [2_000, 5_000, 9_000] {
+            let text = fitting(document(200, 3), bytes_max);
+            assert!(text.len() <= bytes_max);
+            assert!(text.len() > bytes_max - 2 * MARGIN_BYTES, "{} of {bytes_max}", text.len());
+            let short: Value = serde_json::from_slice(&text).unwrap();
+            let rows = short["snapshot"]["timeline"]["kernels"].as_array().unwrap();
+            let left_out = short["left_out"]["kernels"].as_u64().unwrap();
+            assert_eq!(rows.len() as u64 - 1 + left_out, 200);
+            let total = |key: &str| rows.iter().map(|row| row[key].as_u64().unwrap()).sum::<u64>();
+            assert_eq!(total("count"), 400);
+            assert_eq!(total("total_ns"), (0..200).map(|i| 1000 - i).sum::<u64>());
+            let last = rows.last().unwrap();
+            assert_eq!((&last["name"], &last["min_ns"]), (&json!(LEFT_OUT), &json!(301)));
+        }
+    }
+
+    #[test]
+    fn tables_without_sums_are_cut_and_a_report_that_cannot_fit_says_so() {
+        let text = fitting(document(1, 900), 4_000);
+        let short: Value = serde_json::from_slice(&text).unwrap();
+        assert!(text.len() <= 4_000 && short["left_out"]["copies"].as_u64() > Some(600));
+        let text = fitting(document(5, 5), 150);
+        let short: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!((&short["pid"], &short["snapshot"]), (&json!(7), &Value::Null));
+        assert!(short["problem"].is_string());
+    }
+}

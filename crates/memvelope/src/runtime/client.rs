@@ -1,0 +1,232 @@
+//! A session of a copy that is not the first in the process: it does nothing itself and asks the
+//! first ([`crate::source::peers`]).
+
+use super::{Mode, SelfCost, TraceStats};
+use crate::error::{Error, Result};
+use crate::event::{self, Tag};
+use crate::fork;
+use crate::snapshot::Snapshot;
+use crate::source::cupti::State;
+use crate::source::peers::{Owner, Refusal, code, document};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a copy that starts at the same time as we do may take to attach.
+const START_MAX: Duration = Duration::from_secs(5);
+
+/// The client's end.
+#[derive(Debug)]
+pub(super) struct Client {
+    owner: Owner,
+    /// The last text of each document: what remains once this client has ended.
+    last: Mutex<BTreeMap<u32, Vec<u8>>>,
+    is_detached: AtomicBool,
+}
+
+/// To whom tags are told; there is one owner a process.
+static CURRENT: Mutex<Option<Arc<Client>>> = Mutex::new(None);
+
+fn current() -> MutexGuard<'static, Option<Arc<Client>>> {
+    CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn forward_tag(tag: Tag) -> Option<Tag> {
+    if fork::in_child() {
+        return None;
+    }
+    // Copied out: no lock is held while another copy is called.
+    let client = current().clone()?;
+    client.owner.set_tag(tag)
+}
+
+impl Client {
+    /// Becomes the client of `owner`, which may be starting at this moment. `Err`: it is too old to
+    /// have clients, or does not come up; its path.
+    pub(super) fn attach(owner: Owner) -> Result<Arc<Self>, String> {
+        fork::watch();
+        let deadline = Instant::now() + START_MAX;
+        while owner.is_able() && owner.read(document::STATE).is_err() {
+            if Instant::now() >= deadline {
+                return Err(owner.path);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if !owner.is_able() {
+            return Err(owner.path);
+        }
+        let client =
+            Arc::new(Self { owner, last: Mutex::default(), is_detached: AtomicBool::new(false) });
+        event::forward_tags(forward_tag);
+        *current() = Some(Arc::clone(&client));
+        Ok(client)
+    }
+
+    /// Where the copy that records was loaded from.
+    pub(super) fn owner_path(&self) -> &str {
+        &self.owner.path
+    }
+
+    fn is_live(&self) -> bool {
+        !self.is_detached.load(Ordering::Acquire) && !fork::in_child()
+    }
+
+    fn read<T: DeserializeOwned>(&self, which: u32) -> Result<T, String> {
+        let refused = |refusal: Refusal| match refusal.0 {
+            code::FORKED => super::state::FORKED.into(),
+            code::NO_SESSION => format!("the session of {} has ended", self.owner.path),
+            code => format!("{} answers {code}", self.owner.path),
+        };
+        if fork::in_child() {
+            return Err(super::state::FORKED.into());
+        }
+        let text = if self.is_detached.load(Ordering::Acquire) {
+            self.last().get(&which).cloned().ok_or("this session has ended")?
+        } else {
+            let text = self.owner.read(which).map_err(refused)?;
+            self.last().insert(which, text.clone());
+            text
+        };
+        serde_json::from_slice(&text).map_err(|error| {
+            format!(
+                "{} is of another version: its answer is not understood ({error})",
+                self.owner.path
+            )
+        })
+    }
+
+    fn last(&self) -> MutexGuard<'_, BTreeMap<u32, Vec<u8>>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let why = match self.read(document::SNAPSHOT) {
+            Ok(snapshot) => return snapshot,
+            Err(why) => why,
+        };
+        // What was known before the owner's session ended; in a forked child, whose locks may be
+        // held by threads that are not there, nothing.
+        let last =
+            if fork::in_child() { None } else { self.last().get(&document::SNAPSHOT).cloned() };
+        let last = last.and_then(|text| serde_json::from_slice::<Snapshot>(&text).ok());
+        let since = if last.is_some() { " since" } else { "" };
+        let mut snapshot = last.unwrap_or_default();
+        snapshot.unseen.push(format!("everything{since}: {why}"));
+        snapshot
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        self.read(document::MODE).unwrap_or_else(Mode::Blind)
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.read(document::STATE).unwrap_or_default()
+    }
+
+    pub(super) fn self_cost(&self) -> SelfCost {
+        self.read(document::SELF_COST).unwrap_or_default()
+    }
+
+    pub(super) fn report(&self) -> serde_json::Value {
+        self.read(document::REPORT).unwrap_or_else(|why| serde_json::json!({ "unseen": [why] }))
+    }
+
+    pub(super) fn flush(&self, timeout: Duration) -> Result<()> {
+        let waited_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        if !self.is_live() {
+            return Ok(());
+        }
+        match self.owner.flush(timeout) {
+            Err(Refusal(code::TIMED_OUT)) => Err(Error::FlushTimeout { waited_ms }),
+            // Without a session there is nothing to wait for.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn sample(&self) {
+        if self.is_live() {
+            self.owner.sample();
+        }
+    }
+
+    /// The recorder's clock; `None` where there is none.
+    pub(super) fn now(&self) -> Option<u64> {
+        Some(self.owner.now()).filter(|now| self.is_live() && *now != 0)
+    }
+
+    pub(super) fn span(&self, name: &str, start: u64) {
+        if self.is_live() {
+            self.owner.span(name, start);
+        }
+    }
+
+    /// Opens a scope on this thread; `None` where there is none.
+    #[allow(dead_code, reason = "for the scope API")]
+    pub(super) fn scope_enter(
+        &self,
+        name: &str,
+        trace: Option<event::TraceContext>,
+    ) -> Option<u64> {
+        let scope = if self.is_live() { self.owner.scope_enter(name, trace) } else { 0 };
+        (scope != 0).then_some(scope)
+    }
+
+    /// Ends it: when it began, by [`Self::now`].
+    #[allow(dead_code, reason = "for the scope API")]
+    pub(super) fn scope_leave(&self, scope: u64, start: u64) {
+        if self.is_live() {
+            self.owner.scope_leave(scope, start);
+        }
+    }
+
+    pub(super) fn write_trace(&self, path: &Path, bytes_max: u64) -> Result<TraceStats> {
+        let refused = |why: String| Error::WriteFile {
+            path: path.to_owned(),
+            source: std::io::Error::other(why),
+        };
+        if !self.is_live() {
+            return Err(refused("the session has ended".into()));
+        }
+        // The owner may have another current directory in mind only if it changed: a process has
+        // one, but let the path be unmistakable.
+        let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        match self.owner.write_trace(&whole, bytes_max) {
+            Ok([events, events_seen, events_left_out, window_stride, bytes]) => {
+                Ok(TraceStats { events, events_seen, events_left_out, window_stride, bytes })
+            }
+            Err(Refusal(code)) => {
+                Err(refused(format!("{} could not write it ({code})", self.owner.path)))
+            }
+        }
+    }
+
+    pub(super) fn pause(&self, why: &str) -> Result<()> {
+        match self.owner.pause(why) {
+            Err(Refusal(code::TIMED_OUT)) => Err(Error::FlushTimeout { waited_ms: 0 }),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn resume(&self) -> bool {
+        self.is_live() && self.owner.resume()
+    }
+
+    /// Ends this client, not the owner's session. What was recorded until now stays readable.
+    pub(super) fn detach(&self, timeout: Duration) -> Result<Snapshot> {
+        let flushed = self.flush(timeout);
+        let snapshot = self.snapshot();
+        if self.is_live() {
+            // Read for the last time, so that they are kept.
+            let _ = (self.mode(), self.state(), self.self_cost(), self.report());
+        }
+        self.is_detached.store(true, Ordering::Release);
+        let mut current = current();
+        if current.as_ref().is_some_and(|client| std::ptr::eq(&raw const **client, self)) {
+            *current = None;
+        }
+        flushed.map(|()| snapshot)
+    }
+}

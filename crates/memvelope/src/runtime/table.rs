@@ -1,0 +1,251 @@
+//! What this copy's session does for clients in other copies of memvelope: the functions of
+//! [`crate::source::peers::Functions`].
+
+#![expect(unsafe_code, reason = "other copies pass texts and places by address")]
+
+use super::state::Inner;
+use super::{Session, session, thread_number};
+use crate::error::Error;
+use crate::event::{
+    Body, Event, NameId, ScopeId, SeenBy, Span, SpanOrigin, Tag, TraceContext, set_current_tag,
+};
+use crate::fork;
+use crate::source::peers::{Functions, Trace, code, document};
+use crate::units::Nanos;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Names longer than any that is kept.
+const TEXT_BYTES_MAX: usize = 1 << 20;
+
+/// The table.
+pub(super) static FUNCTIONS: Functions = Functions {
+    size_bytes: size_of::<Functions>() as u32,
+    version: 1,
+    read,
+    flush,
+    sample,
+    now,
+    span,
+    scope_enter,
+    scope_leave,
+    set_tag,
+    write_trace,
+    pause,
+    resume,
+};
+
+/// Runs `body` with the running session; unwinds stop here.
+fn guarded(body: impl FnOnce(&Session, &Arc<Inner>) -> u32) -> u32 {
+    if fork::in_child() {
+        return code::FORKED;
+    }
+    let call = AssertUnwindSafe(|| {
+        let session = session::current();
+        let own = session.as_ref().and_then(|session| Some((session, session.own()?)));
+        match own {
+            Some((session, inner)) if !inner.is_frozen() => body(session, inner),
+            _ => code::NO_SESSION,
+        }
+    });
+    catch_unwind(call).unwrap_or(code::PANICKED)
+}
+
+/// A text by address; `None` if it makes no sense.
+fn text<'a>(at: *const u8, bytes: usize) -> Option<&'a [u8]> {
+    if at.is_null() || bytes > TEXT_BYTES_MAX {
+        return (bytes == 0).then_some(&[]);
+    }
+    // SAFETY: the other copy passes a text of so many bytes, alive for the time of the call.
+    Some(unsafe { std::slice::from_raw_parts(at, bytes) })
+}
+
+fn name_of(inner: &Inner, at: *const u8, bytes: usize) -> Option<NameId> {
+    Some(inner.names.intern(&String::from_utf8_lossy(text(at, bytes)?)))
+}
+
+fn document_of(session: &Session, which: u32) -> Option<serde_json::Result<Vec<u8>>> {
+    Some(match which {
+        document::SNAPSHOT => serde_json::to_vec(&session.snapshot()),
+        document::REPORT => serde_json::to_vec(&session.report()),
+        document::MODE => serde_json::to_vec(&session.mode()),
+        document::SELF_COST => serde_json::to_vec(&session.self_cost()),
+        document::STATE => serde_json::to_vec(&session.state()),
+        _ => return None,
+    })
+}
+
+extern "C" fn read(which: u32, to: *mut u8, room: usize, bytes: *mut usize) -> u32 {
+    guarded(|session, _| {
+        let Some(text) = document_of(session, which).filter(|_| !bytes.is_null()) else {
+            return code::BAD_ARGUMENT;
+        };
+        let Ok(text) = text else { return code::FAILED };
+        // SAFETY: the other copy passes a place for a size.
+        unsafe { bytes.write(text.len()) };
+        if text.len() > room || to.is_null() {
+            return code::TOO_SMALL;
+        }
+        // SAFETY: there is room for so many bytes, and the text is ours alone.
+        unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), to, text.len()) };
+        code::OK
+    })
+}
+
+extern "C" fn flush(timeout_ns: u64) -> u32 {
+    guarded(|session, _| match session.flush(Duration::from_nanos(timeout_ns)) {
+        Ok(()) => code::OK,
+        Err(Error::FlushTimeout { .. }) => code::TIMED_OUT,
+        Err(_) => code::FAILED,
+    })
+}
+
+extern "C" fn sample() -> u32 {
+    guarded(|session, _| {
+        session.sample();
+        code::OK
+    })
+}
+
+extern "C" fn now() -> u64 {
+    let mut now = 0;
+    guarded(|_, inner| {
+        now = inner.now().0;
+        code::OK
+    });
+    now
+}
+
+/// A span of this thread that ends now.
+fn end_span(inner: &Inner, name: NameId, scope: ScopeId, start: u64) {
+    let end = inner.now();
+    let start = Nanos(start.min(end.0));
+    let span =
+        Span { name, origin: SpanOrigin::Program, thread: thread_number(), scope, start, end };
+    let event = Event { time: end, seen_by: SeenBy::Host, body: Body::Span(span) };
+    inner.recorded().sampler.accept(&event);
+}
+
+extern "C" fn span(name: *const u8, bytes: usize, start: u64) -> u32 {
+    guarded(|_, inner| match name_of(inner, name, bytes) {
+        Some(name) => {
+            end_span(inner, name, ScopeId::NONE, start);
+            code::OK
+        }
+        None => code::BAD_ARGUMENT,
+    })
+}
+
+extern "C" fn scope_enter(name: *const u8, bytes: usize, trace: *const Trace) -> u64 {
+    let mut scope = ScopeId::NONE;
+    guarded(|_, inner| {
+        let Some(name) = name_of(inner, name, bytes) else { return code::BAD_ARGUMENT };
+        // SAFETY: null, or a trace that is alive for the time of the call.
+        let trace = unsafe { trace.as_ref() }.copied().map(TraceContext::from);
+        scope = inner.scopes.open(name, trace);
+        if let Some(recorder) = inner.recorder() {
+            recorder.enter_scope(scope);
+        }
+        code::OK
+    });
+    scope.0
+}
+
+extern "C" fn scope_leave(scope: u64, start: u64) -> u32 {
+    guarded(|_, inner| {
+        let scope = ScopeId(scope);
+        if !scope.is_some() {
+            return code::BAD_ARGUMENT;
+        }
+        if let Some(recorder) = inner.recorder() {
+            recorder.leave_scope(scope);
+        }
+        end_span(inner, scope.name(), scope, start);
+        code::OK
+    })
+}
+
+extern "C" fn set_tag(tag: u32) -> u32 {
+    // Needs no session: it is the thread's. An unknown tag, of a later version, is none.
+    let set = || {
+        let tag = Tag::ALL.get(tag as usize).copied().unwrap_or_default();
+        set_current_tag(tag) as u32
+    };
+    catch_unwind(set).unwrap_or(0)
+}
+
+extern "C" fn write_trace(
+    path: *const u8,
+    bytes: usize,
+    bytes_max: u64,
+    numbers: *mut [u64; 5],
+) -> u32 {
+    guarded(|session, _| {
+        let Some(path) = text(path, bytes).filter(|path| !path.is_empty() && !numbers.is_null())
+        else {
+            return code::BAD_ARGUMENT;
+        };
+        match session.write_trace(Path::new(OsStr::from_bytes(path)), bytes_max) {
+            Ok(stats) => {
+                let found = [
+                    stats.events,
+                    stats.events_seen,
+                    stats.events_left_out,
+                    stats.window_stride,
+                    stats.bytes,
+                ];
+                // SAFETY: the other copy passes a place for five numbers.
+                unsafe { numbers.write(found) };
+                code::OK
+            }
+            Err(_) => code::FAILED,
+        }
+    })
+}
+
+extern "C" fn pause(why: *const u8, bytes: usize) -> u32 {
+    guarded(|session, _| {
+        let Some(why) = text(why, bytes) else { return code::BAD_ARGUMENT };
+        match session.pause(&String::from_utf8_lossy(why)) {
+            Ok(()) => code::OK,
+            Err(Error::FlushTimeout { .. }) => code::TIMED_OUT,
+            Err(_) => code::FAILED,
+        }
+    })
+}
+
+extern "C" fn resume() -> u32 {
+    guarded(|session, _| if session.resume() { code::OK } else { code::FAILED })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr::{null, null_mut};
+
+    /// Nonsense is answered, not followed. (Without a session everything is `NO_SESSION`; with one:
+    /// `runtime/tests.rs` and the tests of two copies.)
+    #[test]
+    fn nonsense_is_refused() {
+        for (at, bytes) in [(null(), 5), (null(), usize::MAX), (b"x".as_ptr(), usize::MAX)] {
+            assert_eq!(text(at, bytes), None);
+        }
+        assert_eq!(text(null(), 0), Some(&[][..]));
+        assert_eq!(text(b"xy".as_ptr(), 2), Some(&b"xy"[..]));
+        let answers = [
+            read(document::SNAPSHOT, null_mut(), 0, null_mut()),
+            span(null(), 9, 0),
+            write_trace(null(), 0, 0, null_mut()),
+            pause(null(), 9),
+            scope_leave(0, 0),
+        ];
+        let expect = [code::NO_SESSION, code::BAD_ARGUMENT];
+        assert!(answers.iter().all(|answer| expect.contains(answer)), "{answers:?}");
+        assert_eq!((scope_enter(null(), 9, null()), set_tag(u32::MAX)), (0, 0));
+        assert_eq!((set_tag(1), set_tag(0)), (0, 1));
+    }
+}
