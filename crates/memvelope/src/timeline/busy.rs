@@ -12,6 +12,9 @@ use std::collections::VecDeque;
 /// never touches. 64 KiB a device.
 const INTERVALS_MAX: usize = 4096;
 
+/// Intervals from the end that are looked at one by one: two cache lines.
+const NEAR: usize = 8;
+
 /// The union for one device.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Busy {
@@ -59,8 +62,8 @@ impl Busy {
     /// Somewhere in the middle, joined with all that it touches.
     #[cold]
     fn insert(&mut self, mut start: u64, mut end: u64) {
-        let from = self.recent.partition_point(|(_, until)| *until < start);
-        let to = self.recent.partition_point(|(begin, _)| *begin <= end);
+        let from = self.count(|(_, until)| *until < start);
+        let to = self.count(|(begin, _)| *begin <= end);
         if let (Some((begin, _)), Some((_, until))) =
             (self.recent.get(from).filter(|_| from < to), self.recent.get(to.wrapping_sub(1)))
         {
@@ -69,6 +72,18 @@ impl Busy {
         }
         self.recent.drain(from..to);
         self.recent.insert(from, (start, end));
+    }
+
+    /// How many of the intervals, which are partitioned so, are `first`. What comes late is mostly a
+    /// little late, so the last few are looked at before all are searched.
+    fn count(&self, first: impl Fn(&(u64, u64)) -> bool) -> usize {
+        let near = self.recent.len().saturating_sub(NEAR);
+        match self.recent.get(near) {
+            Some(interval) if near == 0 || first(interval) => {
+                near + self.recent.range(near..).take_while(|interval| first(interval)).count()
+            }
+            _ => self.recent.partition_point(first),
+        }
     }
 
     fn fold(&mut self) {

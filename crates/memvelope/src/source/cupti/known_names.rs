@@ -61,15 +61,13 @@ impl KnownNames {
         if address == 0 {
             return Some(names.intern("(unnamed)"));
         }
-        if self.index.contains_key(&address) {
-            if !self.is_checked {
-                self.check();
-            }
-            let known = self.index.get(&address).and_then(|at| self.entries.get_mut(*at));
-            if let Some(entry) = known {
-                entry.idle = 0;
-                return Some(entry.id);
-            }
+        if !self.is_checked && self.index.contains_key(&address) {
+            self.check();
+        }
+        let known = self.index.get(&address).and_then(|at| self.entries.get_mut(*at));
+        if let Some(entry) = known {
+            entry.idle = 0;
+            return Some(entry.id);
         }
         let mut text = Vec::new();
         foreign_text(address, names.bytes_max(), &mut text)?;
@@ -77,47 +75,55 @@ impl KnownNames {
         if text.len() < names.bytes_max() {
             text.push(0);
         }
-        self.remember(address, id, &text);
+        self.remember(Entry { address, id, bytes: text.len(), idle: 0 }, &text);
         Some(id)
     }
 
-    fn remember(&mut self, address: u64, id: NameId, text: &[u8]) {
+    fn remember(&mut self, entry: Entry, text: &[u8]) {
         // Where a text without a NUL ended with its mapping, there is nothing behind it to copy.
-        let is_at_end = (address as usize).wrapping_add(text.len()) % PAGE == 1;
+        let is_at_end = (entry.address as usize).wrapping_add(text.len()) % PAGE == 1;
         let is_full =
             self.entries.len() >= NAMES_MAX || self.texts.len() + text.len() > TEXT_BYTES_MAX;
         if is_at_end || is_full {
             return;
         }
-        self.index.insert(address, self.entries.len());
-        self.entries.push(Entry { address, id, bytes: text.len(), idle: 0 });
+        self.index.insert(entry.address, self.entries.len());
+        self.entries.push(entry);
         self.texts.extend_from_slice(text);
     }
 
-    /// Keeps what still stands where it stood, unless it was idle for long.
+    /// Looks at what stands at the known addresses now.
     fn check(&mut self) {
         let mut copy = std::mem::take(&mut self.copy);
         copy.resize(self.texts.len(), 0);
         let places = self.entries.iter().map(|entry| (entry.address, entry.bytes));
         let copied = foreign_text::copy_all(places, &mut copy);
+        let mut is_idle = false;
+        for entry in &mut self.entries {
+            entry.idle += 1;
+            is_idle |= entry.idle > IDLE_MAX;
+        }
+        if is_idle || copied < copy.len() || copy != self.texts {
+            self.sort_out(&copy[..copied]);
+        }
+        (self.copy, self.is_checked) = (copy, true);
+    }
+
+    /// Forgets what was idle for long, and what is not the same in `copy`.
+    fn sort_out(&mut self, copy: &[u8]) {
         let former = std::mem::take(self);
         let mut at = 0;
         for entry in former.entries {
             let place = at..at + entry.bytes;
             at = place.end;
-            if at > copied {
-                // Behind a place that cannot be read nothing was copied: read one by one again.
+            // Behind a place that cannot be read nothing was copied: read one by one again.
+            let (Some(text), Some(now)) = (former.texts.get(place.clone()), copy.get(place)) else {
                 break;
-            }
-            let text = former.texts.get(place.clone());
-            if text == copy.get(place) && entry.idle < IDLE_MAX {
-                self.remember(entry.address, entry.id, text.unwrap_or_default());
-                if let Some(kept) = self.entries.last_mut() {
-                    kept.idle = entry.idle + 1;
-                }
+            };
+            if text == now && entry.idle <= IDLE_MAX {
+                self.remember(entry, text);
             }
         }
-        (self.copy, self.is_checked) = (copy, true);
     }
 }
 
