@@ -1,7 +1,7 @@
 //! The document as a reader sees it.
 
 use super::*;
-use crate::event::{GraphLaunch, Kernel, Overhead, SeenBy, Span, Sync};
+use crate::event::{GraphLaunch, Kernel, Overhead, SeenBy, Span, Sync, TraceContext};
 use serde_json::Value;
 
 fn kernel(name: NameId, start: u64) -> Event {
