@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 const STRIDE: usize = 216;
 /// Records in one of CUPTI's buffers (1 MiB, the default).
 const IN_BUFFER: usize = (1 << 20) / STRIDE;
+/// Buffers that come back at a time: all of the arena, as under load.
+const AT_A_TIME: usize = 32;
 /// Distinct kernels of a serving process.
 const NAMES: usize = 200;
 /// Live allocations while measuring: the upper end of a serving process.
@@ -88,8 +90,11 @@ impl Records {
         }
     }
 
-    fn buffers(&self, records: u64) -> std::slice::Chunks<'_, u8> {
-        self.bytes[..records as usize * STRIDE].chunks(IN_BUFFER * STRIDE)
+    /// As they come back: some buffers at a time.
+    fn drains(&self, records: u64) -> impl Iterator<Item = impl Iterator<Item = &[u8]>> {
+        let bytes = &self.bytes[..records as usize * STRIDE];
+        let drains = bytes.chunks(AT_A_TIME * IN_BUFFER * STRIDE);
+        drains.map(|drain| drain.chunks(IN_BUFFER * STRIDE))
     }
 }
 
@@ -125,6 +130,15 @@ fn check_growth(what: &str, before: u64, max: Bytes) {
     assert!(growth <= max.0, "{what}: {growth} bytes more");
 }
 
+/// What the drain thread does with the buffers that came back; how many records there were.
+fn record<'a>(
+    drain: bench::Drain<'_>,
+    decoding: &mut bench::Decoding<'_>,
+    buffers: impl Iterator<Item = &'a [u8]>,
+) -> u64 {
+    drain.run(|on_event| buffers.map(|buffer| decoding.run(buffer, STRIDE, on_event)).sum())
+}
+
 fn scan(bytes: &[u8]) -> u64 {
     let words = bytes.chunks_exact(8);
     words.fold(0, |sum, word| sum.wrapping_add(u64::from_ne_bytes(word.try_into().expect("8"))))
@@ -138,15 +152,15 @@ fn record_pairs() -> [pair::Pair; 2] {
     let mut decoding = bench::Decoding::new(drain.names());
     let mut decoded = 0;
     let mut peer = |operations: u64| {
-        for buffer in records.borrow().buffers(operations) {
+        for buffer in records.borrow().drains(operations).flatten() {
             black_box(scan(black_box(buffer)));
         }
     };
     let whole = pair::measure_prepared(
         &mut || records.borrow_mut().go_on(),
         ("record: decoded, into timeline and trace", &mut |operations| {
-            for buffer in records.borrow().buffers(operations) {
-                decoded += drain.run(|on_event| decoding.run(black_box(buffer), STRIDE, on_event));
+            for buffers in records.borrow().drains(operations) {
+                decoded += record(drain, &mut decoding, black_box(buffers));
             }
         }),
         ("sum of the same bytes", &mut peer),
@@ -157,7 +171,7 @@ fn record_pairs() -> [pair::Pair; 2] {
     assert_eq!(kernels.iter().map(|kernel| kernel.totals.count).sum::<u64>(), decoded);
     let alone = pair::measure(
         ("record: decoded, and no more", &mut |operations| {
-            for buffer in records.borrow().buffers(operations) {
+            for buffer in records.borrow().drains(operations).flatten() {
                 decoding.run(black_box(buffer), STRIDE, &mut |event| {
                     black_box(event);
                 });
@@ -180,8 +194,8 @@ fn recording_is_bounded() {
     let mut decoding = bench::Decoding::new(drain.names());
     let mut decoded = 0;
     for _ in 0..rounds {
-        for buffer in records.buffers(count as u64) {
-            decoded += drain.run(|on_event| decoding.run(buffer, STRIDE, on_event));
+        for buffers in records.drains(count as u64) {
+            decoded += record(drain, &mut decoding, buffers);
         }
         records.go_on();
     }
