@@ -48,6 +48,17 @@ pub fn measure(
     peer: (&'static str, &mut dyn FnMut(u64)),
     operations: u64,
 ) -> Pair {
+    measure_prepared(&mut || (), subject, peer, operations)
+}
+
+/// The same, with something done before each round that is not timed.
+#[allow(dead_code, reason = "one file, shared by path among the benches")]
+pub fn measure_prepared(
+    prepare: &mut dyn FnMut(),
+    subject: (&'static str, &mut dyn FnMut(u64)),
+    peer: (&'static str, &mut dyn FnMut(u64)),
+    operations: u64,
+) -> Pair {
     let (rounds, operations) =
         if is_quick() { (3, operations / 100 + 1) } else { (31, operations) };
     let time = |run: &mut dyn FnMut(u64)| {
@@ -61,6 +72,7 @@ pub fn measure(
     time(peer_run);
     let (mut subject_times, mut peer_times) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
+        prepare();
         subject_times.push(time(subject_run));
         peer_times.push(time(peer_run));
     }

@@ -88,24 +88,42 @@ fn decode(inner: &Inner, recorder: &Recorder) {
     if inner.is_frozen() {
         return;
     }
-    let mut batch = Vec::with_capacity(BATCH);
-    let mut changes = Vec::new();
-    recorder.drain(&mut |event| {
+    let mut intake = Intake::new(inner);
+    recorder.drain(&mut |event| intake.take(event));
+    intake.finish();
+}
+
+/// Events on their way in: the many a batch at a time, allocations and frees in order.
+pub(super) struct Intake<'a> {
+    inner: &'a Inner,
+    batch: Vec<Event>,
+    changes: Vec<Event>,
+}
+
+impl<'a> Intake<'a> {
+    pub(super) fn new(inner: &'a Inner) -> Self {
+        Self { inner, batch: Vec::with_capacity(BATCH), changes: Vec::new() }
+    }
+
+    pub(super) fn take(&mut self, event: &Event) {
         if changes_the_ledger(&event.body) {
-            changes.push(*event);
-            if changes.len() >= CHANGES_MAX {
-                book(inner, &mut changes);
+            self.changes.push(*event);
+            if self.changes.len() >= CHANGES_MAX {
+                book(self.inner, &mut self.changes);
             }
             return;
         }
-        batch.push(*event);
-        if batch.len() >= BATCH {
-            apply(inner, &batch);
-            batch.clear();
+        self.batch.push(*event);
+        if self.batch.len() >= BATCH {
+            apply(self.inner, &self.batch);
+            self.batch.clear();
         }
-    });
-    book(inner, &mut changes);
-    apply(inner, &batch);
+    }
+
+    pub(super) fn finish(mut self) {
+        book(self.inner, &mut self.changes);
+        apply(self.inner, &self.batch);
+    }
 }
 
 /// Books allocations and frees in the order in which they happened. CUPTI fills a buffer per

@@ -1,6 +1,9 @@
 //! The runtime owns the threads, the clock and the CUPTI session. One session a process.
 
 mod attach;
+#[cfg(feature = "bench-internals")]
+#[doc(hidden)]
+pub mod bench;
 mod client;
 mod control;
 pub mod doctor;

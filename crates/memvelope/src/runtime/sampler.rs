@@ -15,9 +15,19 @@ pub(super) struct Sampler {
     window_ns: u64,
     stride: u64,
     first: Option<Nanos>,
+    /// Where the latest event was: most are in the same window as the one before.
+    latest: Window,
     seen: u64,
     /// The store is full of one window, which thinning cannot shrink: nothing more is kept.
     is_stuck: bool,
+}
+
+/// A window as the times from `begin` to before `end`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    begin: Nanos,
+    end: Nanos,
+    is_kept: bool,
 }
 
 impl Sampler {
@@ -28,6 +38,7 @@ impl Sampler {
             window_ns: window.0.max(1),
             stride: 1,
             first: None,
+            latest: Window::default(),
             seen: 0,
             is_stuck: false,
         }
@@ -62,13 +73,26 @@ impl Sampler {
         }
         self.seen += 1;
         let first = *self.first.get_or_insert(event.time);
-        let window = window_of(event, first, self.window_ns);
         if self.events.len() >= self.limit {
             self.thin(first);
         }
-        if window.is_multiple_of(self.stride) && self.events.len() < self.limit {
+        if !(self.latest.begin..self.latest.end).contains(&event.time) {
+            self.latest = self.window(event, first);
+        }
+        if self.latest.is_kept && self.events.len() < self.limit {
             self.events.push(*event);
         }
+    }
+
+    #[cold]
+    fn window(&self, event: &Event, first: Nanos) -> Window {
+        let number = window_of(event, first, self.window_ns);
+        let starts =
+            |number: u64| first.saturating_add(Nanos(number.saturating_mul(self.window_ns)));
+        // What is older than the first event belongs to window 0.
+        let begin = if number == 0 { Nanos::ZERO } else { starts(number) };
+        let is_kept = number.is_multiple_of(self.stride);
+        Window { begin, end: starts(number.saturating_add(1)), is_kept }
     }
 
     /// Doubles the stride until something is left out.
@@ -88,6 +112,7 @@ impl Sampler {
             self.events.retain(|event| window_of(event, first, window_ns).is_multiple_of(stride));
         }
         self.stride = stride;
+        self.latest = Window::default();
     }
 
     pub(super) fn events(&self) -> &[Event] {

@@ -7,24 +7,20 @@
 //! decimals since the first event, because a reader that keeps them as doubles would lose
 //! nanoseconds of the epoch; the origin stands in `otherData.clock_origin_ns`.
 
+mod recent;
 mod rows;
 mod text;
 
 use crate::event::{
     ApiCall, Body, DeviceIndex, Direction, DropReason, Event, NameId, Names, OverheadKind, ScopeId,
-    Scopes, SpanOrigin, SyncKind, TraceContext,
+    Scopes, SpanOrigin, SyncKind,
 };
 use crate::units::{Bytes, Nanos};
-use rows::{HostRow, Rows};
+use recent::{Known, Recent, put_ids};
+use rows::{Place, Row, Rows, Unnamed, device_pid};
 use std::io::{self, Write};
-use text::{put_escaped, put_hex, put_micros, put_number};
+use text::{put_escaped, put_micros, put_number};
 
-/// Process number of the host's rows.
-const HOST_PID: u64 = 1;
-/// Process number of device 0's rows.
-const DEVICE_PID: u64 = 100;
-/// Highest id that a table of names gives out: the most names that can be configured.
-const NAME_ID_MAX: u32 = 1 << 20;
 /// Kept free for closing the document: brackets and `otherData` with every number at its longest.
 const TAIL_BYTES_MAX: u64 = 2048;
 
@@ -36,11 +32,7 @@ pub struct TraceWriter<'a> {
     bytes_max: u64,
     origin: Nanos,
     simulated: bool,
-    names: &'a Names,
-    /// Trace ids of scopes.
-    scopes: &'a Scopes,
-    /// Escaped names by id: most events share few names.
-    escaped: Vec<Option<Box<[u8]>>>,
+    recent: Recent<'a>,
     rows: Rows,
     line: Vec<u8>,
     events: u64,
@@ -109,10 +101,8 @@ impl<'a> TraceWriter<'a> {
             bytes_max,
             origin,
             simulated,
-            names,
-            scopes,
-            escaped: Vec::new(),
-            rows: Rows::default(),
+            recent: Recent::new(names, scopes),
+            rows: Rows::new(),
             line: Vec::with_capacity(1024),
             events: 0,
             left_out: 0,
@@ -155,10 +145,9 @@ impl<'a> TraceWriter<'a> {
     pub fn event(&mut self, event: &Event) -> io::Result<()> {
         match event.body {
             Body::Kernel(kernel) => {
-                self.stream_row(kernel.device, kernel.stream)?;
-                let pid = device_pid(kernel.device);
+                let place = self.row(Row::Stream(kernel.device, kernel.stream))?;
                 self.begin_named(kernel.name, "kernel");
-                self.put_place(pid, u64::from(kernel.stream), kernel.start, kernel.end);
+                self.put_place(&place, kernel.start, kernel.end);
                 self.put_dimensions(",\"args\":{\"grid\":[", kernel.grid);
                 self.put_dimensions("],\"block\":[", kernel.block);
                 self.put_arg("],\"correlation\":", u64::from(kernel.correlation));
@@ -166,28 +155,25 @@ impl<'a> TraceWriter<'a> {
                 self.end_args(kernel.scope);
             }
             Body::Copy(copy) => {
-                self.stream_row(copy.device, copy.stream)?;
+                let place = self.row(Row::Stream(copy.device, copy.stream))?;
                 self.begin(copy_name(copy.direction), "copy");
-                let pid = device_pid(copy.device);
-                self.put_place(pid, u64::from(copy.stream), copy.start, copy.end);
+                self.put_place(&place, copy.start, copy.end);
                 self.put_arg(",\"args\":{\"bytes\":", copy.bytes.0);
                 self.put_graph(copy.graph, 0);
                 self.end_args(copy.scope);
             }
             Body::Memset(memset) => {
-                self.stream_row(memset.device, memset.stream)?;
+                let place = self.row(Row::Stream(memset.device, memset.stream))?;
                 self.begin("memset", "memset");
-                let pid = device_pid(memset.device);
-                self.put_place(pid, u64::from(memset.stream), memset.start, memset.end);
+                self.put_place(&place, memset.start, memset.end);
                 self.put_arg(",\"args\":{\"bytes\":", memset.bytes.0);
                 self.put_graph(memset.graph, 0);
                 self.end_args(memset.scope);
             }
             Body::GraphLaunch(graph) => {
-                self.stream_row(graph.device, graph.stream)?;
+                let place = self.row(Row::Stream(graph.device, graph.stream))?;
                 self.begin("graph", "graph");
-                let pid = device_pid(graph.device);
-                self.put_place(pid, u64::from(graph.stream), graph.start, graph.end);
+                self.put_place(&place, graph.start, graph.end);
                 self.put_arg(",\"args\":{\"correlation\":", u64::from(graph.correlation));
                 self.put_graph(graph.graph, 0);
                 self.end_args(graph.scope);
@@ -218,39 +204,34 @@ impl<'a> TraceWriter<'a> {
     fn host_time(&mut self, body: &Body) -> io::Result<()> {
         match *body {
             Body::Sync(sync) => {
-                let row = HostRow::Waits { context: sync.context, stream: sync.stream };
-                let tid = self.host_row(row)?;
+                let place = self.row(Row::Waits(sync.context, sync.stream))?;
                 self.begin(sync_name(sync.kind), "sync");
-                self.put_place(HOST_PID, tid, sync.start, sync.end);
+                self.put_place(&place, sync.start, sync.end);
                 self.put_arg(",\"args\":{\"correlation\":", u64::from(sync.correlation));
                 self.end_args(ScopeId::NONE);
             }
             Body::Span(span) => {
-                let thread = span.thread;
-                let tid = match span.origin {
-                    SpanOrigin::Program => {
-                        self.row(HOST_PID, u64::from(thread), || format!("thread {thread}"))?;
-                        u64::from(thread)
-                    }
-                    SpanOrigin::Nvtx => self.host_row(HostRow::Nvtx { thread })?,
-                };
+                let place = self.row(match span.origin {
+                    SpanOrigin::Program => Row::Thread(span.thread),
+                    SpanOrigin::Nvtx => Row::Nvtx(span.thread),
+                })?;
                 self.begin_named(span.name, "span");
-                self.put_place(HOST_PID, tid, span.start, span.end);
+                self.put_place(&place, span.start, span.end);
                 self.put_trace(span.scope);
                 self.line.push(b'}');
             }
             Body::ApiCall(call) => {
-                let tid = self.host_row(HostRow::Calls { thread: call.thread })?;
+                let place = self.row(Row::Calls(call.thread))?;
                 self.begin(call_name(&call), "call");
-                self.put_place(HOST_PID, tid, call.start, call.end);
+                self.put_place(&place, call.start, call.end);
                 self.put_arg(",\"args\":{\"correlation\":", u64::from(call.correlation));
                 self.put_arg(",\"result\":", u64::from(call.result));
                 self.end_args(ScopeId::NONE);
             }
             Body::Overhead(overhead) => {
-                let tid = self.host_row(HostRow::Overhead)?;
+                let place = self.row(Row::Overhead)?;
                 self.begin(overhead_name(overhead.kind), "overhead");
-                self.put_place(HOST_PID, tid, overhead.start, overhead.end);
+                self.put_place(&place, overhead.start, overhead.end);
                 self.line.push(b'}');
             }
             // Everything else is the device's, or has no place in a trace.
@@ -322,23 +303,14 @@ impl<'a> TraceWriter<'a> {
         Ok(Written { events: self.events, left_out: self.left_out, bytes: self.out.bytes })
     }
 
-    /// Names a device's stream row, once.
-    fn stream_row(&mut self, device: DeviceIndex, stream: u32) -> io::Result<()> {
-        self.row(device_pid(device), u64::from(stream), || format!("stream {stream}"))
-    }
-
-    /// Names a row of the host's that is no thread of ours, once.
-    fn host_row(&mut self, row: HostRow) -> io::Result<u64> {
-        let (row, tid) = self.rows.number(row);
-        self.row(HOST_PID, tid, || row.name())?;
-        Ok(tid)
-    }
-
-    fn row(&mut self, pid: u64, tid: u64, name: impl FnOnce() -> String) -> io::Result<()> {
-        if self.rows.is_new(pid, tid) {
-            return self.metadata("thread_name", pid, Some(tid), &name());
+    /// The place of a row, which is named before its first event.
+    #[inline]
+    fn row(&mut self, row: Row) -> io::Result<Place> {
+        let (place, unnamed) = self.rows.place(row);
+        if let Some(Unnamed { pid, tid, name }) = unnamed {
+            self.metadata("thread_name", pid, Some(tid), &name)?;
         }
-        Ok(())
+        Ok(place)
     }
 
     fn metadata(&mut self, kind: &str, pid: u64, tid: Option<u64>, name: &str) -> io::Result<()> {
@@ -367,24 +339,8 @@ impl<'a> TraceWriter<'a> {
     fn begin_named(&mut self, name: NameId, category: &str) {
         self.line.clear();
         self.line.extend_from_slice(b",\n{\"ph\":\"X\",\"name\":\"");
-        self.put_name(name);
+        self.recent.put_name(&mut self.line, name);
         self.put_category(category);
-    }
-
-    fn put_name(&mut self, name: NameId) {
-        let names = self.names;
-        // No table gave out a higher id, so its text would be that of the others anyway.
-        let name = if name.0 <= NAME_ID_MAX { name } else { NameId::OTHER };
-        let index = name.0 as usize;
-        if index >= self.escaped.len() {
-            self.escaped.resize(index + 1, None);
-        }
-        let escaped = self.escaped[index].get_or_insert_with(|| {
-            let mut text = Vec::new();
-            put_escaped(&mut text, &names.text(name));
-            text.into()
-        });
-        self.line.extend_from_slice(escaped);
     }
 
     fn put_category(&mut self, category: &str) {
@@ -393,12 +349,8 @@ impl<'a> TraceWriter<'a> {
         self.line.push(b'"');
     }
 
-    fn put_place(&mut self, pid: u64, tid: u64, start: Nanos, end: Nanos) {
-        self.line.extend_from_slice(b",\"pid\":");
-        put_number(&mut self.line, pid);
-        self.line.extend_from_slice(b",\"tid\":");
-        put_number(&mut self.line, tid);
-        self.line.extend_from_slice(b",\"ts\":");
+    fn put_place(&mut self, place: &Place, start: Nanos, end: Nanos) {
+        self.line.extend_from_slice(place.text());
         put_micros(&mut self.line, start.saturating_sub(self.origin));
         self.line.extend_from_slice(b",\"dur\":");
         put_micros(&mut self.line, end.saturating_sub(start));
@@ -430,40 +382,18 @@ impl<'a> TraceWriter<'a> {
 
     /// Closes the `args` of an event, after the scope that it belongs to.
     fn end_args(&mut self, scope: ScopeId) {
-        if scope.is_some() {
-            self.line.extend_from_slice(b",\"scope\":\"");
-            self.put_name(scope.name());
-            self.line.push(b'"');
-            match self.scopes.get(scope) {
-                Some(known) => {
-                    if let Some(trace) = known.trace {
-                        self.line.push(b',');
-                        self.put_ids(trace);
-                    }
-                }
-                None => self.forgotten_scopes += 1,
-            }
+        if self.recent.put_scope(&mut self.line, scope) == Known::Forgotten {
+            self.forgotten_scopes += 1;
         }
         self.line.extend_from_slice(b"}}");
     }
 
     /// The `args` of a span that has a trace context.
     fn put_trace(&mut self, scope: ScopeId) {
-        if let Some(trace) = self.scopes.get(scope).and_then(|known| known.trace) {
+        if let Some(trace) = self.recent.trace_of(scope) {
             self.line.extend_from_slice(b",\"args\":{");
-            self.put_ids(trace);
+            put_ids(&mut self.line, trace);
             self.line.push(b'}');
-        }
-    }
-
-    fn put_ids(&mut self, trace: TraceContext) {
-        self.line.extend_from_slice(b"\"trace_id\":\"");
-        put_hex(&mut self.line, trace.trace_id, 32);
-        self.line.push(b'"');
-        if trace.span_id != 0 {
-            self.line.extend_from_slice(b",\"span_id\":\"");
-            put_hex(&mut self.line, u128::from(trace.span_id), 16);
-            self.line.push(b'"');
         }
     }
 
@@ -476,10 +406,6 @@ impl<'a> TraceWriter<'a> {
         self.events += u64::from(is_event);
         self.out.put(&self.line)
     }
-}
-
-fn device_pid(device: DeviceIndex) -> u64 {
-    DEVICE_PID + u64::from(device.0)
 }
 
 fn copy_name(direction: Direction) -> &'static str {

@@ -8,7 +8,7 @@
 use super::correlate::Correlations;
 use super::ranges::Ranges;
 use super::records::{self, Decoded, u32_at, u64_at};
-use crate::event::{Event, NameId, ScopeId, SeenBy};
+use crate::event::{Event, NameId, ScopeId};
 use crate::units::Nanos;
 use cupti_sys::layout::{
     api, external_correlation, graph_trace, kernel, marker, memcpy, memcpy2, memory_pool, memory2,
@@ -143,14 +143,16 @@ impl Decoder {
     }
 
     fn record(&mut self, bytes: &[u8], outside: &mut Outside<'_>, tally: &mut Tally) {
-        match self.decoded(bytes, outside, tally) {
-            Decoded::Event(time, _) if time.saturating_add(BEFORE_ATTACH_SLACK) < self.since => {
+        match &self.decoded(bytes, outside, tally) {
+            Decoded::Event(event)
+                if event.time.saturating_add(BEFORE_ATTACH_SLACK) < self.since =>
+            {
                 tally.before_attach += 1;
             }
-            Decoded::Event(time, body) => {
-                self.time = self.time.max(time);
+            Decoded::Event(event) => {
+                self.time = self.time.max(event.time);
                 tally.records += 1;
-                (outside.on_event)(&Event { time, seen_by: SeenBy::Activity, body });
+                (outside.on_event)(event);
             }
             Decoded::Done => tally.records += 1,
             Decoded::NoTime => tally.bad_timestamps += 1,
@@ -166,33 +168,24 @@ impl Decoder {
         };
         let Self { names, correlations, ranges, .. } = self;
         let name = |address| names.id(address, outside.name_at);
-        let decoded = match kind {
-            kernel::KIND => {
-                bytes.first_chunk().map(|record| records::kernel(record, name, correlations))
-            }
-            memcpy::KIND => bytes.first_chunk().map(|record| records::copy(record, correlations)),
-            memcpy2::KIND => {
-                bytes.first_chunk().map(|record| records::peer_copy(record, correlations))
-            }
-            memset::KIND => bytes.first_chunk().map(|record| records::set(record, correlations)),
-            synchronization::KIND => bytes.first_chunk().map(records::sync),
-            graph_trace::KIND => {
-                bytes.first_chunk().map(|record| records::graph(record, correlations))
-            }
-            api::KIND => bytes.first_chunk().map(|record| records::api_call(record, false)),
+        match kind {
+            kernel::KIND => whole(bytes, |record| records::kernel(record, name, correlations)),
+            memcpy::KIND => whole(bytes, |record| records::copy(record, correlations)),
+            memcpy2::KIND => whole(bytes, |record| records::peer_copy(record, correlations)),
+            memset::KIND => whole(bytes, |record| records::set(record, correlations)),
+            synchronization::KIND => whole(bytes, records::sync),
+            graph_trace::KIND => whole(bytes, |record| records::graph(record, correlations)),
+            api::KIND => whole(bytes, |record| records::api_call(record, false)),
             // Laid out as a driver call.
-            activity_kind::RUNTIME => {
-                bytes.first_chunk().map(|record| records::api_call(record, true))
-            }
+            activity_kind::RUNTIME => whole(bytes, |record| records::api_call(record, true)),
             // Learned in [`Self::correlate`].
-            external_correlation::KIND => Some(Decoded::Done),
-            overhead::KIND => bytes.first_chunk().map(records::overhead),
-            marker::KIND => bytes.first_chunk().map(|record| records::marker(record, name, ranges)),
-            memory_pool::KIND => bytes.first_chunk().map(records::pool),
-            memory2::KIND => bytes.first_chunk().map(|record| self.memory(record, outside, tally)),
-            _ => Some(Decoded::Unknown),
-        };
-        decoded.unwrap_or(Decoded::Truncated)
+            external_correlation::KIND => Decoded::Done,
+            overhead::KIND => whole(bytes, records::overhead),
+            marker::KIND => whole(bytes, |record| records::marker(record, name, ranges)),
+            memory_pool::KIND => whole(bytes, records::pool),
+            memory2::KIND => whole(bytes, |record| self.memory(record, outside, tally)),
+            _ => Decoded::Unknown,
+        }
     }
 
     /// MEMORY2. The ledger's needs come before the clock's: without a timestamp the latest one
@@ -217,10 +210,16 @@ impl Decoder {
             stamp
         };
         match self.memory_records {
-            MemoryRecords::CrossCheck => Decoded::Event(time, records::memory_record(r, is_free)),
+            MemoryRecords::CrossCheck => Decoded::event(time, records::memory_record(r, is_free)),
             MemoryRecords::Ledger => records::ledger_entry(r, is_free, time, outside),
         }
     }
+}
+
+/// Decodes a record of which there is at least as much as every version's has.
+#[inline(always)]
+fn whole<const N: usize>(bytes: &[u8], decode: impl FnOnce(&[u8; N]) -> Decoded) -> Decoded {
+    bytes.first_chunk().map_or(Decoded::Truncated, decode)
 }
 
 /// Goes through the records of a buffer; false if the rest of it could not be reached. Not past the
@@ -243,16 +242,18 @@ fn walk(
     }
 }
 
-/// Ids of the names met in this buffer, by address: reading and interning a mangled C++ name costs
-/// several times what the rest of a record does. A collision only costs that again.
+/// Ids of the names met in this buffer, by address: asking for a name costs more than the rest of a
+/// record does. A collision only costs that again.
 #[derive(Debug)]
 struct NameCache {
     entries: Box<[(u64, NameId)]>,
 }
 
 impl NameCache {
-    /// A serving process runs some tens to hundreds of distinct kernels in a buffer's time.
-    const ENTRIES: usize = 512;
+    /// A serving process runs some tens to hundreds of distinct kernels in a buffer's time: of 200,
+    /// one in ten shares its place with another.
+    const ENTRIES: usize = 1 << Self::BITS;
+    const BITS: u32 = 11;
 
     fn new() -> Self {
         Self { entries: vec![(0, NameId::OTHER); Self::ENTRIES].into() }
@@ -270,7 +271,7 @@ impl NameCache {
         // Fibonacci hashing: addresses differ in their low and middle bits, the product's top ones
         // depend on all of them.
         let hash = (address >> 3).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let slot = (hash >> 55) as usize;
+        let slot = (hash >> (u64::BITS - Self::BITS)) as usize;
         match self.entries.get_mut(slot) {
             Some((known, id)) if *known == address && address != 0 => Some(*id),
             Some(entry) => {

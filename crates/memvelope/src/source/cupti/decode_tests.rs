@@ -3,7 +3,7 @@
 use super::*;
 use crate::event::{
     AllocKind, Allocation, Body, Copied, DeviceIndex, Direction, FreeKind, Kernel, MemoryRecord,
-    Memset, Sync, SyncKind, Tag,
+    Memset, SeenBy, Sync, SyncKind, Tag,
 };
 use crate::units::Bytes;
 use cupti_sys::memory_kind;

@@ -4,10 +4,10 @@
 
 use super::buffers::Completed;
 use super::decode::{Decoder, MemoryRecords, Outside, Step, Tally};
-use super::foreign_text::foreign_text;
+use super::known_names::KnownNames;
 use super::session::Run;
 use super::state::STATE;
-use crate::event::{Body, DropReason, Event, NameId, Names, SeenBy};
+use crate::event::{Body, DropReason, Event, Names, SeenBy};
 use crate::source::clock;
 use crate::units::Nanos;
 use cupti_sys::{Cupti, result};
@@ -33,6 +33,8 @@ pub(super) struct Drain {
     busy: AtomicBool,
     /// Taken out while it works, so that no lock is held across CUPTI's stepping.
     decoder: Mutex<Option<Decoder>>,
+    /// Taken out like it.
+    known: Mutex<KnownNames>,
     watch: Mutex<Option<ClockWatch>>,
     /// Losses that have been told as events.
     told: Mutex<[u64; LOSSES]>,
@@ -62,6 +64,7 @@ impl Drain {
         Self {
             busy: AtomicBool::new(false),
             decoder: Mutex::new(None),
+            known: Mutex::new(KnownNames::new()),
             watch: Mutex::new(None),
             told: Mutex::new([0; LOSSES]),
             records: AtomicU64::new(0),
@@ -130,6 +133,7 @@ impl Drain {
         let next = || STATE.arena().and_then(super::buffers::Arena::next_completed);
         let (mut decoded, mut buffers) = (0, 0);
         let mut batch = std::collections::VecDeque::new();
+        let mut known = std::mem::take(&mut *super::lock(&self.known));
         while buffers < BUFFERS_MAX {
             if batch.is_empty() {
                 let begin = Instant::now();
@@ -150,11 +154,12 @@ impl Drain {
             }
             let Some(buffer) = batch.pop_front() else { break };
             let begin = Instant::now();
-            let tally = decode(decoder, &buffer, &run.cupti, run.names, on_event);
+            let tally = decode(decoder, &mut known, &buffer, &run.cupti, run.names, on_event);
             decoded += tally.records;
             self.count(&tally, begin);
             buffers += 1;
         }
+        *super::lock(&self.known) = known;
         decoded
     }
 
@@ -285,24 +290,17 @@ pub(super) unsafe fn steps(
 
 fn decode(
     decoder: &mut Decoder,
+    known: &mut KnownNames,
     buffer: &Completed<'_>,
     cupti: &Cupti,
     names: &Names,
     on_event: &mut dyn FnMut(&Event),
 ) -> Tally {
+    known.begin();
     let mut outside = Outside {
-        name_at: &mut |address| name_at(names, address),
+        name_at: &mut |address| known.id(names, address),
         next_token: &|| STATE.next_token(),
         on_event,
     };
     decoder.decode(buffer.bytes(), stepper(cupti, buffer), &mut outside)
-}
-
-fn name_at(names: &Names, address: u64) -> Option<NameId> {
-    if address == 0 {
-        return Some(names.intern("(unnamed)"));
-    }
-    let mut bytes = Vec::new();
-    foreign_text(address, names.bytes_max(), &mut bytes)?;
-    Some(names.intern(&String::from_utf8_lossy(&bytes)))
 }

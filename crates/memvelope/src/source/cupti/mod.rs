@@ -7,10 +7,13 @@
 //! * `callbacks`, `state`, `contexts`: what runs inside the host's CUDA calls, lock-free
 //! * `buffers`: memory that CUPTI fills; `drain`: the way out; `decode`, `records`: what stands in it
 //! * `correlate`, `ranges`: what needs more than one record: scopes and marked ranges
-//! * `foreign_text`: texts by address, not trusted
+//! * `foreign_text`, `known_names`: texts by address, not trusted
 //! * `counters`: what was lost and what it cost
 
 mod attributes;
+#[cfg(feature = "bench-internals")]
+#[doc(hidden)]
+pub mod bench;
 mod buffers;
 mod callbacks;
 mod contexts;
@@ -21,6 +24,7 @@ mod drain;
 mod finalize;
 mod find;
 mod foreign_text;
+mod known_names;
 mod lifecycle;
 pub mod quirks;
 mod ranges;

@@ -20,7 +20,8 @@ use cupti_sys::{
 
 /// What became of one record.
 pub(super) enum Decoded {
-    Event(Nanos, Body),
+    /// Handed on where it stands: it is a hundred bytes long.
+    Event(Event),
     /// Its events have been handed on, or are to come.
     Done,
     NoTime,
@@ -28,6 +29,13 @@ pub(super) enum Decoded {
     Unknown,
     /// A range's end without a begin, or a begin that found no room.
     Unpaired,
+}
+
+impl Decoded {
+    #[inline(always)]
+    pub(super) fn event(time: Nanos, body: Body) -> Self {
+        Self::Event(Event { time, seen_by: SeenBy::Activity, body })
+    }
 }
 
 pub(super) fn u32_at<const AT: usize, const N: usize>(record: &[u8; N]) -> u32 {
@@ -80,7 +88,7 @@ pub(super) fn copy(r: &[u8; memcpy::PREFIX], scopes: &mut Correlations) -> Decod
         start,
         end,
     };
-    Decoded::Event(end, Body::Copy(copied))
+    Decoded::event(end, Body::Copy(copied))
 }
 
 pub(super) fn peer_copy(r: &[u8; memcpy2::PREFIX], scopes: &mut Correlations) -> Decoded {
@@ -102,7 +110,7 @@ pub(super) fn peer_copy(r: &[u8; memcpy2::PREFIX], scopes: &mut Correlations) ->
         start,
         end,
     };
-    Decoded::Event(end, Body::Copy(copied))
+    Decoded::event(end, Body::Copy(copied))
 }
 
 pub(super) fn set(r: &[u8; memset::PREFIX], scopes: &mut Correlations) -> Decoded {
@@ -123,7 +131,7 @@ pub(super) fn set(r: &[u8; memset::PREFIX], scopes: &mut Correlations) -> Decode
         start,
         end,
     };
-    Decoded::Event(end, Body::Memset(memset))
+    Decoded::event(end, Body::Memset(memset))
 }
 
 pub(super) fn sync(r: &[u8; synchronization::PREFIX]) -> Decoded {
@@ -147,7 +155,7 @@ pub(super) fn sync(r: &[u8; synchronization::PREFIX]) -> Decoded {
         start,
         end,
     };
-    Decoded::Event(end, Body::Sync(sync))
+    Decoded::event(end, Body::Sync(sync))
 }
 
 pub(super) fn memory_record(r: &[u8; memory2::PREFIX], is_free: bool) -> Body {
@@ -175,7 +183,7 @@ pub(super) fn ledger_entry(
         memory_kind::DEVICE => (AllocKind::Device, FreeKind::Device),
         memory_kind::MANAGED => (AllocKind::Managed, FreeKind::Device),
         memory_kind::PINNED => (AllocKind::PinnedHost, FreeKind::PinnedHost),
-        _ => return Decoded::Event(time, memory_record(r, is_free)),
+        _ => return Decoded::event(time, memory_record(r, is_free)),
     };
     let address = u64_at::<{ memory2::ADDRESS }, _>(r);
     if is_free {
@@ -199,7 +207,7 @@ pub(super) fn ledger_entry(
         // Records come from another thread, later: whose tag was in force is not known.
         tag: Tag::Untagged,
     };
-    Decoded::Event(time, Body::Allocated(allocation))
+    Decoded::event(time, Body::Allocated(allocation))
 }
 
 pub(super) fn kernel(
@@ -214,7 +222,7 @@ pub(super) fn kernel(
     };
     let Some(name) = name(u64_at::<{ kernel::NAME }, _>(r)) else { return Decoded::Truncated };
     let correlation = u32_at::<{ kernel::CORRELATION_ID }, _>(r);
-    Decoded::Event(
+    Decoded::event(
         end,
         Body::Kernel(Kernel {
             device: DeviceIndex(u32_at::<{ kernel::DEVICE_ID }, _>(r)),
@@ -258,7 +266,7 @@ pub(super) fn graph(r: &[u8; graph_trace::PREFIX], scopes: &mut Correlations) ->
         start,
         end,
     };
-    Decoded::Event(end, Body::GraphLaunch(launch))
+    Decoded::event(end, Body::GraphLaunch(launch))
 }
 
 pub(super) fn api_call(r: &[u8; api::PREFIX], is_runtime: bool) -> Decoded {
@@ -275,7 +283,7 @@ pub(super) fn api_call(r: &[u8; api::PREFIX], is_runtime: bool) -> Decoded {
         start,
         end,
     };
-    Decoded::Event(end, Body::ApiCall(call))
+    Decoded::event(end, Body::ApiCall(call))
 }
 
 pub(super) fn overhead(r: &[u8; overhead::PREFIX]) -> Decoded {
@@ -296,7 +304,7 @@ pub(super) fn overhead(r: &[u8; overhead::PREFIX]) -> Decoded {
         overhead_kind::UVM_ACTIVITY_INIT => OverheadKind::UvmInit,
         _ => OverheadKind::Other,
     };
-    Decoded::Event(end, Body::Overhead(Overhead { kind, start, end }))
+    Decoded::event(end, Body::Overhead(Overhead { kind, start, end }))
 }
 
 pub(super) fn pool(r: &[u8; memory_pool::PREFIX]) -> Decoded {
@@ -317,7 +325,7 @@ pub(super) fn pool(r: &[u8; memory_pool::PREFIX]) -> Decoded {
         used: Bytes(u64_at::<{ memory_pool::UTILIZED_SIZE }, _>(r)),
         correlation: u32_at::<{ memory_pool::CORRELATION_ID }, _>(r),
     };
-    Decoded::Event(time, Body::PoolRecord(record))
+    Decoded::event(time, Body::PoolRecord(record))
 }
 
 /// A marker; its range becomes a span once both ends are known.
@@ -350,7 +358,7 @@ pub(super) fn marker(
     if flags & marker_flag::END != 0 {
         return match ranges.end(id) {
             Some(open) if open.start <= time => {
-                Decoded::Event(time, span(open.name, open.start, open.thread))
+                Decoded::event(time, span(open.name, open.start, open.thread))
             }
             Some(_) => Decoded::NoTime,
             None => Decoded::Unpaired,
@@ -361,5 +369,5 @@ pub(super) fn marker(
         let is_kept = ranges.begin(id, Open { name, start: time, thread });
         return if is_kept { Decoded::Done } else { Decoded::Unpaired };
     }
-    Decoded::Event(time, span(name, time, thread))
+    Decoded::event(time, span(name, time, thread))
 }

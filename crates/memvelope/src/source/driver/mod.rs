@@ -476,9 +476,10 @@ fn text_from_c(text: &[c_char]) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "bench-internals"))]
 impl Driver {
     /// A driver that has none of the functions.
+    #[cfg_attr(not(test), expect(clippy::unwrap_used, reason = "libc is loaded; benches alone"))]
     pub(crate) fn without_functions() -> &'static Self {
         let mut report = LoadReport::new("libc");
         let library = report.open("libc.so.6".as_ref(), loader::Open::OnlyIfLoaded).unwrap();
