@@ -74,7 +74,7 @@ def measured(torch: Any, args: argparse.Namespace) -> dict[str, Any]:
         found["stopped_session"] = stopped
     report = getattr(recorded, "report", None)
     if report is not None:
-        found["self_cost"] = report["self"]
+        found["self"] = report["self"]
     return found
 
 

@@ -117,8 +117,8 @@ def read_report(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     report = json.loads(path.read_text())
-    if "self_cost" in report:
-        return {"mode": report["mode"], **report["self_cost"]}
+    if "self" in report:
+        return {"mode": report["mode"], **report["self"]}
     return {key: report[key] for key in report if key != "records_by_kind"}
 
 
@@ -172,7 +172,7 @@ def rows(name: str, modes: list[str], done: list[dict[str, Any]]) -> list[dict[s
 
 def recorder_of(found: dict[str, Any]) -> dict[str, Any]:
     """What the recorder of a sample counted, whichever it was."""
-    return found.get("self_cost") or found.get("stopped_session") or found.get("recorder") or {}
+    return found.get("self") or found.get("stopped_session") or found.get("recorder") or {}
 
 
 def what_is_wrong(workload: str, mode: str, found: dict[str, Any]) -> str | None:

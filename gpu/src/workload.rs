@@ -99,7 +99,7 @@ impl Bench {
             // What was dropped is part of the result; a flush that takes too long is too.
             let flushed = session.stop(FLUSH);
             found["flush"] = flushed.map_or_else(|e| e.to_string(), |_| "ok".into()).into();
-            found["self_cost"] = serde_json::to_value(session.self_cost())?;
+            found["self"] = serde_json::to_value(session.self_cost())?;
             found["mode"] = serde_json::to_value(session.mode())?;
         }
         Ok(found)

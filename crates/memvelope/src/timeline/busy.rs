@@ -1,25 +1,32 @@
 //! How long a device was busy: the union of the intervals in which it did something.
 //!
-//! Records arrive out of order (a buffer a stream or a thread), so the union is kept as a list of
-//! disjoint intervals. The list is bounded: its oldest interval is folded into a sum, and what comes
-//! in later for the time before that is set apart as late, because it may or may not overlap what
-//! was folded.
+//! Records arrive out of order: CUPTI fills a buffer a thread, so that a period comes once for each
+//! thread that launched in it. The union is therefore kept as a list of disjoint intervals, long
+//! enough for what one drain brings. What does not belong at its end waits and is sorted in with
+//! others of its kind, because a place in the middle for each alone would cost a microsecond. The
+//! list is bounded: its oldest intervals are folded into a sum, and what comes in later for the time
+//! before that is set apart as late, because it may or may not overlap what was folded.
 
 use crate::units::Nanos;
 use std::collections::VecDeque;
 
-/// Disjoint intervals kept: at some microseconds each, several milliseconds of a device whose work
-/// never touches. 64 KiB a device.
-const INTERVALS_MAX: usize = 4096;
+/// Disjoint intervals kept: the kernels of 13 buffers of the default size, were there a gap before
+/// each of them. 1 MiB a device that has done so much.
+const INTERVALS_MAX: usize = 1 << 16;
 
-/// Intervals from the end that are looked at one by one: two cache lines.
-const NEAR: usize = 8;
+/// Folded at a time at least, so that sorting in before it is paid by many.
+const FOLD_MIN: usize = INTERVALS_MAX / 8;
+
+/// Intervals that wait to be sorted in, 128 KiB: few enough to be sorted in the cache.
+const WAITING_MAX: usize = 1 << 13;
 
 /// The union for one device.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Busy {
     /// Disjoint, not touching, ascending.
     recent: VecDeque<(u64, u64)>,
+    /// What came in before the last of them, in any order; none before [`Self::folded_until`].
+    waiting: Vec<(u64, u64)>,
     folded_ns: u64,
     /// Everything before this is folded.
     folded_until: u64,
@@ -35,6 +42,9 @@ impl Busy {
         let (mut start, end) = (start.0, end.0.max(start.0));
         self.first = Some(self.first.map_or(start, |first| first.min(start)));
         self.last = self.last.max(end);
+        if self.recent.len() >= INTERVALS_MAX {
+            self.make_room();
+        }
         if start < self.folded_until {
             self.late_ns =
                 self.late_ns.saturating_add(end.min(self.folded_until).saturating_sub(start));
@@ -52,37 +62,55 @@ impl Busy {
                 }
             }
             None => self.recent.push_back((start, end)),
-            Some(_) => self.insert(start, end),
-        }
-        if self.recent.len() > INTERVALS_MAX {
-            self.fold();
+            Some(_) => self.wait(start, end),
         }
     }
 
-    /// Somewhere in the middle, joined with all that it touches.
+    fn wait(&mut self, start: u64, end: u64) {
+        self.waiting.push((start, end));
+        if self.waiting.len() >= WAITING_MAX {
+            self.sort_in();
+        }
+    }
+
+    /// Puts what waits in its place, joined with all that it touches.
     #[cold]
-    fn insert(&mut self, mut start: u64, mut end: u64) {
-        let from = self.count(|(_, until)| *until < start);
-        let to = self.count(|(begin, _)| *begin <= end);
-        if let (Some((begin, _)), Some((_, until))) =
-            (self.recent.get(from).filter(|_| from < to), self.recent.get(to.wrapping_sub(1)))
-        {
-            start = start.min(*begin);
-            end = end.max(*until);
+    fn sort_in(&mut self) {
+        // Stable, because that sort sees the runs that buffers are.
+        self.waiting.sort();
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let Some((earliest, _)) = waiting.first() else { return };
+        let from = self.recent.partition_point(|(_, until)| until < earliest);
+        let mut later = self.recent.split_off(from).into_iter().peekable();
+        for interval in waiting.drain(..) {
+            while let Some(known) = later.next_if(|known| *known <= interval) {
+                self.append(known);
+            }
+            self.append(interval);
         }
-        self.recent.drain(from..to);
-        self.recent.insert(from, (start, end));
+        later.for_each(|known| self.append(known));
+        self.waiting = waiting;
     }
 
-    /// How many of the intervals, which are partitioned so, are `first`. What comes late is mostly a
-    /// little late, so the last few are looked at before all are searched.
-    fn count(&self, first: impl Fn(&(u64, u64)) -> bool) -> usize {
-        let near = self.recent.len().saturating_sub(NEAR);
-        match self.recent.get(near) {
-            Some(interval) if near == 0 || first(interval) => {
-                near + self.recent.range(near..).take_while(|interval| first(interval)).count()
+    /// At the end, joined with what it touches: nothing there begins later.
+    fn append(&mut self, (start, end): (u64, u64)) {
+        match self.recent.back_mut() {
+            Some((_, until)) if start <= *until => *until = end.max(*until),
+            _ => {
+                if self.recent.len() >= INTERVALS_MAX {
+                    self.fold();
+                }
+                self.recent.push_back((start, end));
             }
-            _ => self.recent.partition_point(first),
+        }
+    }
+
+    /// Sorted in first: what waits must not lie before what is folded.
+    #[cold]
+    fn make_room(&mut self) {
+        self.sort_in();
+        while self.recent.len() > INTERVALS_MAX - FOLD_MIN {
+            self.fold();
         }
     }
 
@@ -95,6 +123,11 @@ impl Busy {
 
     /// Time with something under way, late arrivals apart.
     pub(super) fn busy(&self) -> Nanos {
+        if !self.waiting.is_empty() {
+            let mut whole = self.clone();
+            whole.sort_in();
+            return whole.busy();
+        }
         let recent = self.recent.iter().map(|(start, end)| end - start);
         Nanos(recent.fold(self.folded_ns, u64::saturating_add))
     }
@@ -110,7 +143,8 @@ impl Busy {
     }
 
     pub(super) fn host_bytes(&self) -> u64 {
-        (self.recent.capacity() * size_of::<(u64, u64)>()) as u64
+        let intervals = self.recent.capacity() + self.waiting.capacity();
+        (intervals * size_of::<(u64, u64)>()) as u64
     }
 }
 
@@ -131,11 +165,31 @@ mod tests {
             (0..INTERVALS_MAX as u64 + 1).map(|i| (10 * i + 5, 10 * i + 6)).collect();
         let mut busy = busy_of(&many);
         assert_eq!((busy.busy(), busy.late()), (Nanos(many.len() as u64), Nanos(0)));
+        assert_eq!(busy.recent.len(), INTERVALS_MAX - FOLD_MIN + 1);
         // Before what was folded, and across its end.
+        let end = busy.folded_until;
+        assert_eq!(end, 10 * FOLD_MIN as u64 - 4);
         busy.add(Nanos(0), Nanos(3));
-        busy.add(Nanos(4), Nanos(8));
+        busy.add(Nanos(end - 2), Nanos(end + 2));
         assert_eq!((busy.busy(), busy.late()), (Nanos(many.len() as u64 + 2), Nanos(5)));
-        assert_eq!(busy.recent.len(), INTERVALS_MAX);
+    }
+
+    #[test]
+    fn threads_with_buffers_of_their_own_lose_nothing() {
+        const THREADS: u64 = 8;
+        const EACH: u64 = 4854; // kernel records of 216 bytes in 1 MiB
+        let mut busy = Busy::default();
+        for period in 0..20 {
+            for thread in 0..THREADS {
+                for i in 0..EACH {
+                    let start = Nanos(((period * EACH + i) * THREADS + thread) * 10);
+                    busy.add(start, start.saturating_add(Nanos(4)));
+                }
+            }
+        }
+        assert_eq!((busy.busy(), busy.late()), (Nanos(20 * THREADS * EACH * 4), Nanos(0)));
+        let bytes = (INTERVALS_MAX + WAITING_MAX) * size_of::<(u64, u64)>();
+        assert_eq!(busy.host_bytes(), bytes as u64, "what the limits say");
     }
 
     #[test]
@@ -153,8 +207,10 @@ mod tests {
         ) {
             let intervals: Vec<_> = intervals.iter().map(|(at, len)| (*at, at + len)).collect();
             let naive = (0..600).filter(|t| intervals.iter().any(|(a, b)| a <= t && t < b)).count();
-            let busy = busy_of(&intervals);
+            let mut busy = busy_of(&intervals);
             prop_assert_eq!((busy.busy(), busy.late()), (Nanos(naive as u64), Nanos(0)));
+            busy.sort_in();
+            prop_assert_eq!(busy.busy(), Nanos(naive as u64));
             let apart = busy.recent.iter().zip(busy.recent.iter().skip(1));
             prop_assert!(apart.clone().all(|((_, end), (start, _))| end < start));
         }

@@ -5,12 +5,12 @@ use super::sketch::{at_rank, bucket_of, rank_of};
 use super::summary::{CallTotals, OpTotals};
 use crate::event::{CallKind, DriverCall};
 use crate::units::Nanos;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Durations up to 2^40 ns (18 minutes) have buckets of their own; longer ones share the last.
 const BUCKETS: usize = bucket_of(1 << 40) + 1;
 
-/// Sums by [`CallKind`]; 60 KiB.
+/// Sums by [`CallKind`]; 110 KiB.
 #[derive(Debug)]
 pub struct CallTimes {
     kinds: [OfKind; CallKind::ALL.len()],
@@ -23,7 +23,7 @@ struct OfKind {
     total_ns: AtomicU64,
     min_ns: AtomicU64,
     max_ns: AtomicU64,
-    buckets: [AtomicU32; BUCKETS],
+    buckets: [AtomicU64; BUCKETS],
 }
 
 impl Default for CallTimes {
@@ -68,7 +68,7 @@ impl OfKind {
             total_ns: AtomicU64::new(0),
             min_ns: AtomicU64::new(u64::MAX),
             max_ns: AtomicU64::new(0),
-            buckets: [const { AtomicU32::new(0) }; BUCKETS],
+            buckets: [const { AtomicU64::new(0) }; BUCKETS],
         }
     }
 
@@ -104,12 +104,13 @@ impl OfKind {
         if count == 0 {
             return None;
         }
-        let counts =
-            || (0..).zip(self.buckets.iter().map(|b| u64::from(b.load(Ordering::Relaxed))));
+        // A rank among these, not among `count`: calls that are counted meanwhile are in one of them.
+        let counts = self.buckets.each_ref().map(|bucket| bucket.load(Ordering::Relaxed));
+        let counted = counts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count));
         let (min, max) = (self.min_ns.load(Ordering::Relaxed), self.max_ns.load(Ordering::Relaxed));
         let min = min.min(max);
         let quantile = |per_mille| {
-            let found = at_rank(counts(), rank_of(count, per_mille));
+            let found = at_rank((0..).zip(counts), rank_of(counted, per_mille));
             Nanos(found.unwrap_or(max).clamp(min, max))
         };
         Some(CallTotals {
@@ -152,6 +153,14 @@ mod tests {
         assert_eq!(rows, expect);
         assert!(totals[0].totals.p99_ns.0.abs_diff(300) <= 300 / 64 + 1);
         assert!(totals[0].totals.p50_ns.0.abs_diff(100) <= 2);
+        // More than 32 bits count, and a call of which only the count was seen so far.
+        let of_kind = &times.kinds[CallKind::Alloc as usize];
+        let past = u64::from(u32::MAX) + 2;
+        of_kind.buckets[bucket_of(100)].store(past, Ordering::Relaxed);
+        of_kind.count.store(past + 2, Ordering::Relaxed);
+        let totals = times.totals();
+        assert_eq!(totals[0].totals.count, past + 2);
+        assert!(totals[0].totals.p99_ns.0.abs_diff(100) <= 2, "{totals:?}");
         times.reset();
         assert_eq!(times.totals(), []);
     }

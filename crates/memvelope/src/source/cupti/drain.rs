@@ -82,8 +82,8 @@ impl Drain {
 
     /// What MEMORY2 records are for from now on. Losses of an earlier recording that nobody
     /// drained are not this one's.
-    pub(super) fn expect(&self, memory_records: MemoryRecords) {
-        *super::lock(&self.decoder) = Some(Decoder::new(memory_records, clock::now()));
+    pub(super) fn expect(&self, memory_records: MemoryRecords, since: Nanos) {
+        *super::lock(&self.decoder) = Some(Decoder::new(memory_records, since));
         *super::lock(&self.watch) = None;
         *super::lock(&self.told) = self.losses().map(|(_, count)| count);
     }

@@ -16,6 +16,7 @@ use crate::source::clock;
 use crate::source::driver::Driver;
 use crate::source::loader::LoadReport;
 use crate::source::signals::without_signals;
+use crate::units::Nanos;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -197,7 +198,10 @@ impl Recorder {
         report: &mut LoadReport,
         on_ready: &mut dyn FnMut(),
     ) -> Result<()> {
+        // Before anything is turned on: attaching may take seconds in a busy process.
+        let mut since = Nanos::ZERO;
         let ready = &mut || {
+            since = clock::now();
             self.life.step(Step::Subscribed);
             on_ready();
         };
@@ -212,7 +216,7 @@ impl Recorder {
                 Ok(())
             }
             Ok(Attached::Recording(run)) => {
-                self.drain.expect(run.memory_records());
+                self.drain.expect(run.memory_records(), since);
                 *lock(&self.run) = Some(Arc::from(run));
                 lock(&self.absence).end();
                 self.is_on.store(true, Ordering::Release);
