@@ -85,6 +85,8 @@ impl Drain {
     pub(super) fn expect(&self, memory_records: MemoryRecords, since: Nanos) {
         *super::lock(&self.decoder) = Some(Decoder::new(memory_records, since));
         *super::lock(&self.watch) = None;
+        // Ids are those of the recording's own table of names.
+        *super::lock(&self.known) = KnownNames::new();
         *super::lock(&self.told) = self.losses().map(|(_, count)| count);
     }
 

@@ -479,7 +479,7 @@ fn text_from_c(text: &[c_char]) -> String {
 #[cfg(any(test, feature = "bench-internals"))]
 impl Driver {
     /// A driver that has none of the functions.
-    #[cfg_attr(not(test), expect(clippy::unwrap_used, reason = "libc is loaded; benches alone"))]
+    #[expect(clippy::unwrap_used, reason = "tests and benches alone, and libc is always loaded")]
     pub(crate) fn without_functions() -> &'static Self {
         let mut report = LoadReport::new("libc");
         let library = report.open("libc.so.6".as_ref(), loader::Open::OnlyIfLoaded).unwrap();
