@@ -1,8 +1,8 @@
 //! The rows of a trace: each has a number, and is named once.
 //!
-//! A row is a process and a thread to the format. Perfetto keeps thread numbers in 32 bits and takes
-//! a larger one for the process's own, which would put all such rows on one and their events out of
-//! sight: the host's rows are therefore numbered as they come.
+//! A row is a process and a thread to the format. Perfetto keeps thread numbers in 32 bits and
+//! takes a larger one for the process's own, which would put all such rows on one and their events
+//! out of sight: the host's rows are therefore numbered as they come.
 
 use super::text::put_number;
 use crate::event::DeviceIndex;
@@ -13,8 +13,8 @@ const HOST_PID: u64 = 1;
 /// Process number of device 0's rows.
 const DEVICE_PID: u64 = 100;
 
-/// Rows that are remembered, some 2 MiB: more than anybody looks at. A program that makes a stream or
-/// a thread for each request has more: such a stream's row goes unnamed, and such threads share one.
+/// Rows that are remembered, some 2 MiB: more than anybody looks at. A program that makes a stream
+/// or a thread for each request has more: such a stream's row goes unnamed, such threads share one.
 pub(super) const ROWS_MAX: usize = 1 << 16;
 
 /// Numbers of a group of the host's rows, of which there are more than rows.

@@ -2,9 +2,9 @@
 //!
 //! A name is read by asking the kernel to copy it ([`foreign_text`]), which costs microseconds. It
 //! must be read again for every buffer: once its module was unloaded, another kernel's name may
-//! stand at the address. So the texts of the last buffers are kept, and with the first known address
-//! in a new buffer all of them are copied again by one call and compared: what stands there now is
-//! what would have been read.
+//! stand at the address. So the texts of the last buffers are kept, and with the first known
+//! address in a new buffer all of them are copied again by one call and compared: what stands there
+//! now is what would have been read.
 
 use super::foreign_text::{self, PAGE, foreign_text};
 use crate::event::{NameId, Names};
