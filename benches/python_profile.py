@@ -1,6 +1,5 @@
 """`with profile("x")` against a floor of two calls into an extension class that do nothing, interleaved
-in one run. Most processes record nothing at a given moment, so that is what it has to be cheap in: at
-most a microsecond with no session, with one that is off, and with one that has no recorder.
+in one run. Most processes record nothing at a given moment, so that is what it has to be cheap in.
 
     python benches/python_profile.py [--quick] [--simulated]
 
@@ -15,10 +14,7 @@ import os
 import sys
 
 from memvelope import Profile, Session, profile
-from python_pair import QUICK, empty_pair, measure
-
-#: What `with profile("x")` may take while nothing is recorded.
-OFF_NS_MAX = 1_000
+from python_pair import empty_pair, measure
 
 
 def block(repeats):
@@ -93,9 +89,6 @@ def main():
                 ratio = ours_ns / floor_ns
                 ours = f"{state}: {name} | {ours_ns:.0f} ns"
                 print(f"| {ours} | two empty calls | {floor_ns:.0f} ns | {ratio:.2f} |")
-                is_measured = not QUICK and record != "auto" and subject is block
-                if is_measured and ours_ns > OFF_NS_MAX:
-                    sys.exit(f"{state}: {ours_ns:.0f} ns are more than {OFF_NS_MAX} ns")
 
 
 main()

@@ -39,7 +39,9 @@ impl Trace {
 /// A name for stretches of host time, which are scopes: entered by `with`, or opened.
 #[pyclass(frozen, subclass, module = "memvelope._native", name = "_Mark")]
 pub(crate) struct Mark {
-    name: OnceLock<ScopeName>,
+    name: OnceLock<Py<PyString>>,
+    /// The same as the library keeps it, from the first scope on.
+    kept: OnceLock<ScopeName>,
     trace: Trace,
     /// Innermost last, of all threads and tasks that are in a `with` of this object.
     entered: Mutex<Vec<Entered>>,
@@ -65,6 +67,7 @@ impl Mark {
         guarded(|| {
             let mark = Self {
                 name: OnceLock::new(),
+                kept: OnceLock::new(),
                 trace: match (trace_id, traceparent) {
                     (None, None) => Trace::None,
                     (Some(id), None) => Trace::Known(trace_of(id)?),
@@ -85,8 +88,8 @@ impl Mark {
 
     /// The name; `None` while it has none.
     #[getter]
-    fn name(&self) -> Option<&str> {
-        self.name.get().map(ScopeName::as_str)
+    fn name(&self, py: Python<'_>) -> Option<Py<PyString>> {
+        self.name.get().map(|name| name.clone_ref(py))
     }
 
     /// The trace that its scopes belong to, as 32 hexadecimal digits; `None` without one, and where
@@ -115,7 +118,11 @@ impl Mark {
             let open = mark.open(py)?;
             let task = if open.is_some() { current_task(py)? } else { 0 };
             let is_inside = open.as_ref().is_some_and(|open| open.enter(task));
-            mark.entered().push(Entered { thread: thread_key(), task, open, is_inside });
+            let mut entered = mark.entered();
+            // Mostly it is the only one.
+            entered.reserve_exact(1);
+            entered.push(Entered { thread: thread_key(), task, open, is_inside });
+            drop(entered);
             Ok(slf)
         })
     }
@@ -142,9 +149,9 @@ impl Mark {
         })
     }
 
-    fn __repr__(&self) -> String {
-        match self.name() {
-            Some(name) => format!("<memvelope.Profile {name:?}>"),
+    fn __repr__(&self, py: Python<'_>) -> String {
+        match self.name.get() {
+            Some(name) => format!("<memvelope.Profile {:?}>", name.bind(py).to_string_lossy()),
             None => "<memvelope.Profile without a name>".into(),
         }
     }
@@ -158,8 +165,7 @@ impl Mark {
                 "profile(): expected a name (a str) or a function, not {found}"
             )));
         };
-        // Lone surrogates are no text of Rust's; a name is only ever shown.
-        self.name.get_or_init(|| ScopeName::new(&text.to_string_lossy()));
+        self.name.get_or_init(|| text.clone().unbind());
         Ok(())
     }
 
@@ -178,6 +184,8 @@ impl Mark {
             return Ok(None);
         }
         let Some(session) = Session::current() else { return Ok(None) };
+        // Lone surrogates are no text of Rust's; a name is only ever shown.
+        let name = self.kept.get_or_init(|| ScopeName::new(&name.bind(py).to_string_lossy()));
         if session.is_scope_pending() {
             py.detach(|| session.prepare_scopes());
         }
