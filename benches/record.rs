@@ -16,7 +16,7 @@ use memvelope::event::{
 };
 use memvelope::export::chrome::TraceWriter;
 use memvelope::runtime::{Session, bench};
-use memvelope::timeline::Sketch;
+use memvelope::timeline::{Sketch, Timeline};
 use memvelope::units::{Bytes, Nanos};
 use random::Random;
 use std::ffi::CString;
@@ -144,7 +144,7 @@ fn scan(bytes: &[u8]) -> u64 {
     words.fold(0, |sum, word| sum.wrapping_add(u64::from_ne_bytes(word.try_into().expect("8"))))
 }
 
-fn record_pairs() -> [pair::Pair; 2] {
+fn record_pairs() -> [pair::Pair; 3] {
     let count = if pair::is_quick() { 10_001 } else { 1_000_000 };
     let session = session();
     let records = std::cell::RefCell::new(Records::new(count));
@@ -180,8 +180,19 @@ fn record_pairs() -> [pair::Pair; 2] {
         ("sum of the same bytes", &mut peer),
         1_000_000,
     );
+    let mut timeline = Timeline::default();
+    let summed = pair::measure_prepared(
+        &mut || records.borrow_mut().go_on(),
+        ("record: decoded and aggregated", &mut |operations| {
+            for buffer in records.borrow().drains(operations).flatten() {
+                decoding.run(black_box(buffer), STRIDE, &mut |event| timeline.accept(event));
+            }
+        }),
+        ("sum of the same bytes", &mut peer),
+        1_000_000,
+    );
     stop(&session);
-    [whole, alone]
+    [summed, whole, alone]
 }
 
 /// Ten million kernels through everything, in bounded memory.
@@ -322,8 +333,7 @@ fn main() {
     // First, while the process is small: what is freed to the allocator hides growth.
     writing_is_fast_and_bounded();
     recording_is_bounded();
-    let [whole, alone] = record_pairs();
-    for pair in [whole, alone, callback_pair(), sketch_pair()] {
+    for pair in record_pairs().into_iter().chain([callback_pair(), sketch_pair()]) {
         pair.print();
     }
 }
