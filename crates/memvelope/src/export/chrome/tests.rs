@@ -1,7 +1,8 @@
 //! The document as a reader sees it.
 
 use super::*;
-use crate::event::{GraphLaunch, Kernel, Overhead, SeenBy, Span, Sync, TraceContext};
+use crate::event::TraceContext;
+use crate::event::{GraphLaunch, Kernel, Overhead, SeenBy, Span, Sync};
 use serde_json::Value;
 
 fn kernel(name: NameId, start: u64) -> Event {
@@ -132,6 +133,47 @@ fn the_tail_fits_at_its_longest() {
     assert!(written.bytes - before <= TAIL_BYTES_MAX);
 }
 
+/// An event of each kind that has a scope or a row of its own; a kernel for each of those scopes.
+fn one_of_each(name: NameId, kernels: &[ScopeId], traced: ScopeId, plain: ScopeId) -> Vec<Event> {
+    let in_scope = |scope: &ScopeId| {
+        let mut event = kernel(name, 2000);
+        if let Body::Kernel(kernel) = &mut event.body {
+            (kernel.scope, kernel.graph, kernel.graph_node) = (*scope, 9, 1 << 40);
+        }
+        event
+    };
+    let (start, end) = (Nanos(1000), Nanos(1100));
+    let span = |origin, scope| Body::Span(Span { name, origin, thread: 7, scope, start, end });
+    let graph = GraphLaunch {
+        device: DeviceIndex(1),
+        context: 1,
+        stream: 7,
+        graph: 3,
+        correlation: 5,
+        scope: plain,
+        start,
+        end,
+    };
+    let call = ApiCall {
+        cbid: cupti_sys::cbid::LAUNCH_KERNEL,
+        is_runtime: false,
+        thread: 7,
+        correlation: 5,
+        result: 1,
+        start,
+        end,
+    };
+    let host = [
+        span(SpanOrigin::Program, traced),
+        span(SpanOrigin::Nvtx, ScopeId::NONE),
+        Body::GraphLaunch(graph),
+        Body::ApiCall(call),
+        Body::Overhead(Overhead { kind: OverheadKind::BufferRequest, start, end }),
+    ];
+    let host = host.map(|body| Event { time: Nanos(0), seen_by: SeenBy::Activity, body });
+    kernels.iter().map(in_scope).chain(host).collect()
+}
+
 /// A row a kind: what stands in it beside its place.
 #[test]
 fn work_shows_whose_it_is() {
@@ -142,44 +184,8 @@ fn work_shows_whose_it_is() {
         "00-0af7651916cd43dd8448eb211c80319c-00ad6b7169203331-01".parse().unwrap();
     let forgotten = scopes.open(step, Some(trace));
     let (traced, plain) = (scopes.open(step, Some(trace)), scopes.open(step, None));
-    let in_scope = |scope| {
-        let mut event = kernel(gemm, 2000);
-        if let Body::Kernel(kernel) = &mut event.body {
-            (kernel.scope, kernel.graph, kernel.graph_node) = (scope, 9, 1 << 40);
-        }
-        event
-    };
-    let host = |body| Event { time: Nanos(0), seen_by: SeenBy::Activity, body };
-    let (start, end) = (Nanos(1000), Nanos(1100));
-    let span = |origin, scope| Span { name: step, origin, thread: 7, scope, start, end };
-    let events = [
-        in_scope(traced),
-        in_scope(plain),
-        in_scope(forgotten),
-        in_scope(ScopeId::NONE),
-        host(Body::Span(span(SpanOrigin::Program, traced))),
-        host(Body::Span(span(SpanOrigin::Nvtx, ScopeId::NONE))),
-        host(Body::GraphLaunch(GraphLaunch {
-            device: DeviceIndex(1),
-            context: 1,
-            stream: 7,
-            graph: 3,
-            correlation: 5,
-            scope: plain,
-            start,
-            end,
-        })),
-        host(Body::ApiCall(ApiCall {
-            cbid: cupti_sys::cbid::LAUNCH_KERNEL,
-            is_runtime: false,
-            thread: 7,
-            correlation: 5,
-            result: 1,
-            start,
-            end,
-        })),
-        host(Body::Overhead(Overhead { kind: OverheadKind::BufferRequest, start, end })),
-    ];
+    let kernels = [traced, plain, forgotten, ScopeId::NONE];
+    let events = one_of_each(gemm, &kernels, traced, plain);
     let (trace, written) = write_with(&names, &scopes, &events, 1 << 20);
     assert_eq!(written.events, 10, "and the point of the VRAM curve");
     let events = trace["traceEvents"].as_array().unwrap();
@@ -211,6 +217,8 @@ fn work_shows_whose_it_is() {
         .filter(|e| e["name"] == "thread_name")
         .filter_map(|e| e["args"]["name"].as_str())
         .collect();
+    // Perfetto keeps no more bits.
+    assert!(events.iter().filter_map(|e| e["tid"].as_u64()).all(|tid| u32::try_from(tid).is_ok()));
     for row in ["stream 7", "thread 7", "NVTX thread 7", "calls: thread 7", "profiler overhead"] {
         assert!(rows.contains(&row), "{row}: {rows:?}");
     }
