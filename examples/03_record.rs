@@ -20,9 +20,11 @@ fn main() -> memvelope::Result<()> {
     // One session a process. No driver is not an error: the snapshot says what is unseen.
     let session = Session::start(&config)?;
     {
-        // Driver allocations made by this thread carry the tag; the span shows in the trace.
+        // Driver allocations made by this thread carry the tag. What it launches belongs to the
+        // scope, which may say to which distributed trace it belongs (a W3C `traceparent`).
         let _tag = tagged(Tag::Weights);
-        let _span = session.scope("load weights", None);
+        let caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok();
+        let _scope = session.scope("load weights", caller);
         load_weights();
     }
 
@@ -57,7 +59,11 @@ fn print_snapshot(snapshot: &Snapshot) {
         }
     }
     for kernel in snapshot.timeline.kernels.iter().take(5) {
-        println!("{:>6} x {}, {}", kernel.totals.count, kernel.name, kernel.totals.total_ns);
+        let it = &kernel.totals;
+        println!("{:>6} x {}, p50 {}, p99 {}", it.count, kernel.name, it.p50_ns, it.p99_ns);
+    }
+    for busy in &snapshot.timeline.busy {
+        println!("device {} was busy for {} of {}", busy.device.0, busy.busy_ns, busy.span_ns);
     }
     for (reason, count) in &snapshot.dropped {
         println!("lost: {count} ({reason:?})");
