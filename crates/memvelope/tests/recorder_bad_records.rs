@@ -260,3 +260,41 @@ fn a_flush_that_hangs_ends_with_its_timeout() {
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     });
 }
+
+#[test]
+fn complaint_15_what_recording_costs_does_not_grow_with_time() {
+    let test = "complaint_15_what_recording_costs_does_not_grow_with_time";
+    check(test, "", &[], || {
+        let session = Session::start(&Config::from_env().0).unwrap();
+        let (mut context, mut module, mut function) = (0, 0, 0);
+        assert_eq!(cu::cuDevicePrimaryCtxRetain(&mut context, 0), 0);
+        assert_eq!(cu::cuCtxSetCurrent(context), 0);
+        assert_eq!(cu::cuModuleLoadData(&mut module, PTX.as_ptr()), 0);
+        assert_eq!(cu::cuModuleGetFunction(&mut function, module, c"idle".as_ptr()), 0);
+        let null = std::ptr::null_mut();
+        let mut round = || {
+            for _ in 0..20_000 {
+                assert_eq!(cu::cuLaunchKernel(function, 2, 1, 1, 64, 1, 1, 0, 0, null, null), 0);
+            }
+            assert_eq!(cu::cuCtxSynchronize(), 0);
+            session.flush(SOON).unwrap();
+            let cost = session.self_cost();
+            (cost.host_bytes, cost.recorder.records, cost.recorder.decode_ns)
+        };
+        let costs: Vec<_> = (0..24).map(|_| round()).collect();
+        // The trace is full after ten rounds; from then on nothing grows but a list that finds its
+        // size: less than a byte an event.
+        let full = Config::default().trace_events_max as usize / 20_000 + 2;
+        let grown = costs[costs.len() - 1].0 - costs[full].0;
+        assert!(grown < 200_000, "{grown} bytes: {costs:?}");
+        // A record of the last rounds costs what one of the first did. The fastest of each, because
+        // the machine is not ours alone; thrice, because the trace's thinning is among it.
+        let per_record = |rounds: &[(u64, u64, u64)]| {
+            let steps = rounds.windows(2).map(|w| (w[1].2 - w[0].2) / (w[1].1 - w[0].1).max(1));
+            steps.min().unwrap()
+        };
+        let (first, last) = (per_record(&costs[..8]), per_record(&costs[16..]));
+        assert!(last <= 3 * first.max(50), "{first} ns a record at first, {last} at last");
+        assert_eq!(session.stop(SOON).unwrap().timeline.kernels[0].totals.count, 24 * 20_000);
+    });
+}

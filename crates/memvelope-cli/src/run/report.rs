@@ -88,12 +88,12 @@ fn process(run: &Run, seen: &Seen, trace: &Trace) -> Value {
         put("parent_pid", json!(seen.parent_pid));
         put("command", json!(seen.command));
         put("simulated", json!(seen.vitals.is_simulated));
+        put("state", json!(if seen.vitals.is_recording { "recording" } else { "not recording" }));
         put("final", json!(false));
         put("snapshot", Value::Null);
         put("vitals", vitals(seen));
     }
     put("sequence", json!(seen.sequence));
-    put("state", json!(if seen.vitals.is_recording { "recording" } else { "not recording" }));
     let (kind, age_ns) = match seen.end {
         End::Reported => ("reported", None),
         End::CutShort { age_ns } => ("cut_short", Some(age_ns)),
