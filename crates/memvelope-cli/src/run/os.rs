@@ -100,8 +100,9 @@ pub(super) fn wait_for(pid: u32) -> std::io::Result<Change> {
                 libc::CLD_EXITED => Change::Exited(status),
                 libc::CLD_KILLED | libc::CLD_DUMPED => Change::Killed(status),
                 _ => {
-                    // Taken, so that the next call waits for what comes next.
-                    take(pid, libc::WUNTRACED | libc::WNOHANG);
+                    // Taken, so that the next call waits for what comes next. Its end is not: it
+                    // may have come meanwhile.
+                    take_stop(pid);
                     Change::Stopped
                 }
             });
@@ -115,12 +116,16 @@ pub(super) fn wait_for(pid: u32) -> std::io::Result<Change> {
 
 /// Gives back the number of a child that ended; whoever asks for our children's CPU time sees its.
 pub(super) fn reap(pid: u32) {
-    take(pid, libc::WNOHANG);
+    // SAFETY: a child of ours; its status is known already.
+    unsafe { libc::waitpid(pid.cast_signed(), std::ptr::null_mut(), libc::WNOHANG) };
 }
 
-fn take(pid: u32, flags: i32) {
-    // SAFETY: a child of ours; its status is known already.
-    unsafe { libc::waitpid(pid.cast_signed(), std::ptr::null_mut(), flags) };
+fn take_stop(pid: u32) {
+    // SAFETY: plain data, for which zero is a valid value and which the call fills.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        libc::waitid(libc::P_PID, pid, &raw mut info, libc::WSTOPPED | libc::WNOHANG);
+    }
 }
 
 /// Sends a signal. A process that is gone has no use for it.
