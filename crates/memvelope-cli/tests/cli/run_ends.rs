@@ -283,6 +283,26 @@ fn stopping_and_going_on_are_the_programs_too() {
     assert_eq!(child.wait_with_output().unwrap().status.signal(), Some(2));
 }
 
+/// Rust's runtime opens closed descriptors and has broken pipes ignored; the program sees neither.
+#[test]
+fn what_was_closed_or_ignored_before_us_still_is() {
+    let own = env!("CARGO_BIN_EXE_memvelope");
+    for (shut, code) in [("<&-", 1), (">&-", 2), ("2>&-", 4), ("<&- 2>&-", 5), ("", 0)] {
+        let look =
+            "n=0; for f in 0 1 2; do [ -e /proc/$$/fd/$f ] || n=$((n | 1 << f)); done; exit $n";
+        let script = format!("exec {own} run sh -c '{look}' {shut}");
+        run(Command::new("sh").arg("-c").arg(script).stdin(Stdio::null()), code);
+    }
+    for (before, ignored) in [("trap \"\" PIPE", true), (":", false)] {
+        let script = format!("{before}; exec {own} run grep SigIgn /proc/self/status 2>/dev/null");
+        // From a shell: what started this test has its own mind about broken pipes.
+        let mut shell = Command::new("sh");
+        let text = stdout(&run(shell.arg("-c").arg(script), 0));
+        let mask = u64::from_str_radix(text.trim().rsplit('\t').next().unwrap(), 16).unwrap();
+        assert_eq!(mask >> 12 & 1 == 1, ignored, "{before}: {text}");
+    }
+}
+
 /// What our caller has us ignore, the program ignores: `nohup`, or a shell's background jobs.
 #[test]
 fn ignored_signals_stay_ignored() {
