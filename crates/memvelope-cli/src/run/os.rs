@@ -157,6 +157,11 @@ fn take_stop(pid: u32) {
     }
 }
 
+/// Whether this process has a controlling terminal: then a shell has stopped jobs go on.
+pub(super) fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
 /// Sends a signal. A process that is gone has no use for it.
 pub(super) fn send(pid: u32, signal: i32) {
     // SAFETY: a child of ours that nobody has waited for yet, or ourselves.
