@@ -13,6 +13,10 @@ const LEFT_OUT: &str = "(left out)";
 /// Room for the row that stands for those left out, and for a count that grew a digit.
 const MARGIN_BYTES: usize = 512;
 
+/// Bytes kept of a command line: it may have megabytes, of which a slot would have no room for
+/// anything else.
+const COMMAND_BYTES_MAX: usize = 4096;
+
 /// Which process, as it was when the recording began.
 #[derive(Debug)]
 pub(crate) struct Identity {
@@ -26,15 +30,25 @@ impl Identity {
     pub(crate) fn current() -> Self {
         let read = |path| std::fs::read(path).unwrap_or_default();
         let line = read("/proc/self/cmdline");
-        let line = line.strip_suffix(&[0]).unwrap_or(&line);
-        let words = line.split(|byte| *byte == 0);
         Self {
             pid: std::process::id(),
             parent_pid: parent_id(),
             name: String::from_utf8_lossy(&read("/proc/self/comm")).trim_end().to_owned(),
-            command: words.map(|word| String::from_utf8_lossy(word).into_owned()).collect(),
+            command: words_of(&line),
         }
     }
+}
+
+/// A command line as `/proc` has it, in words; one that is too long ends with "…".
+fn words_of(line: &[u8]) -> Vec<String> {
+    let kept = &line[..line.len().min(COMMAND_BYTES_MAX)];
+    let kept = kept.strip_suffix(&[0]).unwrap_or(kept);
+    let words = kept.split(|byte| *byte == 0);
+    let mut words: Vec<_> = words.map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    if line.len() > COMMAND_BYTES_MAX {
+        words.push("…".into());
+    }
+    words
 }
 
 /// The whole document. `report_cpu_ns` is what reporting itself has cost so far.
@@ -156,6 +170,14 @@ mod tests {
                 "copies": (0..copies).map(|i| json!({"direction": i})).collect::<Vec<_>>(),
             }},
         })
+    }
+
+    #[test]
+    fn a_command_line_leaves_room_for_the_report() {
+        assert_eq!(words_of(b"./a\0b c\0"), ["./a", "b c"]);
+        assert_eq!(words_of(b"a\0\0"), ["a", ""]);
+        let words = words_of(&[b"./a\0".as_slice(), &[b'x'; 200_000]].concat());
+        assert_eq!((words.len(), words[1].len(), words[2].as_str()), (3, 4092, "…"));
     }
 
     #[test]

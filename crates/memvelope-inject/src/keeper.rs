@@ -34,6 +34,9 @@ const EXIT_SLOT_MAX: Duration = Duration::from_millis(500);
 /// each, up to the drain period.
 const FIRST_PERIOD: Duration = Duration::from_millis(5);
 
+/// How the names of our threads begin.
+const OUR_THREADS: &str = "memvelope-";
+
 /// Idle time after an update, in multiples of its CPU time.
 const IDLE_PER_UPDATE: u32 = 99;
 
@@ -79,6 +82,10 @@ pub(crate) fn keep(session: Session, places: Places, config: &Config) {
             say(&"reporting panicked, the last report stands; this is a bug of memvelope's");
         }
         keeper.enter(Phase::Ended);
+        if is_alone() {
+            // The last thread to end is what libc takes for the end of the program.
+            let _ = keeper.session.stop(EXIT_FLUSH_MAX);
+        }
     };
     let builder = std::thread::Builder::new().name("memvelope-rept".into());
     if let Err(source) = without_signals(|| builder.spawn(body)) {
@@ -125,7 +132,11 @@ impl Keeper {
         let mut trace_at = Instant::now() + TRACE_PERIOD_MIN;
         loop {
             let next = update_at.min(report_at).min(trace_at);
-            let is_ending = self.wait_until(next);
+            let mut is_ending = self.wait_until(next);
+            if !is_ending && is_alone() {
+                let _ = self.session.flush(EXIT_FLUSH_MAX);
+                is_ending = true;
+            }
             let (now, cpu) = (Instant::now(), thread_cpu());
             let is_due = is_ending || now >= update_at;
             if is_due {
@@ -255,6 +266,24 @@ fn note(last: &mut Last, what: &'static str, error: Option<Error>) {
         last.has_failed.push(what);
         say(&error);
     }
+}
+
+/// Whether every thread of the program has left by `pthread_exit`, so that ours alone keep the
+/// process: it would have ended without them.
+fn is_alone() -> bool {
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    // The state of the first thread, which stays in the list until the process ends.
+    let stat = read(Path::new("/proc/self/stat"));
+    if !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')) {
+        return false;
+    }
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return false };
+    let first = std::process::id().to_string();
+    threads.flatten().filter(|thread| *thread.file_name() != *first).all(|thread| {
+        // One that is gone by now has no name.
+        let name = read(&thread.path().join("comm"));
+        name.is_empty() || name.starts_with(OUR_THREADS)
+    })
 }
 
 /// CPU time of the calling thread so far.

@@ -3,7 +3,9 @@
 use memvelope::config::{self, Key};
 use memvelope::error::{Error, say};
 use memvelope::export::summary::{Process, Slot, Summary};
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 /// Longest trace where no parent told.
 const TRACE_BYTES_MAX: u64 = 256 << 20;
@@ -32,8 +34,9 @@ impl Places {
     /// A parent asked for the recording, but nobody will read it: the parent has ended.
     pub(crate) fn from_env() -> Result<Self, NobodyReads> {
         let report = path_of(&config::REPORT);
-        let Some(path) = path_of(&config::SUMMARY) else {
-            let trace = trace_path(&std::process::id().to_string());
+        let Some(path) = told(&config::SUMMARY) else {
+            let name = std::process::id().to_string();
+            let trace = path_of(&config::TRACE_DIR).map(|folder| trace_in(&folder, &name));
             let trace = trace.map(|path| (path, TRACE_BYTES_MAX));
             return Ok(Self { report, trace, ..Self::default() });
         };
@@ -73,27 +76,68 @@ impl Places {
     /// A trace is named after its slot, which tells processes apart where their numbers do not.
     fn name_trace(&mut self) {
         let (Some(summary), Some(slot)) = (&self.summary, &self.slot) else { return };
-        let path = trace_path(&slot.sequence().to_string());
+        let path =
+            told(&config::TRACE_DIR).map(|folder| trace_in(&folder, &slot.sequence().to_string()));
         self.trace = path.map(|path| (path, summary.trace_bytes_max()));
     }
 }
 
-fn trace_path(name: &str) -> Option<PathBuf> {
-    Some(path_of(&config::TRACE_DIR)?.join(format!("trace-{name}.json")))
+fn trace_in(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("trace-{name}.json"))
+}
+
+/// A path in the environment as it stands: a parent's directories may be named anything.
+fn told(key: &Key) -> Option<PathBuf> {
+    let text = std::env::var_os(key.name).filter(|text| !text.is_empty())?;
+    absolute(key, PathBuf::from(text))
 }
 
 /// A path in the environment, with `%p` replaced by the process id, so that a program which starts
 /// others does not have them overwrite each other's.
 fn path_of(key: &Key) -> Option<PathBuf> {
-    let text = std::env::var(key.name).ok().filter(|text| !text.is_empty())?;
-    let path = PathBuf::from(text.replace("%p", &std::process::id().to_string()));
+    let text = std::env::var_os(key.name).filter(|text| !text.is_empty())?;
+    let pid = std::process::id().to_string();
+    absolute(key, PathBuf::from(with_process(text.as_bytes(), &pid)))
+}
+
+/// Names of files need not be UTF-8.
+fn with_process(text: &[u8], pid: &str) -> OsString {
+    let (mut path, mut rest) = (Vec::new(), text);
+    while let Some(at) = rest.windows(2).position(|pair| pair == b"%p") {
+        path.extend_from_slice(&rest[..at]);
+        path.extend_from_slice(pid.as_bytes());
+        rest = &rest[at + 2..];
+    }
+    path.extend_from_slice(rest);
+    OsString::from_vec(path)
+}
+
+fn absolute(key: &Key, path: PathBuf) -> Option<PathBuf> {
     if path.is_absolute() {
         return Some(path);
     }
     // The program may change its directory before anything is written.
     say(&format_args!(
-        "{}={text} is not usable: expected an absolute path; nothing is written there",
-        key.name
+        "{}={} is not usable: expected an absolute path; nothing is written there",
+        key.name,
+        path.display()
     ));
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_id_stands_wherever_it_is_asked_for() {
+        for (text, expect) in [
+            (b"/a/%p.json".as_slice(), b"/a/77.json".as_slice()),
+            (b"/%p/%p%", b"/77/77%"),
+            (b"/a\xff/%%p", b"/a\xff/%77"),
+            (b"/plain", b"/plain"),
+        ] {
+            assert_eq!(with_process(text, "77").as_bytes(), expect);
+        }
+    }
 }

@@ -25,10 +25,16 @@ fn demangled(name: &str) -> String {
     name.to_owned()
 }
 
-/// At most `width` characters: begin and end say more than either alone. Control characters, which
-/// a name from a stranger may have, are shown as dots.
+/// The text with dots for what would steer a terminal: control characters, and those that turn the
+/// direction of writing.
+pub(super) fn plain(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { '.' } else { c }).collect()
+}
+
+/// At most `width` characters of the plain text: begin and end say more than either alone.
 pub(super) fn cut(text: &str, width: usize) -> String {
-    let plain: Vec<char> = text.chars().map(|c| if c.is_control() { '.' } else { c }).collect();
+    let plain: Vec<char> = plain(text).chars().collect();
     if plain.len() <= width {
         return plain.into_iter().collect();
     }
@@ -50,6 +56,7 @@ mod tests {
             ("_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE", "core::fmt::Write::write_fmt"),
             ("_Zbroken", "_Zbroken"),
             ("with\nnewline", "with.newline"),
+            ("\u{1b}[31m\u{9b}2J\u{202e}x\u{7f}", ".[31m.2J.x."),
             ("abcdefghijklmnopqrstuvwxyz0123456789", "abcdefghijklmno…wxyz0123456789"),
         ] {
             assert_eq!(shown(name, 30), expect);

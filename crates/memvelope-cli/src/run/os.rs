@@ -4,6 +4,29 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What Rust's runtime changes before `main`, as it was before that: bits 0 to 2 are standard
+/// descriptors that were closed (it opens them), bit 3 that broken pipes were ignored (a child of
+/// ours would have them end it).
+static BEFORE_RUST: AtomicU32 = AtomicU32::new(0);
+const PIPE_WAS_IGNORED: u32 = 1 << 3;
+
+// SAFETY: the loader calls what is in this section, with arguments that C lets us leave alone,
+// before `main`; the function needs nothing of Rust's runtime.
+#[unsafe(link_section = ".init_array")]
+#[used]
+static NOTE_BEFORE_RUST: extern "C" fn() = note_before_rust;
+
+extern "C" fn note_before_rust() {
+    // SAFETY: asks about descriptors, by number.
+    let is_closed = |fd: &i32| unsafe { libc::fcntl(*fd, libc::F_GETFD) } == -1;
+    let mut seen: u32 = (0..3).filter(is_closed).map(|fd| 1 << fd).sum();
+    if is_ignored(libc::SIGPIPE) {
+        seen |= PIPE_WAS_IGNORED;
+    }
+    BEFORE_RUST.store(seen, Ordering::Relaxed);
+}
 
 /// What this process was started with, which the program is to be started with too.
 pub(super) struct Inherited {
@@ -42,13 +65,19 @@ impl Inherited {
         }
     }
 
-    /// Has `command` start with what this process was started with. Broken pipes end a program as
-    /// usual; Rust's runtime hides whether that was so for us.
+    /// Has `command` start with what this process was started with.
     pub(super) fn pass_to(&self, command: &mut Command) {
         let (mask, ignores_children) = (self.mask, self.child_signal_was_ignored);
+        let before = BEFORE_RUST.load(Ordering::Relaxed);
         let restore = move || {
-            // SAFETY: both calls are async-signal-safe; the mask was filled by the kernel.
+            // SAFETY: all calls are async-signal-safe; the mask was filled by the kernel.
             unsafe {
+                (0..3).filter(|fd| before >> fd & 1 == 1).for_each(|fd| {
+                    let _ = libc::close(fd);
+                });
+                if before & PIPE_WAS_IGNORED != 0 {
+                    libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+                }
                 if ignores_children {
                     libc::signal(libc::SIGCHLD, libc::SIG_IGN);
                 }
@@ -100,8 +129,9 @@ pub(super) fn wait_for(pid: u32) -> std::io::Result<Change> {
                 libc::CLD_EXITED => Change::Exited(status),
                 libc::CLD_KILLED | libc::CLD_DUMPED => Change::Killed(status),
                 _ => {
-                    // Taken, so that the next call waits for what comes next.
-                    take(pid, libc::WUNTRACED | libc::WNOHANG);
+                    // Taken, so that the next call waits for what comes next. Its end is not: it
+                    // may have come meanwhile.
+                    take_stop(pid);
                     Change::Stopped
                 }
             });
@@ -115,12 +145,21 @@ pub(super) fn wait_for(pid: u32) -> std::io::Result<Change> {
 
 /// Gives back the number of a child that ended; whoever asks for our children's CPU time sees its.
 pub(super) fn reap(pid: u32) {
-    take(pid, libc::WNOHANG);
+    // SAFETY: a child of ours; its status is known already.
+    unsafe { libc::waitpid(pid.cast_signed(), std::ptr::null_mut(), libc::WNOHANG) };
 }
 
-fn take(pid: u32, flags: i32) {
-    // SAFETY: a child of ours; its status is known already.
-    unsafe { libc::waitpid(pid.cast_signed(), std::ptr::null_mut(), flags) };
+fn take_stop(pid: u32) {
+    // SAFETY: plain data, for which zero is a valid value and which the call fills.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        libc::waitid(libc::P_PID, pid, &raw mut info, libc::WSTOPPED | libc::WNOHANG);
+    }
+}
+
+/// Whether this process has a controlling terminal: then a shell has stopped jobs go on.
+pub(super) fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
 }
 
 /// Sends a signal. A process that is gone has no use for it.

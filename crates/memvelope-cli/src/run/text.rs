@@ -156,7 +156,7 @@ fn write_mode(out: &mut String, mode: &Value) -> Result {
     }
     for (key, what) in [("polling", "polling only"), ("blind", "nothing was recorded")] {
         if let Some(why) = mode[key].as_str() {
-            writeln!(out, "{}", wrapped(2, &format!("{what}: {why}")))?;
+            writeln!(out, "{}", wrapped(2, &format!("{what}: {}", names::plain(why))))?;
         }
     }
     Ok(())
@@ -398,7 +398,11 @@ fn write_files(out: &mut String, document: &Value) -> Result {
     for process in rows(&document["processes"]) {
         if let Some(why) = process["trace"]["absent"].as_str() {
             let pid = &process["pid"];
-            writeln!(out, "{}", wrapped(2, &format!("no trace of process {pid}: {why}")))?;
+            writeln!(
+                out,
+                "{}",
+                wrapped(2, &format!("no trace of process {pid}: {}", names::plain(why)))
+            )?;
         }
     }
     Ok(())
@@ -411,8 +415,9 @@ fn label(row: &Value) -> String {
     found.unwrap_or("?").replace('_', " ")
 }
 
+/// Texts come from the program and its files: none of them may steer the terminal.
 fn text(value: &Value) -> String {
-    value.as_str().unwrap_or("?").to_owned()
+    names::plain(value.as_str().unwrap_or("?"))
 }
 
 fn number(value: &Value) -> u64 {

@@ -37,6 +37,7 @@ pub(super) fn until_the_end(
         started,
         gathering: launch.summary.clone().map(Gathering::new),
         line: Line { at: Instant::now(), vitals: Vitals::default() },
+        was_asked_to_stop: false,
     };
     match waiting {
         Ok(()) => watch.follow(run, &events),
@@ -60,6 +61,8 @@ struct Watch<'a> {
     started: Instant,
     gathering: Option<Gathering>,
     line: Line,
+    /// Whether we alone were told to stop, by somebody who will have us go on.
+    was_asked_to_stop: bool,
 }
 
 /// What the last line of `--every` was made from.
@@ -81,9 +84,21 @@ impl Watch<'_> {
                     run.exit = Exit::Signal(signal);
                     return;
                 }
-                // Whoever waits for us would see it stop; and goes on with us by SIGCONT.
-                Ok(Event::Program(Change::Stopped)) => os::send(std::process::id(), libc::SIGSTOP),
-                Ok(Event::PassOn(signal)) => os::send(run.pid, signal),
+                // Whoever waits for us would see it stop, and goes on with us by SIGCONT. Where
+                // nobody does that, we would sleep on when the program goes on or is killed.
+                Ok(Event::Program(Change::Stopped)) => {
+                    if self.was_asked_to_stop || os::has_terminal() {
+                        os::send(std::process::id(), libc::SIGSTOP);
+                    }
+                }
+                Ok(Event::PassOn(signal)) => {
+                    match signal {
+                        libc::SIGTSTP => self.was_asked_to_stop = true,
+                        libc::SIGCONT => self.was_asked_to_stop = false,
+                        _ => {}
+                    }
+                    os::send(run.pid, signal);
+                }
                 Ok(Event::Report) => self.report(run),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -162,7 +177,11 @@ fn wait_here(pid: u32) -> Exit {
         match os::wait_for(pid) {
             Ok(Change::Exited(code)) => return Exit::Code(code),
             Ok(Change::Killed(signal)) => return Exit::Signal(signal),
-            Ok(Change::Stopped) => os::send(std::process::id(), libc::SIGSTOP),
+            Ok(Change::Stopped) => {
+                if os::has_terminal() {
+                    os::send(std::process::id(), libc::SIGSTOP);
+                }
+            }
             Err(_) => return Exit::NotYet,
         }
     }

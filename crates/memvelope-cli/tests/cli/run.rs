@@ -155,12 +155,17 @@ fn of_ninety_children_at_once_each_is_there_or_counted() {
 
 #[test]
 fn eight_threads_are_one_process() {
-    let Some(mut command) = on_sim(&[], "threads", &[]) else { return };
-    let report = report(&run(&mut command, 0));
-    let [process] = processes(&report) else { panic!("{report}") };
-    assert_eq!(launches(process, "storm"), 8 * 500);
-    assert_eq!(live_bytes(process), (1..=8).map(|n| n * (64 << 10)).sum::<u64>());
-    assert_eq!(report["totals"]["allocations"]["count"], 8 * 21);
+    // With an argument the first thread leaves, and the last one to leave ends the process: our own
+    // threads must not keep it, nor must it be taken for dead before.
+    for arguments in [&[][..], &["leave"]] {
+        let Some(mut command) = on_sim(&[], "threads", arguments) else { return };
+        let report = report(&run(&mut command, 0));
+        let [process] = processes(&report) else { panic!("{report}") };
+        assert_eq!(process["end"]["kind"], "reported");
+        assert_eq!(launches(process, "storm"), 8 * 500);
+        assert_eq!(live_bytes(process), (1..=8).map(|n| n * (64 << 10)).sum::<u64>());
+        assert_eq!(report["totals"]["allocations"]["count"], 8 * 21);
+    }
 }
 
 /// Three thousand long names do not fit a slot: the shortest are summed up, and nothing is lost.

@@ -274,13 +274,49 @@ fn stopping_and_going_on_are_the_programs_too() {
         becomes(pid, is_stopped);
         becomes(child.id(), is_stopped);
     }
-    // A program that stops by itself stops us, as a shell would see it.
-    kill("STOP", pid);
-    becomes(child.id(), true);
-    kill("CONT", child.id());
-    becomes(pid, false);
+    // A program that stops by itself stops us where a shell would see it.
+    if std::fs::File::open("/dev/tty").is_ok() {
+        kill("STOP", pid);
+        becomes(child.id(), true);
+        kill("CONT", child.id());
+        becomes(pid, false);
+    }
     kill("INT", child.id());
     assert_eq!(child.wait_with_output().unwrap().status.signal(), Some(2));
+}
+
+/// Without a terminal nobody would have us go on: then a stop is between the program and its own.
+#[test]
+fn a_program_without_a_terminal_stops_alone() {
+    let own = env!("CARGO_BIN_EXE_memvelope");
+    for (then, expect) in [("kill -CONT $$", 6), ("kill -KILL $$", 128 + 9)] {
+        let script = format!("(sleep 0.3; {then}) & kill -STOP $$; exit 6");
+        let mut command = Command::new("setsid");
+        command.args(["-w", own, "run", "--", "sh", "-c", &script]).stdin(Stdio::null());
+        let Ok(output) = command.output() else { return println!("ignored: no setsid") };
+        let seen = output.status.code().or(output.status.signal().map(|signal| 128 + signal));
+        assert_eq!(seen, Some(expect), "{then}: {}", stderr(&output));
+    }
+}
+
+/// Rust's runtime opens closed descriptors and has broken pipes ignored; the program sees neither.
+#[test]
+fn what_was_closed_or_ignored_before_us_still_is() {
+    let own = env!("CARGO_BIN_EXE_memvelope");
+    for (shut, code) in [("<&-", 1), (">&-", 2), ("2>&-", 4), ("<&- 2>&-", 5), ("", 0)] {
+        let look =
+            "n=0; for f in 0 1 2; do [ -e /proc/$$/fd/$f ] || n=$((n | 1 << f)); done; exit $n";
+        let script = format!("exec {own} run sh -c '{look}' {shut}");
+        run(Command::new("sh").arg("-c").arg(script).stdin(Stdio::null()), code);
+    }
+    for (before, ignored) in [("trap \"\" PIPE", true), (":", false)] {
+        let script = format!("{before}; exec {own} run grep SigIgn /proc/self/status 2>/dev/null");
+        // From a shell: what started this test has its own mind about broken pipes.
+        let mut shell = Command::new("sh");
+        let text = stdout(&run(shell.arg("-c").arg(script), 0));
+        let mask = u64::from_str_radix(text.trim().rsplit('\t').next().unwrap(), 16).unwrap();
+        assert_eq!(mask >> 12 & 1 == 1, ignored, "{before}: {text}");
+    }
 }
 
 /// What our caller has us ignore, the program ignores: `nohup`, or a shell's background jobs.

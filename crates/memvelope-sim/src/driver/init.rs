@@ -5,7 +5,21 @@ use crate::books::Injection;
 use crate::edge::{put, put_if, text};
 use crate::entry::Call;
 use crate::{fault, world};
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::{Mutex, PoisonError};
+
+/// Held while the driver is initialised, injection included.
+static FIRST: Mutex<()> = Mutex::new(());
+
+thread_local! {
+    /// Whether this thread is the one that runs the injection library.
+    static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// How long queued work goes on while the process exits: an injected library waits as long for
+/// records.
+const EXIT_NS: u64 = 1_000_000_000;
 
 /// `cuInit`: idempotent; the first success loads the injection library.
 pub(crate) fn init() -> Done {
@@ -21,6 +35,12 @@ pub(crate) fn init() -> Done {
             return Err(Code::NO_DEVICE);
         }
     }
+    // Only whoever is inside already, by way of the injection library, does not wait.
+    if IS_INSIDE.get() {
+        return Ok(());
+    }
+    // Other threads come back when everything is ready, the recorder as well.
+    let _turn = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
     // Ready before the injection library runs: it calls `cuInit` and CUPTI from inside.
     if !world::set_ready()
         && let Some(path) = std::env::var_os("CUDA_INJECTION64_PATH").filter(|p| !p.is_empty())
@@ -30,8 +50,11 @@ pub(crate) fn init() -> Done {
         let injection = match CString::new(path) {
             Ok(path) => {
                 world::set_injecting(true);
+                IS_INSIDE.set(true);
                 let injection = inject(&path, shown);
+                IS_INSIDE.set(false);
                 world::set_injecting(false);
+                go_on_at_exit();
                 injection
             }
             Err(_) => Injection { path: shown, loaded: false, returned: None },
@@ -59,6 +82,24 @@ fn inject(path: &CStr, shown: String) -> Injection {
     let returned =
         unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> c_int>(function)() };
     Injection { path: shown, loaded: true, returned: Some(returned) }
+}
+
+/// Real time passes while a process exits, and its GPU goes on. Registered after the injected
+/// library's own handler, this runs before it.
+#[expect(unsafe_code, reason = "atexit")]
+fn go_on_at_exit() {
+    extern "C" fn go_on() {
+        // A panic must not cross into the C runtime; what is queued then stays so.
+        let _ = std::panic::catch_unwind(|| {
+            if !world::is_forked()
+                && let Some(mut world) = world::machine_if_made()
+            {
+                world.go_on_for(EXIT_NS);
+            }
+        });
+    }
+    // SAFETY: `go_on` is a plain function that lives as long as the library, and catches unwinds.
+    unsafe { libc::atexit(go_on) };
 }
 
 /// `cuDriverGetVersion`; needs no `cuInit`.

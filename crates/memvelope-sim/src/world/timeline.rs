@@ -173,6 +173,13 @@ impl World {
         of_context.map(|stream| stream.tail).max().unwrap_or(self.now).max(orphan)
     }
 
+    /// Lets time pass until everything that is queued is done, but no longer than this.
+    pub(crate) fn go_on_for(&mut self, ns: u64) {
+        let done = self.contexts.keys().map(|context| self.context_done_at(*context)).max();
+        let latest = self.now.saturating_add(ns);
+        self.wait_until(done.unwrap_or(0).min(latest));
+    }
+
     pub(crate) fn event(&mut self, handle: u64) -> Done<&mut Event> {
         self.events.get_mut(&handle).ok_or(Code::INVALID_HANDLE)
     }

@@ -64,9 +64,12 @@ fn parse(text: &str) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    // The 22nd field of the line, of which two stand before the parenthesis.
-    let start_ticks = fields.nth(17)?.parse().ok()?;
-    Some(Stat { is_over: matches!(state, "Z" | "X" | "x"), parent, start_ticks })
+    // The 20th and the 22nd field of the line, of which two stand before the parenthesis.
+    let threads: u64 = fields.nth(15)?.parse().ok()?;
+    let start_ticks = fields.nth(1)?.parse().ok()?;
+    // The state is the first thread's: it may leave (`pthread_exit`) while others go on.
+    let is_over = matches!(state, "X" | "x") || state == "Z" && threads <= 1;
+    Some(Stat { is_over, parent, start_ticks })
 }
 
 /// Number of the pid namespace that this process lives in; 0 where it cannot be told.
@@ -83,13 +86,17 @@ mod tests {
 
     #[test]
     fn a_line_of_stat_is_read_whatever_the_process_is_called() {
-        let line = |name: &str, state: &str| {
-            format!("12 ({name}) {state} 7 12 12 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 98765 4 5\n")
+        let of = |name: &str, state: &str, threads: u64| {
+            format!(
+                "12 ({name}) {state} 7 12 12 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 {threads} 0 98765 4\n"
+            )
         };
+        let line = |name: &str, state: &str| of(name, state, 1);
         let expect = |is_over| Some(Stat { is_over, parent: 7, start_ticks: 98765 });
         assert_eq!(parse(&line("python3", "S")), expect(false));
         assert_eq!(parse(&line("a) Z 1 (b", "R")), expect(false));
         assert_eq!(parse(&line("x", "Z")), expect(true));
+        assert_eq!(parse(&of("x", "Z", 2)), expect(false), "its first thread alone has ended");
         assert_eq!(parse("12 (x) S 7"), None);
         assert_eq!(parse(""), None);
     }
