@@ -1,7 +1,8 @@
 //! CUPTI: activity records and driver-API callbacks, turned into events.
 //!
 //! * `find`: where libcupti is, and never a second one
-//! * `recorder`: the one recorder of the process, and `lifecycle`: what can happen to it
+//! * `recorder`: the one recorder of the process, and `lifecycle`: what can happen to it; `turn`: who
+//!   moves it on; `absence`: when CUPTI was others'
 //! * `session`: attaching and detaching; `subscription`, `attributes`, `finalize`: parts of that
 //! * `quirks`: what single versions do wrong
 //! * `callbacks`, `state`, `contexts`: what runs inside the host's CUDA calls, lock-free
@@ -10,6 +11,7 @@
 //! * `foreign_text`, `known_names`: texts by address, not trusted
 //! * `counters`: what was lost and what it cost
 
+mod absence;
 mod attributes;
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
@@ -36,6 +38,7 @@ mod scopes;
 mod session;
 mod state;
 mod subscription;
+mod turn;
 
 pub use attributes::DeviceBuffers;
 pub use counters::Counters;

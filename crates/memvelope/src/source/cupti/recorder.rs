@@ -4,10 +4,12 @@
 //! waits for that thread while holding a lock, and whoever waits for it does so for a bounded time,
 //! because what it calls may hang.
 
+use super::absence::Absence;
 use super::attributes::DeviceBuffers;
 use super::lifecycle::{Life, State, Step};
 use super::session::{self, Attached, Run, Setup};
 use super::state::{Inside, STATE};
+use super::turn::{Left, Turn, on_own_thread};
 use super::{Counters, Coverage, buffers, counters, drain, finalize, lock};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -15,26 +17,19 @@ use crate::event::{Event, Names, Sink};
 use crate::source::clock;
 use crate::source::driver::Driver;
 use crate::source::loader::LoadReport;
-use crate::source::signals::without_signals;
 use crate::units::Nanos;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long [`Recorder::stop`] waits for CUPTI, and how long anybody waits for the turn.
 const DETACH_MAX: Duration = Duration::from_secs(5);
 const TURN_MAX: Duration = Duration::from_millis(250);
 
-/// The longest time between two looks whether CUPTI is free.
-const RETRY_MAX: Duration = Duration::from_secs(60);
-
 /// A CUPTI recorder. At most one a process; its buffers live as long as the process.
 #[derive(Debug)]
 pub struct Recorder {
     life: Life,
-    /// One thread attaches or detaches at this moment.
-    is_turning: AtomicBool,
     setup: Mutex<Option<Setup>>,
     /// The current attachment, and after its end the last one.
     run: Mutex<Option<Arc<Run>>>,
@@ -44,58 +39,12 @@ pub struct Recorder {
     absence: Mutex<Absence>,
     /// Kinds and callbacks are on, and nobody has begun to turn them off.
     is_on: AtomicBool,
+    /// A session wants it: false once it was to be stopped, even where nobody could do that yet.
+    is_wanted: AtomicBool,
     /// The user wants CUPTI left alone: it is not tried again.
     is_paused: AtomicBool,
     /// Times that the subscription was taken from us.
     losses: AtomicU64,
-}
-
-/// When CUPTI was others' while a session ran.
-#[derive(Clone, Debug)]
-struct Absence {
-    /// Stretches that are over, and how long they were in all.
-    count: u64,
-    total: Duration,
-    /// Since when, and when to look again, after how long a wait.
-    now: Option<(Instant, Instant, Duration)>,
-}
-
-impl Absence {
-    const NONE: Self = Self { count: 0, total: Duration::ZERO, now: None };
-
-    fn begin(&mut self, wait: Duration) {
-        let now = Instant::now();
-        self.now = Some((now, now + wait, wait));
-    }
-
-    fn is_due(&self) -> bool {
-        self.now.is_some_and(|(_, due, _)| Instant::now() >= due)
-    }
-
-    fn wait_longer(&mut self) {
-        if let Some((_, due, wait)) = &mut self.now {
-            *wait = wait.saturating_mul(2).min(RETRY_MAX);
-            *due = Instant::now() + *wait;
-        }
-    }
-
-    fn end(&mut self) {
-        if let Some((since, ..)) = self.now.take() {
-            self.count += 1;
-            self.total = self.total.saturating_add(since.elapsed());
-        }
-    }
-
-    fn sentence(&self) -> Option<String> {
-        (self.count > 0).then(|| {
-            format!(
-                "what happened while CUPTI was not ours: {:.1} s in {} stretches; what was \
-                 allocated in them and is still there is in the opening balance",
-                self.total.as_secs_f64(),
-                self.count
-            )
-        })
-    }
 }
 
 /// What [`Recorder::tend`] found.
@@ -112,39 +61,16 @@ pub enum Tended {
 /// Process-wide, as everything that CUPTI's callbacks reach.
 static RECORDER: Recorder = Recorder {
     life: Life::new(),
-    is_turning: AtomicBool::new(false),
     setup: Mutex::new(None),
     run: Mutex::new(None),
     drain: drain::Drain::new(),
     baseline: Mutex::new(Counters::ZERO),
     absence: Mutex::new(Absence::NONE),
     is_on: AtomicBool::new(false),
+    is_wanted: AtomicBool::new(false),
     is_paused: AtomicBool::new(false),
     losses: AtomicU64::new(0),
 };
-
-/// The right to move the recorder on; given back when dropped, by whichever thread.
-#[derive(Debug)]
-struct Turn(());
-
-impl Turn {
-    fn take(wait: Duration) -> Option<Self> {
-        let deadline = Instant::now() + wait;
-        while RECORDER.is_turning.swap(true, Ordering::AcqRel) {
-            if Instant::now() >= deadline {
-                return None;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Some(Self(()))
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        RECORDER.is_turning.store(false, Ordering::Release);
-    }
-}
 
 impl Recorder {
     /// Attaches. The driver must be initialised ([`Driver::is_initialized`]). `sink` gets callback
@@ -169,10 +95,14 @@ impl Recorder {
             report.hint = RECORDER.why();
             return (Err(report.to_error()), report);
         }
-        let Some(_turn) = Turn::take(TURN_MAX) else {
+        let Some(turn) = Turn::take(TURN_MAX) else {
             report.hint = "CUPTI has not come back from the last session's end yet".into();
             return (Err(report.to_error()), report);
         };
+        if !RECORDER.is_wanted.load(Ordering::SeqCst) && RECORDER.state() == State::Yielded {
+            // A session ended while CUPTI was still being given back for it.
+            RECORDER.life.step(Step::Stopped);
+        }
         match RECORDER.state() {
             State::Attached | State::Recording | State::Yielded | State::Failed => {
                 report.hint = "a recorder is already attached in this process".into();
@@ -183,11 +113,17 @@ impl Recorder {
         RECORDER.drain.discard();
         *lock(&RECORDER.baseline) = RECORDER.totals();
         *lock(&RECORDER.absence) = Absence::NONE;
-        RECORDER.is_paused.store(false, Ordering::Release);
+        RECORDER.is_paused.store(false, Ordering::SeqCst);
+        RECORDER.is_wanted.store(true, Ordering::SeqCst);
         let setup = Setup { config: config.clone(), driver, sink, names };
         *lock(&RECORDER.setup) = Some(setup.clone());
         *lock(&RECORDER.run) = None;
         let outcome = RECORDER.attach(&setup, &mut report, &mut || {});
+        if outcome.is_err() {
+            RECORDER.is_wanted.store(false, Ordering::SeqCst);
+        }
+        drop(turn);
+        Self::catch_up();
         (outcome.map(|()| &RECORDER), report)
     }
 
@@ -237,7 +173,7 @@ impl Recorder {
         }
         let state = self.life.state();
         let is_back = state == State::Draining && self.outstanding() == 0;
-        if is_back && !self.is_turning.load(Ordering::Acquire) && self.life.step(Step::Drained) {
+        if is_back && !Turn::is_taken() && self.life.step(Step::Drained) {
             return State::Detached;
         }
         state
@@ -270,40 +206,65 @@ impl Recorder {
         if crate::fork::in_child() {
             return Tended::Same;
         }
-        match self.state() {
+        let found = match self.state() {
             State::Recording => self.look_after(),
             State::Yielded if !self.is_paused() && lock(&self.absence).is_due() => {
                 self.try_again(on_ready)
             }
             _ => Tended::Same,
+        };
+        Self::catch_up();
+        found
+    }
+
+    /// Does what was wanted while another thread had the turn: a stop, or a pause. To be called by
+    /// whoever gave it back. Else CUPTI would stay on, and nobody would ever turn it off.
+    pub(super) fn catch_up() {
+        let is_wanted = RECORDER.is_wanted.load(Ordering::SeqCst);
+        let is_due = match RECORDER.life.state() {
+            State::Recording => !is_wanted || RECORDER.is_paused(),
+            State::Yielded => !is_wanted,
+            State::Failed => !is_wanted && RECORDER.is_on.load(Ordering::Acquire),
+            State::Off | State::Attached | State::Draining | State::Detached => false,
+        };
+        // Who wanted it was told that it takes longer, and waits no more.
+        if is_due && is_wanted {
+            let _ = RECORDER.pause("a pause was asked for while it was being attached");
+        } else if is_due {
+            let _ = RECORDER.stop();
         }
     }
 
     fn look_after(&self) -> Tended {
-        let Some(run) = self.running().filter(|_| !Inside::is_inside()) else {
-            return Tended::Same;
-        };
-        if run.is_alive() {
+        if Inside::is_inside() {
             return Tended::Same;
         }
+        // Before asking: the handle must not be used while another thread gives it back.
         let Some(_turn) = Turn::take(Duration::ZERO) else { return Tended::Same };
+        let Some(run) = self.running().filter(|run| !run.is_alive()) else { return Tended::Same };
         let why = "CUPTI's subscription was taken by another tool: nothing of it is touched, and \
                    recording goes on when it is free";
         if !self.life.step_because(Step::Lost, why) {
             return Tended::Same;
         }
         self.is_on.store(false, Ordering::Release);
-        run.abandon();
-        self.losses.fetch_add(1, Ordering::Relaxed);
+        self.lose(&run);
         let period = lock(&self.setup).as_ref().map_or(1000, |it| it.config.poll_period_ms);
         lock(&self.absence).begin(Duration::from_millis(period));
         Tended::Lost
     }
 
+    /// Another tool has taken the subscription: nothing of CUPTI's is touched any more.
+    fn lose(&self, run: &Run) {
+        run.abandon();
+        self.losses.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn try_again(&self, on_ready: &mut dyn FnMut()) -> Tended {
         let Some(_turn) = Turn::take(Duration::ZERO) else { return Tended::Same };
         let Some(setup) = lock(&self.setup).clone() else { return Tended::Same };
-        if self.life.state() != State::Yielded || !setup.driver.is_initialized() {
+        let is_due = self.is_wanted.load(Ordering::SeqCst) && !self.is_paused();
+        if !is_due || self.life.state() != State::Yielded || !setup.driver.is_initialized() {
             return Tended::Same;
         }
         let mut report = LoadReport::new("libcupti");
@@ -320,7 +281,7 @@ impl Recorder {
 
     /// Whether the user wants CUPTI left alone.
     pub fn is_paused(&self) -> bool {
-        self.is_paused.load(Ordering::Acquire)
+        self.is_paused.load(Ordering::SeqCst)
     }
 
     /// Leaves CUPTI to others until [`Self::resume`]. What it has handed back can still be drained.
@@ -328,8 +289,9 @@ impl Recorder {
     /// # Errors
     /// [`crate::Error::CuptiCall`], [`crate::Error::FlushTimeout`]; it is left alone all the same.
     pub fn pause(&self, why: &str) -> Result<()> {
+        // First: should an attachment be under way, it is undone when it is there.
+        self.is_paused.store(true, Ordering::SeqCst);
         let Some(turn) = self.turn_unless_forked()? else { return Ok(()) };
-        self.is_paused.store(true, Ordering::Release);
         if !self.life.step_because(Step::Paused, format!("CUPTI is left to others: {why}")) {
             return Ok(());
         }
@@ -346,8 +308,9 @@ impl Recorder {
         if crate::fork::in_child() {
             return false;
         }
-        if self.is_paused.swap(false, Ordering::AcqRel) && self.state() == State::Yielded {
+        if self.is_paused.swap(false, Ordering::SeqCst) && self.state() == State::Yielded {
             self.try_again(on_ready);
+            Self::catch_up();
         }
         self.state() == State::Recording
     }
@@ -395,6 +358,8 @@ impl Recorder {
     /// # Errors
     /// As [`Self::stop`], and [`crate::Error::FlushTimeout`].
     pub fn stop_within(&self, timeout: Duration) -> Result<()> {
+        // First: should an attachment be under way, it is undone when it is there.
+        self.is_wanted.store(false, Ordering::SeqCst);
         let Some(turn) = self.turn_unless_forked()? else { return Ok(()) };
         // One that failed stays so, and is taken off the process all the same.
         self.life.step(Step::Stopped);
@@ -421,6 +386,11 @@ impl Recorder {
             return Ok(());
         };
         let work = move || {
+            // What is on by now may be its new owner's.
+            if !run.is_alive() {
+                RECORDER.lose(&run);
+                return Ok(());
+            }
             let outcome = run.detach();
             // What was lost since the last drain: nobody will ask for it later.
             if run.may_be_called() {
@@ -508,65 +478,4 @@ const BROKEN: &str =
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Work that was not done on a thread of its own.
-enum Left<W> {
-    /// It takes too long: the thread is left to itself.
-    Hanging,
-    /// There was no thread to be had; the turn is given back.
-    NoThread(W),
-}
-
-/// Runs `work` on a thread of its own, which keeps the turn until it is done: it may hang inside
-/// CUPTI.
-fn on_own_thread<T, W>(turn: Turn, timeout: Duration, work: W) -> Result<T, Left<W>>
-where
-    T: Send + 'static,
-    W: FnOnce() -> T + Send + 'static,
-{
-    let (done, answer) = mpsc::sync_channel(1);
-    // Where both can be had back, should the thread not start.
-    let load = Arc::new(Mutex::new(Some((turn, work))));
-    let taken = Arc::clone(&load);
-    let body = move || {
-        let Some((turn, work)) = lock(&taken).take() else { return };
-        let outcome = work();
-        drop(turn);
-        // Nobody may be waiting any more.
-        let _ = done.send(outcome);
-    };
-    let builder = std::thread::Builder::new().name("memvelope-stop".into());
-    if without_signals(|| builder.spawn(body)).is_err()
-        && let Some((_turn, work)) = lock(&load).take()
-    {
-        return Err(Left::NoThread(work));
-    }
-    answer.recv_timeout(timeout).map_err(|_| Left::Hanging)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_wait_for_others_grows_to_a_minute() {
-        let mut absence = Absence::NONE;
-        assert!(!absence.is_due() && absence.sentence().is_none());
-        absence.begin(Duration::ZERO);
-        assert!(absence.is_due());
-        absence.begin(Duration::from_secs(1));
-        let waits: Vec<_> = (0..8)
-            .map(|_| {
-                absence.wait_longer();
-                absence.now.map_or(0, |(.., wait)| wait.as_secs())
-            })
-            .collect();
-        assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60, 60]);
-        assert!(!absence.is_due());
-        absence.end();
-        absence.end();
-        assert_eq!(absence.count, 1);
-        assert!(absence.sentence().is_some_and(|text| text.contains("opening balance")));
-    }
 }
