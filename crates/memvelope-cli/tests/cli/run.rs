@@ -240,7 +240,8 @@ fn a_killed_program_leaves_the_trace_of_ten_seconds() {
     let text = stderr(&output);
     let lines: Vec<_> =
         text.lines().filter(|line| line.starts_with("memvelope: SIMULATED ")).collect();
-    assert_eq!(lines.len(), 3, "{text}");
+    // It lasts 11.5 s and, on a busy machine, half a second more.
+    assert!(matches!(lines.len(), 3 | 4), "{text}");
     for part in ["1 process, VRAM 0: 10.0 MiB", "1 allocations", "kernels/s", "0 lost"] {
         assert!(lines[0].contains(part), "{part:?} is not in {lines:?}");
     }
