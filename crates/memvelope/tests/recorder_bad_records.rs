@@ -272,7 +272,7 @@ fn complaint_15_what_recording_costs_does_not_grow_with_time() {
         assert_eq!(cu::cuModuleLoadData(&mut module, PTX.as_ptr()), 0);
         assert_eq!(cu::cuModuleGetFunction(&mut function, module, c"idle".as_ptr()), 0);
         let null = std::ptr::null_mut();
-        let mut round = || {
+        let round = || {
             for _ in 0..20_000 {
                 assert_eq!(cu::cuLaunchKernel(function, 2, 1, 1, 64, 1, 1, 0, 0, null, null), 0);
             }
