@@ -127,6 +127,42 @@ fn a_stop_while_a_pause_hangs_leaves_cupti_to_the_next_session() {
     });
 }
 
+/// A thread of a session that was given up is still decoding when the next one begins.
+#[test]
+fn a_thread_left_behind_takes_nothing_from_the_next_recording() {
+    in_child("a_thread_left_behind_takes_nothing_from_the_next_recording", "", || {
+        let recorder = record().unwrap();
+        launch(3);
+        recorder.flush(true).unwrap();
+        let ((begun, has_begun), (go, may_go)) = (channel(), channel::<()>());
+        let left_behind = std::thread::spawn(move || {
+            let mut kernels = 0;
+            recorder.drain(&mut |event| {
+                if kernels == 0 {
+                    begun.send(()).unwrap();
+                    may_go.recv_timeout(SOON).unwrap();
+                }
+                kernels += u32::from(matches!(event.body, Body::Kernel(_)));
+            });
+            kernels
+        });
+        has_begun.recv_timeout(SOON).unwrap();
+        // These come back as the recording ends, and are decoded by nobody.
+        launch(4);
+        recorder.stop().unwrap();
+        let recorder = record().unwrap();
+        launch(5);
+        recorder.flush(true).unwrap();
+        assert_eq!(kernels_of(recorder), 0, "one at a time");
+        go.send(()).unwrap();
+        assert_eq!(left_behind.join().unwrap(), 3);
+        assert_eq!(kernels_of(recorder), 5);
+        launch(1);
+        recorder.stop().unwrap();
+        assert_eq!(kernels_of(recorder), 1);
+    });
+}
+
 #[test]
 fn a_stop_touches_nothing_of_whoever_took_the_subscription() {
     let test = "a_stop_touches_nothing_of_whoever_took_the_subscription";
