@@ -368,8 +368,9 @@ fn end(inner: &Inner, timeout: Duration) -> bool {
     let is_ended = inner.control.wait_ended(timeout.max(END_WAIT_MIN));
     if is_ended {
         inner.join_threads();
-        // Stopping may have brought the last buffers back.
-        if let Some(recorder) = recorder {
+        // Stopping may have brought the last buffers back. Not where CUPTI may be gone: it is CUPTI
+        // that steps through them.
+        if let Some(recorder) = recorder.filter(|_| inner.may_call()) {
             drain::decode_late(inner, recorder);
         }
     }

@@ -22,6 +22,7 @@ use crate::fork;
 use std::ffi::{CStr, CString, OsStr, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -250,7 +251,15 @@ pub(crate) fn release() {
 /// Whether other copies can find this one: whether the object that it is in exports its table.
 #[must_use]
 pub fn is_findable() -> bool {
-    all_tables().iter().any(|(_, table)| std::ptr::eq(*table, session_table()))
+    // Looked up once: every report says it, and to open some hundred objects each time takes the
+    // loader's lock from the host. No initialisation by one thread for others, who would wait.
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return *known;
+    }
+    let found = all_tables().iter().any(|(_, table)| std::ptr::eq(*table, session_table()));
+    let _ = KNOWN.set(found);
+    found
 }
 
 /// The tables of all other copies, with the paths of their objects.
