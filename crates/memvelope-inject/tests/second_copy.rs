@@ -129,6 +129,11 @@ fn a_client_may_pause_and_resume_its_owner() {
         launch(3);
         session.flush(SOON).unwrap();
         assert_eq!(session.snapshot().timeline.kernels[0].totals.count, 5);
+        // Its end is not the owner's, and after it the owner is none of its business.
+        session.stop(SOON).unwrap();
+        session.pause("too late").unwrap();
+        let again = Session::start(&Config::default()).unwrap();
+        assert_eq!(again.state(), State::Recording);
     });
 }
 

@@ -18,6 +18,15 @@ use std::time::{Duration, Instant};
 /// How long a copy that starts at the same time as we do may take to attach.
 const START_MAX: Duration = Duration::from_secs(5);
 
+/// Why there is no client.
+#[derive(Debug)]
+pub(super) enum NoClient {
+    /// The owner is too old to have clients, or does not come up; its path.
+    Unable(String),
+    /// The owner's session ended meanwhile: the process is free again.
+    Gone,
+}
+
 /// The client's end.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -46,19 +55,21 @@ fn forward_tag(tag: Tag) -> Option<Tag> {
 }
 
 impl Client {
-    /// Becomes the client of `owner`, which may be starting at this moment. `Err`: it is too old to
-    /// have clients, or does not come up; its path.
-    pub(super) fn attach(owner: Owner) -> Result<Arc<Self>, String> {
+    /// Becomes the client of `owner`, which may be starting at this moment.
+    pub(super) fn attach(owner: Owner) -> Result<Arc<Self>, NoClient> {
         fork::watch();
         let deadline = Instant::now() + START_MAX;
         while owner.is_able() && owner.read(document::STATE).is_err() {
+            if !owner.has_process() {
+                return Err(NoClient::Gone);
+            }
             if Instant::now() >= deadline {
-                return Err(owner.path);
+                return Err(NoClient::Unable(owner.path));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
         if !owner.is_able() {
-            return Err(owner.path);
+            return Err(NoClient::Unable(owner.path));
         }
         let client = Arc::new(Self {
             owner,
@@ -231,6 +242,9 @@ impl Client {
     }
 
     pub(super) fn pause(&self, why: &str) -> Result<()> {
+        if !self.is_live() {
+            return Ok(());
+        }
         match self.owner.pause(why) {
             Err(Refusal(code::TIMED_OUT)) => Err(Error::FlushTimeout { waited_ms: 0 }),
             Ok(()) | Err(_) => Ok(()),

@@ -130,13 +130,17 @@ impl<'a> Intake<'a> {
 /// thread, so that what one thread allocated and another freed stands in two buffers, which come
 /// back in any order: a free that is booked first frees nothing, and its allocation stays for ever.
 fn book(inner: &Inner, changes: &mut Vec<Event>) {
+    if inner.is_frozen() {
+        return changes.clear();
+    }
     // Stable: the two halves of a free have one time.
     changes.sort_by_key(|event| event.time);
     changes.drain(..).for_each(|event| inner.ledger.accept(&event));
 }
 
 fn apply(inner: &Inner, batch: &[Event]) {
-    if batch.is_empty() {
+    // The ledger may be the next session's by now.
+    if batch.is_empty() || inner.is_frozen() {
         return;
     }
     // CUPTI's own memory records are counted only.

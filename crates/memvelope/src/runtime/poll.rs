@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::event::{Body, DeviceIndex, Event};
 use crate::snapshot::{DevicePlane, HostSnapshot, opening_balance};
 use crate::source::cgroup;
+use crate::source::cupti::Recorder;
 use crate::source::driver::DeviceInfo;
 use crate::units::Bytes;
 use std::time::{Duration, Instant};
@@ -78,11 +79,17 @@ pub(super) fn complete(inner: &Inner) -> bool {
     if !links.is_incomplete {
         return true;
     }
+    let was_attached = links.recorder.is_some();
     let is_complete = inner.may_call()
         && attach::complete(&inner.config, session::sink(), inner.names, &mut links);
     if is_complete {
         inner.planes().know(&links.devices);
-        inner.set_links(links);
+        let recorder = links.recorder.filter(|_| !was_attached);
+        if !inner.complete_links(links)
+            && let Some(Err(error)) = recorder.map(Recorder::stop)
+        {
+            inner.note_problem(&error);
+        }
     }
     is_complete
 }

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "atexit and clock_gettime are foreign")]
 
 use super::attach::Links;
-use super::client::Client;
+use super::client::{Client, NoClient};
 use super::control::deadline_after;
 use super::state::{FORKED, Inner, Last};
 use super::{Role, Session, drain, poll, table};
@@ -192,15 +192,14 @@ pub(super) fn start(
     let mut claim = Claim::new()?;
     peers::serve(&table::FUNCTIONS);
     // Two copies of us in one process would take each other's records: the second asks the first.
-    let owner = (config.record == Record::Auto).then(peers::claim).and_then(Result::err);
-    let taken_by = match owner.map(Client::attach) {
-        Some(Ok(client)) => {
+    let taken_by = match if config.record == Record::Auto { take_process() } else { Taken::Ours } {
+        Taken::Client(client) => {
             let session = Session { role: Role::Client(client) };
             claim.outcome = Slot::Running(session.clone());
             return Ok(session);
         }
-        Some(Err(path)) => Some(path),
-        None => None,
+        Taken::By(path) => Some(path),
+        Taken::Ours => None,
     };
     let polling = Config { record: Record::Poll, ..config.clone() };
     let config = if taken_by.is_some() { &polling } else { config };
@@ -237,6 +236,30 @@ pub(super) fn start(
     let session = Session { role: Role::Own(inner) };
     claim.outcome = Slot::Running(session.clone());
     Ok(session)
+}
+
+/// Whose the process is.
+enum Taken {
+    Ours,
+    /// Another copy's, whose client we are.
+    Client(Arc<Client>),
+    /// Another copy's that has no clients; its path.
+    By(String),
+}
+
+/// Takes the process, or becomes the client of the copy that has it. That one's session may end in
+/// between: then all begins anew, as often as sessions can come and go while one starts.
+fn take_process() -> Taken {
+    const TRIES: u32 = 8;
+    for _ in 0..TRIES {
+        let Err(owner) = peers::claim() else { return Taken::Ours };
+        match Client::attach(owner) {
+            Ok(client) => return Taken::Client(client),
+            Err(NoClient::Unable(path)) => return Taken::By(path),
+            Err(NoClient::Gone) => {}
+        }
+    }
+    Taken::By("which ends and begins again and again".into())
 }
 
 /// A session in a forked child. Ledger and names are its own: a thread that is not there may hold
@@ -350,8 +373,9 @@ fn stop_own(inner: &Inner, timeout: Duration) -> Result<Snapshot> {
 /// Detaches, ends the threads and freezes what is known. False if CUPTI or a thread did not end in
 /// time; it is then left to itself and ends when it next looks.
 fn end(inner: &Inner, timeout: Duration) -> bool {
-    let recorder = inner.recorder();
     inner.leave_recorder();
+    // After that: an attachment that is being finished on another thread is kept out.
+    let recorder = inner.recorder();
     let mut is_detached = true;
     if let Some(recorder) = recorder.filter(|_| inner.may_call())
         && let Err(error) = recorder.stop_within(timeout.max(END_WAIT_MIN))
@@ -363,13 +387,16 @@ fn end(inner: &Inner, timeout: Duration) -> bool {
     let is_ended = inner.control.wait_ended(timeout.max(END_WAIT_MIN));
     if is_ended {
         inner.join_threads();
-        // Stopping may have brought the last buffers back.
-        if let Some(recorder) = recorder {
+        // Stopping may have brought the last buffers back. Not where CUPTI may be gone: it is CUPTI
+        // that steps through them.
+        if let Some(recorder) = recorder.filter(|_| inner.may_call()) {
             drain::decode_late(inner, recorder);
-            if is_detached {
-                finalize(inner, recorder);
-            }
         }
+    }
+    // Finalizing takes the records' clock with it.
+    let time = inner.now();
+    if let Some(recorder) = recorder.filter(|_| is_ended && is_detached) {
+        finalize(inner, recorder);
     }
     PROCESS.is_recording.store(false, Ordering::Release);
     if inner.config.record == Record::Auto {
@@ -377,7 +404,7 @@ fn end(inner: &Inner, timeout: Duration) -> bool {
     }
     inner.freeze(Last {
         state: recorder.map(Recorder::state).unwrap_or_default(),
-        snapshot: inner.snapshot(),
+        snapshot: Snapshot { time_ns: time, ..inner.snapshot() },
         history: inner.history(),
         cost: inner.self_cost(),
     });

@@ -135,8 +135,15 @@ impl Inner {
         lock(&self.links).clone()
     }
 
-    pub(super) fn set_links(&self, links: Links) {
-        *lock(&self.links) = links;
+    /// Takes the links of an attachment that is complete; false once the session has ended, whose
+    /// recorder nobody would stop any more.
+    pub(super) fn complete_links(&self, complete: Links) -> bool {
+        let mut links = lock(&self.links);
+        let is_taken = !self.is_ended.load(Ordering::Acquire);
+        if is_taken {
+            *links = complete;
+        }
+        is_taken
     }
 
     pub(super) fn recorder(&self) -> Option<&'static Recorder> {
@@ -302,12 +309,9 @@ impl Inner {
     /// From now on the recorder is not this session's: what it says of itself stands.
     pub(super) fn leave_recorder(&self) {
         let mode = self.mode();
-        self.set_mode(mode);
+        let mut links = lock(&self.links);
+        links.mode = mode;
         self.is_ended.store(true, Ordering::Release);
-    }
-
-    fn set_mode(&self, mode: Mode) {
-        lock(&self.links).mode = mode;
     }
 
     /// Records' clock and time of day, taken together when it was first known which clock that is.

@@ -86,12 +86,14 @@ pub(crate) fn use_system() {
 }
 
 /// Chooses the clock of the records: registers the monotonic one where it is wanted and this CUPTI
-/// bears it. Returns why it was not, if it was wanted.
+/// bears it. `is_first`: no time has been told yet that belongs with those to come. Returns why it
+/// was not, if it was wanted.
 pub(crate) fn choose(
     wanted: Clock,
     driver: &Driver,
     version: u32,
     register: Option<Register>,
+    is_first: bool,
 ) -> Option<String> {
     let is_simulated = driver.simulator_version().is_some();
     let is_wanted = match wanted {
@@ -110,6 +112,7 @@ pub(crate) fn choose(
     let has_context = || !driver.is_inside_init() && driver.has_context();
     let refusal = match register {
         None => "this libcupti takes none",
+        Some(_) if !is_first => "times were told on that one already",
         Some(_) if WAS_REGISTERED.load(Ordering::Acquire) => {
             "one was registered before, and that is done once a process"
         }

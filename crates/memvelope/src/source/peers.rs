@@ -22,8 +22,9 @@ use crate::fork;
 use std::ffi::{CStr, CString, OsStr, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The name under which a copy's table is found.
 const SYMBOL: &CStr = c"memvelope_session_v1";
@@ -199,20 +200,54 @@ pub(crate) struct Owner {
     table: &'static SessionTable,
 }
 
+/// How long a copy waits for another that starts at the same time and may have the process already:
+/// it looks for others meanwhile, and calls nothing that hangs.
+const RIVAL_MAX: Duration = Duration::from_secs(2);
+
 /// Takes the process for this copy. `Err` is the copy that has it already.
 pub(crate) fn claim() -> Result<(), Owner> {
     TABLE.owner.store(word(STARTING), Ordering::SeqCst);
+    let deadline = Instant::now() + RIVAL_MAX;
     for (path, peer) in peers() {
-        let owner = peer.owner.load(Ordering::SeqCst);
-        // Two that start at once see each other: the lower address goes first.
         let is_first = std::ptr::from_ref(peer).addr() < session_table().addr();
-        if owner == word(RUNNING) || (owner == word(STARTING) && is_first) {
-            release();
-            return Err(Owner { path, table: peer });
+        loop {
+            match rule(peer.owner.load(Ordering::SeqCst), is_first) {
+                Rule::Next => break,
+                Rule::Wait if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Rule::Wait | Rule::Yield => {
+                    release();
+                    return Err(Owner { path, table: peer });
+                }
+            }
         }
     }
     TABLE.owner.store(word(RUNNING), Ordering::SeqCst);
     Ok(())
+}
+
+/// What a copy that has said that it starts does about another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    /// It is not in the way.
+    Next,
+    /// It starts too, and may have looked at us before we said so: it has the process then.
+    Wait,
+    /// It has the process, or goes first.
+    Yield,
+}
+
+/// Of two that start at once the lower address goes first: the other one yields when it sees it. But
+/// only if it sees it; so the first one waits until the other has made up its mind.
+fn rule(other: u64, is_first: bool) -> Rule {
+    if other == word(RUNNING) || (other == word(STARTING) && is_first) {
+        Rule::Yield
+    } else if other == word(STARTING) {
+        Rule::Wait
+    } else {
+        Rule::Next
+    }
 }
 
 /// Gives the process back.
@@ -223,7 +258,15 @@ pub(crate) fn release() {
 /// Whether other copies can find this one: whether the object that it is in exports its table.
 #[must_use]
 pub fn is_findable() -> bool {
-    all_tables().iter().any(|(_, table)| std::ptr::eq(*table, session_table()))
+    // Looked up once: every report says it, and to open some hundred objects each time takes the
+    // loader's lock from the host. No initialisation by one thread for others, who would wait.
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return *known;
+    }
+    let found = all_tables().iter().any(|(_, table)| std::ptr::eq(*table, session_table()));
+    let _ = KNOWN.set(found);
+    found
 }
 
 /// The tables of all other copies, with the paths of their objects.
@@ -306,6 +349,12 @@ impl Owner {
 
     fn ask(&self, call: impl FnOnce(&Functions) -> u32) -> Result<(), Refusal> {
         outcome(self.functions().map_or(code::NO_SESSION, call))
+    }
+
+    /// Whether it still has the process, or is about to.
+    pub(crate) fn has_process(&self) -> bool {
+        let owner = self.table.owner.load(Ordering::SeqCst);
+        owner == word(RUNNING) || owner == word(STARTING)
     }
 
     /// Whether it serves clients at all, now or once its session has started.
@@ -419,6 +468,46 @@ mod tests {
         }
     }
 
+    /// Two copies, step by step in every order: one gets the process, never both, and nobody waits
+    /// for ever.
+    #[test]
+    fn of_two_that_start_at_once_one_gets_the_process() {
+        #[derive(Clone, Copy, PartialEq)]
+        enum At {
+            Begin,
+            Look,
+            Take,
+            Owner,
+            Client,
+        }
+        fn step(at: &mut At, words: &mut [u64; 2], own: usize) {
+            match at {
+                At::Begin => (words[own], *at) = (word(STARTING), At::Look),
+                At::Look => match rule(words[1 - own], own == 1) {
+                    Rule::Next => *at = At::Take,
+                    Rule::Wait => {}
+                    Rule::Yield => (words[own], *at) = (0, At::Client),
+                },
+                At::Take => (words[own], *at) = (word(RUNNING), At::Owner),
+                At::Owner | At::Client => {}
+            }
+        }
+        for order in 0..1_u32 << 10 {
+            let (mut at, mut words) = ([At::Begin; 2], [0; 2]);
+            for turn in 0..10 {
+                let own = (order >> turn) as usize & 1;
+                step(&mut at[own], &mut words, own);
+            }
+            // Then both to the end, in turns.
+            for turn in 0..12 {
+                step(&mut at[turn & 1], &mut words, turn & 1);
+            }
+            let owners = at.iter().filter(|at| **at == At::Owner).count();
+            let clients = at.iter().filter(|at| **at == At::Client).count();
+            assert_eq!((owners, clients), (1, 1), "{order:b}");
+        }
+    }
+
     #[test]
     fn an_older_copy_has_no_functions() {
         // The first form ends before the functions: what lies there is not a pointer of ours.
@@ -429,7 +518,7 @@ mod tests {
             functions: AtomicPtr::new(std::ptr::dangling_mut()),
         };
         let owner = Owner { path: "old.so".into(), table: &OLD };
-        assert!(!owner.is_able());
+        assert!(!owner.is_able() && !owner.has_process());
         assert_eq!(owner.read(document::SNAPSHOT), Err(Refusal(code::NO_SESSION)));
         assert_eq!(owner.flush(Duration::ZERO), Err(Refusal(code::NO_SESSION)));
         assert_eq!((owner.now(), owner.scope_open("x", None)), (0, 0));

@@ -139,6 +139,8 @@ pub(super) struct Completed<'a> {
     arena: &'a Arena,
     slot: usize,
     valid_bytes: usize,
+    /// The how many-th it is, modulo 2^64.
+    position: usize,
 }
 
 impl Arena {
@@ -221,8 +223,13 @@ impl Arena {
 
     /// The next buffer that came back.
     pub(super) fn next_completed(&self) -> Option<Completed<'_>> {
-        let (slot, valid_bytes) = self.completed.pop()?;
-        Some(Completed { arena: self, slot, valid_bytes })
+        let (position, slot, valid_bytes) = self.completed.pop()?;
+        Some(Completed { arena: self, slot, valid_bytes, position })
+    }
+
+    /// The position of the buffer that comes back next.
+    pub(super) fn next_position(&self) -> usize {
+        self.completed.tail.load(Ordering::Acquire)
     }
 }
 
@@ -232,6 +239,11 @@ impl Completed<'_> {
         // SAFETY: the slot is ours until we drop; it was zeroed from the start, so every byte is
         // initialised, and `valid_bytes` does not exceed the slot.
         unsafe { std::slice::from_raw_parts(self.pointer(), self.valid_bytes) }
+    }
+
+    /// Whether it came back before the one at `position`.
+    pub(super) fn is_before(&self, position: usize) -> bool {
+        (self.position.wrapping_sub(position) as isize) < 0
     }
 
     /// The same as CUPTI knows it.
@@ -302,7 +314,7 @@ impl Ring {
         }
     }
 
-    fn pop(&self) -> Option<(usize, usize)> {
+    fn pop(&self) -> Option<(usize, usize, usize)> {
         let mut position = self.head.load(Ordering::Relaxed);
         loop {
             let cell = self.cell(position)?;
@@ -314,7 +326,7 @@ impl Ring {
                         let slot = cell.slot.load(Ordering::Relaxed) as usize;
                         let valid_bytes = cell.valid_bytes.load(Ordering::Relaxed);
                         cell.turn.store(position.wrapping_add(self.cells.len()), Ordering::Release);
-                        return Some((slot, valid_bytes));
+                        return Some((position, slot, valid_bytes));
                     }
                     Err(now) => position = now,
                 }
@@ -380,6 +392,20 @@ mod tests {
         assert_eq!(again, pointer);
         // SAFETY: as above.
         assert!(unsafe { std::slice::from_raw_parts(again, bytes) }.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn what_came_back_before_a_moment_is_known() {
+        let arena = Arena::new(4096, 2).unwrap();
+        let [first, second] = [0, 1].map(|_| arena.request(true).0);
+        arena.complete(first, 16);
+        let moment = arena.next_position();
+        arena.complete(second, 16);
+        assert!(arena.next_completed().is_some_and(|buffer| buffer.is_before(moment)));
+        assert!(arena.next_completed().is_some_and(|buffer| !buffer.is_before(moment)));
+        arena.complete(arena.request(true).0, 16);
+        let third = arena.next_completed().unwrap();
+        assert!(!third.is_before(moment) && third.is_before(usize::MAX / 2));
     }
 
     #[test]

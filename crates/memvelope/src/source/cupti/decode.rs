@@ -8,7 +8,7 @@
 use super::correlate::Correlations;
 use super::ranges::Ranges;
 use super::records::{self, Decoded, u32_at, u64_at};
-use crate::event::{Event, NameId, ScopeId};
+use crate::event::{Body, Event, NameId, ScopeId};
 use crate::units::Nanos;
 use cupti_sys::layout::{
     api, external_correlation, graph_trace, kernel, marker, memcpy, memcpy2, memory_pool, memory2,
@@ -22,6 +22,11 @@ pub(super) const EXTERNAL_KIND: u32 = external_kind::CUSTOM2;
 /// How much earlier than the attachment a record may end and still be of this recording: times of
 /// the device are converted to the host's clock and are off by microseconds.
 const BEFORE_ATTACH_SLACK: Nanos = Nanos(1_000_000);
+
+/// How much earlier work may have begun. What was launched before the recording has no record, so
+/// this tells times of another clock from times that are a little off: one such record would make
+/// the device busy since 1970.
+const START_SLACK: Nanos = Nanos(1_000_000_000);
 
 /// Where the next record begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +84,7 @@ pub(super) struct Decoder {
     ranges: Ranges,
     /// When the recording began, on the clock of the records.
     since: Nanos,
-    /// Time of the latest record that had one.
+    /// Time of the latest record that had one, or `since`.
     time: Nanos,
 }
 
@@ -91,13 +96,14 @@ impl Decoder {
             correlations: Correlations::default(),
             ranges: Ranges::default(),
             since,
-            time: Nanos::ZERO,
+            // Allocations without a time, of which the ledger must know, are from now at the latest.
+            time: since,
         }
     }
 
-    /// The clock was put back: what comes from now on is younger than it looks.
-    pub(super) fn rebase(&mut self, now: Nanos) {
-        self.since = self.since.min(now);
+    /// The clock was put back: records from this time on are younger than they look.
+    pub(super) fn rebase(&mut self, since: Nanos) {
+        self.since = self.since.min(since);
     }
 
     /// Calls in scopes whose work was not seen in time, since last asked.
@@ -148,6 +154,12 @@ impl Decoder {
                 if event.time.saturating_add(BEFORE_ATTACH_SLACK) < self.since =>
             {
                 tally.before_attach += 1;
+            }
+            Decoded::Event(event)
+                if work_start(&event.body)
+                    .is_some_and(|start| start.saturating_add(START_SLACK) < self.since) =>
+            {
+                tally.bad_timestamps += 1;
             }
             Decoded::Event(event) => {
                 self.time = self.time.max(event.time);
@@ -220,6 +232,17 @@ impl Decoder {
 #[inline(always)]
 fn whole<const N: usize>(bytes: &[u8], decode: impl FnOnce(&[u8; N]) -> Decoded) -> Decoded {
     bytes.first_chunk().map_or(Decoded::Truncated, decode)
+}
+
+/// When the device began with it; `None` for what the host does.
+fn work_start(body: &Body) -> Option<Nanos> {
+    match body {
+        Body::Kernel(kernel) => Some(kernel.start),
+        Body::Copy(copy) => Some(copy.start),
+        Body::Memset(memset) => Some(memset.start),
+        Body::GraphLaunch(graph) => Some(graph.start),
+        _ => None,
+    }
 }
 
 /// Goes through the records of a buffer; false if the rest of it could not be reached. Not past the

@@ -339,6 +339,35 @@ fn memory_records_feed_the_ledger_without_callbacks() {
     }
 }
 
+/// What begins before the recording did: by its end and by its start, and what has no time at all.
+#[test]
+fn times_before_the_recording_are_told_apart() {
+    const SINCE: Nanos = Nanos(10_000_000_000);
+    let mut fields = memory_fields(memory_operation::ALLOCATION, memory_kind::DEVICE, 0);
+    for field in fields.iter_mut().filter(|field| field.0 == memory2::TIMESTAMP) {
+        field.2 = 0;
+    }
+    let of = |start, end| kernel_record(208, start, end, 0x1000);
+    let records = [
+        record(memory2::KIND, 128, &fields),
+        of(5, SINCE.0 - 2_000_000),
+        of(5, SINCE.0 + 7),
+        of(SINCE.0 - 900_000_000, SINCE.0 + 7),
+    ];
+    let mut events = Vec::new();
+    let mut outside = Outside {
+        name_at: &mut |_| Some(NameId::OTHER),
+        next_token: &|| 1,
+        on_event: &mut |event| events.push(*event),
+    };
+    let mut decoder = Decoder::new(MemoryRecords::Ledger, SINCE);
+    let tally = decoder.decode(&records.concat(), stepper(&records), &mut outside);
+    let expect = Tally { records: 2, before_attach: 1, bad_timestamps: 2, ..Tally::default() };
+    assert_eq!(tally, expect);
+    let kinds = events.iter().map(|event| (event.time, matches!(event.body, Body::Allocated(_))));
+    assert_eq!(kinds.collect::<Vec<_>>(), [(SINCE, true), (Nanos(SINCE.0 + 7), false)]);
+}
+
 #[test]
 fn names_are_looked_up_once_a_buffer() {
     let records: Vec<_> = (0..100).map(|_| kernel_record(208, 100, 150, 0x1000)).collect();

@@ -13,7 +13,7 @@ use crate::units::Nanos;
 use cupti_sys::{Cupti, result};
 use std::ffi::c_void;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Buffers decoded in one call at most, so that a producer faster than we are cannot hold the
@@ -31,6 +31,10 @@ const BATCH_MAX: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Drain {
     busy: AtomicBool,
+    /// Which recording: a thread that still decodes an earlier one leaves the rest alone.
+    recording: AtomicU64,
+    /// Buffers that came back before this position are an earlier session's.
+    begin: AtomicUsize,
     /// Taken out while it works, so that no lock is held across CUPTI's stepping.
     decoder: Mutex<Option<Decoder>>,
     /// Taken out like it.
@@ -63,6 +67,8 @@ impl Drain {
     pub(super) const fn new() -> Self {
         Self {
             busy: AtomicBool::new(false),
+            recording: AtomicU64::new(0),
+            begin: AtomicUsize::new(0),
             decoder: Mutex::new(None),
             known: Mutex::new(KnownNames::new()),
             watch: Mutex::new(None),
@@ -83,20 +89,32 @@ impl Drain {
     /// What MEMORY2 records are for from now on. Losses of an earlier recording that nobody
     /// drained are not this one's.
     pub(super) fn expect(&self, memory_records: MemoryRecords, since: Nanos) {
-        *super::lock(&self.decoder) = Some(Decoder::new(memory_records, since));
+        let mut decoder = super::lock(&self.decoder);
+        self.turn_over();
+        *decoder = Some(Decoder::new(memory_records, since));
+        drop(decoder);
         *super::lock(&self.watch) = None;
         // Ids are those of the recording's own table of names.
         *super::lock(&self.known) = KnownNames::new();
         *super::lock(&self.told) = self.losses().map(|(_, count)| count);
     }
 
-    /// Throws away what came back and was never decoded: it belongs to the recording before.
+    /// Another recording is about to begin: whoever decodes stops after what was taken out.
+    pub(super) fn turn_over(&self) {
+        self.recording.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Throws away what came back and was never decoded: it belongs to the session before. Where a
+    /// thread of that one is still at it, the rest is thrown away once somebody comes upon it.
     pub(super) fn discard(&self) {
+        self.turn_over();
+        let Some(arena) = STATE.arena() else { return };
+        self.begin.store(arena.next_position(), Ordering::Release);
         if self.busy.swap(true, Ordering::Acquire) {
             return;
         }
         let _place = Place(&self.busy);
-        let Some(arena) = STATE.arena() else { return };
+        // Nothing is on, so that no more comes back than CUPTI still held.
         while let Some(buffer) = arena.next_completed() {
             drop(buffer);
         }
@@ -108,15 +126,26 @@ impl Drain {
             return 0;
         }
         let _place = Place(&self.busy);
-        let decoder = super::lock(&self.decoder).take();
+        let (recording, decoder) = {
+            let mut decoder = super::lock(&self.decoder);
+            (self.recording.load(Ordering::Acquire), decoder.take())
+        };
         let mut decoder =
             decoder.unwrap_or_else(|| Decoder::new(run.memory_records(), Nanos::ZERO));
         if may_ask {
             self.watch_clock(&mut decoder);
         }
-        let decoded = self.decode_all(&mut decoder, run, on_event);
+        let is_current = || self.recording.load(Ordering::Acquire) == recording;
+        let decoded = self.decode_all(&mut decoder, run, &is_current, on_event);
         self.uncorrelated.fetch_add(decoder.take_unmatched(), Ordering::Relaxed);
-        *super::lock(&self.decoder) = Some(decoder);
+        {
+            let mut place = super::lock(&self.decoder);
+            if !is_current() {
+                // The place has the decoder of the recording that has begun meanwhile.
+                return decoded;
+            }
+            *place = Some(decoder);
+        }
         if may_ask {
             self.ask_losses(&run.cupti);
         }
@@ -130,13 +159,21 @@ impl Drain {
         &self,
         decoder: &mut Decoder,
         run: &Run,
+        is_current: &dyn Fn() -> bool,
         on_event: &mut dyn FnMut(&Event),
     ) -> u64 {
-        let next = || STATE.arena().and_then(super::buffers::Arena::next_completed);
+        let begin = self.begin.load(Ordering::Acquire);
+        let next = || loop {
+            let buffer = STATE.arena()?.next_completed()?;
+            if !buffer.is_before(begin) {
+                return Some(buffer);
+            }
+        };
         let (mut decoded, mut buffers) = (0, 0);
         let mut batch = std::collections::VecDeque::new();
         let mut known = std::mem::take(&mut *super::lock(&self.known));
-        while buffers < BUFFERS_MAX {
+        // What was taken out is decoded to the end: nobody else will come upon it.
+        while !batch.is_empty() || (buffers < BUFFERS_MAX && is_current()) {
             if batch.is_empty() {
                 let begin = Instant::now();
                 let room = if STATE.has_scopes() { BATCH_MAX } else { 1 };
@@ -161,7 +198,10 @@ impl Drain {
             self.count(&tally, begin);
             buffers += 1;
         }
-        *super::lock(&self.known) = known;
+        // Of another recording the ids may be another table's.
+        if is_current() {
+            *super::lock(&self.known) = known;
+        }
         decoded
     }
 
@@ -169,9 +209,11 @@ impl Drain {
     fn watch_clock(&self, decoder: &mut Decoder) {
         let now = ClockWatch { records: clock::now(), steady: Instant::now() };
         let before = super::lock(&self.watch).replace(now);
-        if before.is_some_and(|before| now.has_stepped_since(&before)) {
+        if let Some(before) = before.filter(|before| now.has_stepped_since(before)) {
             self.clock_steps.fetch_add(1, Ordering::Relaxed);
-            decoder.rebase(now.records);
+            // Put back at some time since the last look: records were made in between.
+            let since = Nanos::from_duration(now.steady.duration_since(before.steady));
+            decoder.rebase(now.records.saturating_sub(since));
         }
     }
 

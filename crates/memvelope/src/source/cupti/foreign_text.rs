@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, reason = "process_vm_readv is foreign, and so are the texts")]
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Reads beyond a page's end fail as a whole, so none goes beyond.
@@ -24,9 +24,12 @@ static MUST_TRUST: AtomicBool = AtomicBool::new(false);
 pub(super) fn foreign_text(address: u64, bytes_max: usize, out: &mut Vec<u8>) -> Option<()> {
     let mut at = usize::try_from(address).ok()?;
     if MUST_TRUST.load(Ordering::Relaxed) {
-        // SAFETY: CUPTI keeps names at least as long as the records that point to them.
-        let text = unsafe { CStr::from_ptr(at as *const c_char) }.to_bytes();
-        out.extend_from_slice(text.get(..bytes_max).unwrap_or(text));
+        // SAFETY: CUPTI keeps names at least as long as the records that point to them. Nothing past
+        // the NUL or `bytes_max` bytes is read.
+        out.extend_from_slice(unsafe {
+            let length = libc::strnlen(at as *const c_char, bytes_max);
+            std::slice::from_raw_parts(at as *const u8, length)
+        });
         return Some(());
     }
     let mut chunk = [0_u8; 256];
@@ -35,7 +38,8 @@ pub(super) fn foreign_text(address: u64, bytes_max: usize, out: &mut Vec<u8>) ->
         let read = match copy_from(at, &mut chunk[..room]) {
             Ok(read) => read,
             Err(libc::EFAULT) if !out.is_empty() => return Some(()),
-            Err(libc::EFAULT) => return None,
+            // What is short for a moment (memory, say) is no reason to trust any address from now on.
+            Err(code) if !matches!(code, libc::EPERM | libc::ENOSYS | libc::EACCES) => return None,
             Err(_) => {
                 MUST_TRUST.store(true, Ordering::Relaxed);
                 out.clear();

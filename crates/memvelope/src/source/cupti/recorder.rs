@@ -115,8 +115,8 @@ impl Recorder {
         *lock(&RECORDER.absence) = Absence::NONE;
         RECORDER.is_paused.store(false, Ordering::SeqCst);
         RECORDER.is_wanted.store(true, Ordering::SeqCst);
-        let setup = Setup { config: config.clone(), driver, sink, names };
-        *lock(&RECORDER.setup) = Some(setup.clone());
+        let setup = Setup { config: config.clone(), driver, sink, names, is_first: true };
+        *lock(&RECORDER.setup) = Some(Setup { is_first: false, ..setup.clone() });
         *lock(&RECORDER.run) = None;
         let outcome = RECORDER.attach(&setup, &mut report, &mut || {});
         if outcome.is_err() {
@@ -135,9 +135,12 @@ impl Recorder {
         on_ready: &mut dyn FnMut(),
     ) -> Result<()> {
         // Before anything is turned on: attaching may take seconds in a busy process.
-        let mut since = Nanos::ZERO;
+        let (mut since, mut former) = (Nanos::ZERO, None);
         let ready = &mut || {
             since = clock::now();
+            // Until its own decoder is there, nothing of the new recording is decoded by the old one.
+            former = lock(&self.run).take();
+            self.drain.turn_over();
             self.life.step(Step::Subscribed);
             on_ready();
         };
@@ -160,6 +163,9 @@ impl Recorder {
                 Ok(())
             }
             Err(error) => {
+                if former.is_some() {
+                    *lock(&self.run) = former;
+                }
                 self.life.step(Step::Stopped);
                 Err(error)
             }
@@ -336,7 +342,8 @@ impl Recorder {
         if self.life.state() == State::Failed {
             return 0;
         }
-        self.drain.run(&run, self.running().is_some(), on_event)
+        let may_ask = self.running().is_some() && run.may_be_called();
+        self.drain.run(&run, may_ask, on_event)
     }
 
     /// CUPTI's clock now, or the system's if it cannot be asked.

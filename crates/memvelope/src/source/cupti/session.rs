@@ -46,6 +46,8 @@ pub(super) struct Setup {
     pub(super) driver: &'static Driver,
     pub(super) sink: &'static dyn Sink,
     pub(super) names: &'static Names,
+    /// The session has told no time yet, so that its clock may still be chosen.
+    pub(super) is_first: bool,
 }
 
 impl std::fmt::Debug for Setup {
@@ -187,6 +189,7 @@ impl Run {
             self.driver,
             self.coverage.cupti_version,
             self.cupti.activity_register_timestamp_callback.ok(),
+            setup.is_first,
         ) {
             self.coverage.notes.push(note);
         }
