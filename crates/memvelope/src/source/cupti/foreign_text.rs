@@ -57,14 +57,15 @@ pub(super) fn foreign_text(address: u64, bytes_max: usize, out: &mut Vec<u8>) ->
     Some(())
 }
 
-/// Copies from our own memory; the error is the system's.
+/// Copies from our own memory; the error is the system's. By the calling thread's id: once the
+/// process's first thread has left, the process's own id has no memory any more.
 fn copy_from(at: usize, to: &mut [u8]) -> Result<usize, i32> {
     let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };
     let remote = libc::iovec { iov_base: at as *mut c_void, iov_len: to.len() };
     // SAFETY: `local` is ours to write; `remote` is only an address to the kernel, which reports
     // EFAULT where nothing can be read.
     let read = unsafe {
-        libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
+        libc::process_vm_readv(libc::gettid(), &raw const local, 1, &raw const remote, 1, 0)
     };
     usize::try_from(read)
         .map_err(|_| std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EFAULT))
@@ -86,7 +87,7 @@ pub(super) fn copy_all(places: impl Iterator<Item = (u64, usize)>, to: &mut [u8]
     // addresses to the kernel, which stops at one where nothing can be read.
     let copied = unsafe {
         let count = from.len() as libc::c_ulong;
-        libc::process_vm_writev(libc::getpid(), from.as_ptr(), count, &raw const remote, 1, 0)
+        libc::process_vm_writev(libc::gettid(), from.as_ptr(), count, &raw const remote, 1, 0)
     };
     usize::try_from(copied).unwrap_or(0).min(to.len())
 }
