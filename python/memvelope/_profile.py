@@ -49,7 +49,8 @@ class Profile(_Mark):
         of its own. Those that wait are entered for each of their steps, as by `run`."""
         from functools import wraps
 
-        if not callable(function):
+        # A static method may be called since Python 3.10; what wrapped it would be a method again.
+        if not callable(function) or isinstance(function, staticmethod):
             raise TypeError(
                 f"profile() wraps functions, not {type(function).__name__}\n"
                 "hint: below @property, @staticmethod and the like, put it next to the function"
@@ -222,7 +223,8 @@ def profile(name=None, trace_id=None, *, traceparent=None):  # type: ignore[no-u
     snapshot says so) and the scope has no trace id: a server does not fail for what it was sent.
 
     Names are bounded in number (`MEMVELOPE_NAMES_MAX`): name what is done, not for whom. Records where
-    a session runs (`Session.start()`, `memvelope run`), and costs next to nothing where none does.
+    a session runs, and costs next to nothing where none does. `Session.start()` starts one; under
+    `memvelope run` the program need not.
     """
     if trace_id is None and traceparent is None:
         # The plain form has a path of its own: passing keywords on costs a third of the whole.

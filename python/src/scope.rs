@@ -119,8 +119,10 @@ impl Mark {
             let task = if open.is_some() { current_task(py)? } else { 0 };
             let is_inside = open.as_ref().is_some_and(|open| open.enter(task));
             let mut entered = mark.entered();
-            // Mostly it is the only one.
-            entered.reserve_exact(1);
+            if entered.capacity() == 0 {
+                // Mostly it is the only one.
+                entered.reserve_exact(1);
+            }
             entered.push(Entered { thread: thread_key(), task, open, is_inside });
             drop(entered);
             Ok(slf)
@@ -180,10 +182,7 @@ impl Mark {
                 "a profile needs a name\nhint: memvelope.profile(\"prefill\")",
             ));
         };
-        if !Session::is_any_recording() {
-            return Ok(None);
-        }
-        let Some(session) = Session::current() else { return Ok(None) };
+        let Some(session) = Session::recording() else { return Ok(None) };
         // Lone surrogates are no text of Rust's; a name is only ever shown.
         let name = self.kept.get_or_init(|| ScopeName::new(&name.bind(py).to_string_lossy()));
         if session.is_scope_pending() {

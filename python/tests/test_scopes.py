@@ -236,6 +236,23 @@ print(json.dumps(seen))
     assert json.loads(printed.splitlines()[-1]) == [None, "a", "b", "a", None]
 
 
+def test_an_injected_program_need_not_start_a_session(child, sim_libs):
+    code = LAUNCH.replace("session = Session.start()\n", "") + """
+assert Session.current() is None
+named('a')
+seen = [launch()]
+with profile('a'):
+    seen.append(launch())
+seen.append(launch())
+assert Session.current() is None
+print(json.dumps(seen))
+"""
+    printed = child(
+        code, LD_LIBRARY_PATH=sim_libs, CUDA_INJECTION64_PATH=memvelope.inject_path()
+    )
+    assert json.loads(printed.splitlines()[-1]) == [None, "a", None]
+
+
 def test_a_forked_child_is_in_no_scope(launched):
     code = """
 import os

@@ -23,6 +23,7 @@ pub(crate) const BODIES: &[(&str, fn())] = &[
     ("an_allocation_past_the_device_is_an_oom", out_of_memory),
     ("copies_are_counted_and_exact", copies),
     ("memsets_are_counted", memsets),
+    ("work_counts_for_its_scope", scopes),
     ("host_waits_are_counted", host_waits),
     ("events_measure_time", events),
     ("planes_agree", planes_agree),
@@ -132,6 +133,31 @@ fn memsets() {
         assert_eq!(first, [0; 4]);
     }
     assert_eq!(settled(&session, &stream).timeline.memsets.totals.count, 5);
+}
+
+/// From the id that CUPTI is told to the summary.
+fn scopes() {
+    let session = session();
+    let stream = stream();
+    for times in [2, 1] {
+        let scope = session.scope(["one", "two"][times - 1], None);
+        let kept: Vec<_> = (0..times).map(|_| stream.alloc_zeros::<u8>(MIB)).collect();
+        drop(scope);
+        let unscoped = stream.alloc_zeros::<u8>(MIB);
+        assert!(kept.iter().all(Result::is_ok) && unscoped.is_ok());
+    }
+    let snapshot = settled(&session, &stream);
+    assert_eq!(snapshot.timeline.memsets.totals.count, 5);
+    let Mode::Cupti(coverage) = session.mode() else { panic!("{:?}", session.mode()) };
+    let summary = serde_json::to_value(&snapshot.timeline).expect("a document");
+    let counts = |name: &str| {
+        let found = summary["scopes"].as_array()?.iter().find(|row| row["name"] == name)?;
+        found["memsets"]["count"].as_u64()
+    };
+    // A libcupti before 12.5 says that it cannot do it.
+    let is_tied = !coverage.missing.iter().any(|why| why.contains("not tied to scopes"));
+    let expected = if is_tied { [Some(1), Some(2)] } else { [None, None] };
+    assert_eq!(["one", "two"].map(counts), expected, "{:?}", coverage.missing);
 }
 
 fn host_waits() {

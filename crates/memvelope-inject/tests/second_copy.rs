@@ -15,7 +15,7 @@ use memvelope::runtime::{Mode, Session};
 use memvelope::source::cupti::State;
 use sim::{PTX, cu};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
 const SOON: Duration = Duration::from_secs(20);
@@ -29,12 +29,17 @@ fn in_child(test: &str, scenario: &str, case: fn()) {
     sim::in_child_with(test, scenario, &[("CUDA_INJECTION64_PATH", &library)], case);
 }
 
-/// The driver comes up, and with it the first copy; then the second.
-fn both() -> Session {
+/// The driver comes up, and with it the first copy.
+fn first() {
     assert_eq!(cu::cuInit(0), 0);
     let mut context = 0;
     assert_eq!(cu::cuDevicePrimaryCtxRetain(&mut context, 0), 0);
     assert_eq!(cu::cuCtxSetCurrent(context), 0);
+}
+
+/// And then the second.
+fn both() -> Session {
+    first();
     let session = Session::start(&Config::default()).unwrap();
     let owner = session.owner_path().expect("a client");
     assert!(owner.ends_with("libmemvelope_inject.so"), "{owner}");
@@ -113,6 +118,37 @@ fn the_second_copy_is_the_first_ones_client() {
         let again = Session::start(&Config::default()).unwrap();
         assert_eq!(again.snapshot().devices[0].totals.vram.live_bytes.0, 16 << 20);
         again.stop(SOON).unwrap();
+    });
+}
+
+#[test]
+fn scopes_reach_the_first_copy_without_a_session_of_the_second() {
+    in_child("scopes_reach_the_first_copy_without_a_session_of_the_second", "", || {
+        assert!(Session::recording().is_none(), "the driver has not loaded it yet");
+        first();
+        let deadline = Instant::now() + SOON;
+        let session = loop {
+            // It looks once a second.
+            match Session::recording() {
+                Some(session) => break session,
+                None => assert!(Instant::now() < deadline, "it was not found"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert!(Session::current().is_none(), "nobody started one here");
+        let scope = session.scope("a step without a session", None);
+        assert!(scope.id().is_some());
+        launch(1);
+        drop(scope);
+        // One may still be started, and end; what is injected records on.
+        let own = Session::start(&Config::default()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trace.json");
+        own.write_trace(&path, 1 << 20).unwrap();
+        assert!(std::fs::read_to_string(&path).unwrap().contains("a step without a session"));
+        own.stop(SOON).unwrap();
+        let scope = Session::recording().unwrap().scope("another", None);
+        assert!(scope.id().is_some());
     });
 }
 

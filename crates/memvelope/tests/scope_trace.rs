@@ -62,6 +62,11 @@ fn summary_and_trace_say_whose_work_a_kernel_is() {
             rows.map(|row| (row["name"].as_str().unwrap(), kernels(row))).collect();
         assert_eq!(by_scope, [("request", 3), ("step", 2)].into());
 
+        let rows = summary["spans"].as_array().unwrap().iter();
+        let spans: BTreeMap<_, _> =
+            rows.map(|row| (row["name"].as_str().unwrap(), row["count"].as_u64())).collect();
+        assert_eq!(spans, [("request", Some(1)), ("step", Some(1))].into());
+
         let trace = trace_of(&session);
         let events = trace["traceEvents"].as_array().unwrap();
         let args = |category: &str, key: &str| -> Vec<Value> {

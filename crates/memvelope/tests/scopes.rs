@@ -77,10 +77,6 @@ impl Bench {
 
     /// The scopes of the kernels, by their grids.
     fn found(&self) -> Found {
-        let kernel = |event: &Event| match event.body {
-            Body::Kernel(kernel) => Some((kernel.grid[0], kernel.scope)),
-            _ => None,
-        };
         self.events().iter().filter_map(kernel).collect()
     }
 
@@ -91,6 +87,14 @@ impl Bench {
     /// The name's id, as scopes carry it.
     fn name(&self, name: &str) -> u32 {
         self.session.open_scope(&ScopeName::new(name), None).unwrap().id().name().0
+    }
+}
+
+/// A kernel's grid and scope.
+fn kernel(event: &Event) -> Option<(u32, ScopeId)> {
+    match event.body {
+        Body::Kernel(kernel) => Some((kernel.grid[0], kernel.scope)),
+        _ => None,
     }
 }
 
@@ -134,22 +138,16 @@ fn work_belongs_to_the_innermost_scope() {
         assert_eq!(cu::cuMemcpyHtoD_v2(memory, [1; 64].as_ptr(), 64), 0);
         assert_eq!(cu::cuMemsetD8_v2(memory, 1, 64), 0);
         let events = bench.events();
-        let kernels = events.iter().filter_map(|event| match event.body {
-            Body::Kernel(kernel) => Some((kernel.grid[0], kernel.scope)),
-            _ => None,
-        });
+        let kernels = events.iter().filter_map(kernel);
         let expected = [(1, NONE), (2, a), (3, b), (4, a), (5, c), (6, NONE)];
         assert_eq!(kernels.collect::<Vec<_>>(), expected);
         assert!([a, b, c].iter().all(|id| id.is_some()) && a != b && b != c);
-        let others: Vec<_> = events
-            .iter()
-            .filter_map(|event| match event.body {
-                Body::Copy(copy) => Some(copy.scope),
-                Body::Memset(memset) => Some(memset.scope),
-                _ => None,
-            })
-            .collect();
-        assert_eq!(others, [copies.id(); 2]);
+        let others = events.iter().filter_map(|event| match event.body {
+            Body::Copy(copy) => Some(copy.scope),
+            Body::Memset(memset) => Some(memset.scope),
+            _ => None,
+        });
+        assert_eq!(others.collect::<Vec<_>>(), [copies.id(); 2]);
         assert_eq!(bench.recorder.coverage().missing, Vec::<String>::new());
     });
 }
@@ -500,6 +498,57 @@ fn without_correlation_nothing_is_told_and_why() {
     });
 }
 
+#[test]
+fn scopes_of_many_threads_while_cupti_comes_and_goes() {
+    in_child("scopes_of_many_threads_while_cupti_comes_and_goes", "", || {
+        let bench = &Bench::new();
+        let work = |me: u32| {
+            assert_eq!(cu::cuCtxSetCurrent(bench.context), 0);
+            let (mut state, mut open) = (u64::from(me), Vec::new());
+            let mut number = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state >> 33
+            };
+            for _ in 0..3_000 {
+                match number() % 8 {
+                    0..3 if open.len() < 80 => {
+                        let task = number() % 3;
+                        let name = ScopeName::new(["a", "b", "c"][task as usize]);
+                        let scope = bench.session.open_scope(&name, None).unwrap();
+                        if scope.enter(task) {
+                            open.push((task, scope));
+                        }
+                    }
+                    3..6 if !open.is_empty() => {
+                        let at = number() as usize % open.len();
+                        let (task, scope) = open.swap_remove(at);
+                        scope.suspend(task);
+                        if number() % 2 == 0 && scope.enter(task) {
+                            open.push((task, scope));
+                        }
+                    }
+                    _ => bench.launch(1 + me),
+                }
+            }
+            open.iter().for_each(|(task, scope)| scope.leave(*task));
+            drop(bench.session.scope("last", None));
+            (0..10).for_each(|_| bench.launch(100 + me));
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|me| scope.spawn(move || work(me))).collect();
+            while !threads.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+                bench.recorder.pause("a test").unwrap();
+                assert!(bench.recorder.resume(&mut || {}));
+                bench.recorder.drain(&mut |_| {});
+            }
+        });
+        bench.launch(200);
+        let found = bench.found();
+        assert_eq!(found[&200], NONE);
+        assert!(found.range(100..).all(|(_, scope)| *scope == NONE), "{found:?}");
+    });
+}
+
 unsafe extern "C" {
     safe fn fork() -> i32;
     safe fn _exit(code: i32) -> !;
@@ -515,7 +564,7 @@ fn a_forked_child_leaves_its_parents_scopes_alone() {
         let pid = fork();
         if pid == 0 {
             let child = bench.session.scope("child", None);
-            let is_inert = child.id() == NONE && !Session::is_any_recording();
+            let is_inert = child.id() == NONE && Session::recording().is_none();
             drop(child);
             drop(scope);
             _exit(i32::from(!is_inert));
@@ -538,9 +587,9 @@ fn a_session_that_stops_leaves_open_scopes_harmless() {
         let scope = bench.session.scope("open", None);
         let mut future = Box::pin(bench.session.instrument("open too", None, Pause::default()));
         assert!(step(future.as_mut()).is_pending());
-        assert!(Session::is_any_recording());
+        assert!(Session::recording().is_some());
         bench.session.stop(SOON).unwrap();
-        assert!(!Session::is_any_recording());
+        assert!(Session::recording().is_none());
         assert!(step(future.as_mut()).is_ready());
         drop(scope);
         assert_eq!(bench.session.scope("late", None).id(), NONE);

@@ -1,18 +1,18 @@
 //! A session of a copy that is not the first in the process: it does nothing itself and asks the
 //! first ([`crate::source::peers`]).
 
-use super::{Mode, SelfCost, TraceStats};
+use super::{Mode, Role, SelfCost, Session, TraceStats};
 use crate::error::{Error, Result};
 use crate::event::{self, Tag};
 use crate::fork;
 use crate::snapshot::Snapshot;
 use crate::source::cupti::State;
-use crate::source::peers::{Owner, Refusal, code, document};
+use crate::source::peers::{self, Owner, Refusal, code, document};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a copy that starts at the same time as we do may take to attach.
@@ -40,6 +40,67 @@ pub(super) struct Client {
 
 /// To whom tags are told; there is one owner a process.
 static CURRENT: Mutex<Option<Arc<Client>>> = Mutex::new(None);
+
+/// Names of libraries that are ours have this in them.
+const OUR_NAME: &str = "memvelope";
+
+/// How often a process with an injection library looks whether that one records. A look goes through
+/// the loaded objects, which takes some 100 us with a hundred of them.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// Nobody has asked yet.
+const UNASKED: u8 = 0;
+/// No library of ours is injected into this process.
+const ALONE: u8 = 1;
+/// One is, or will be, and was not seen to record yet.
+const LOOKING: u8 = 2;
+/// It is known.
+const JOINED: u8 = 3;
+
+/// What is known of the copy that was injected into this process.
+static INJECTED: AtomicU8 = AtomicU8::new(UNASKED);
+
+/// When to look next; `None`: now.
+static NEXT_LOOK: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// The client of a copy that was injected.
+static INJECTED_CLIENT: OnceLock<Arc<Client>> = OnceLock::new();
+
+/// The session of a copy that was injected into this process, while this copy has none of its own.
+pub(super) fn joined() -> Option<Session> {
+    let mut known = INJECTED.load(Ordering::Acquire);
+    if known == UNASKED {
+        let library = std::env::var_os("CUDA_INJECTION64_PATH").unwrap_or_default();
+        known = if library.to_string_lossy().contains(OUR_NAME) { LOOKING } else { ALONE };
+        INJECTED.store(known, Ordering::Release);
+    }
+    if known == ALONE || fork::in_child() {
+        return None;
+    }
+    if known == LOOKING {
+        look();
+    }
+    INJECTED_CLIENT.get().map(|client| Session { role: Role::Client(Arc::clone(client)) })
+}
+
+fn look() {
+    {
+        // Whoever holds it is looking.
+        let Ok(mut next) = NEXT_LOOK.try_lock() else { return };
+        let now = Instant::now();
+        if next.is_some_and(|next| now < next) {
+            return;
+        }
+        *next = now.checked_add(LOOK_PERIOD);
+    }
+    // The driver loads the library in `cuInit`, and its session begins a moment after that.
+    let Some(owner) = peers::running().filter(|owner| owner.is_able() && owner.now() != 0) else {
+        return;
+    };
+    fork::watch();
+    INJECTED_CLIENT.get_or_init(|| Arc::new(Client::of(owner)));
+    INJECTED.store(JOINED, Ordering::Release);
+}
 
 fn current() -> MutexGuard<'static, Option<Arc<Client>>> {
     CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
@@ -71,15 +132,19 @@ impl Client {
         if !owner.is_able() {
             return Err(NoClient::Unable(owner.path));
         }
-        let client = Arc::new(Self {
+        let client = Arc::new(Self::of(owner));
+        event::forward_tags(forward_tag);
+        *current() = Some(Arc::clone(&client));
+        Ok(client)
+    }
+
+    fn of(owner: Owner) -> Self {
+        Self {
             owner,
             last: Mutex::default(),
             is_detached: AtomicBool::new(false),
             has_prepared: AtomicBool::new(false),
-        });
-        event::forward_tags(forward_tag);
-        *current() = Some(Arc::clone(&client));
-        Ok(client)
+        }
     }
 
     /// Where the copy that records was loaded from.

@@ -115,10 +115,12 @@ impl Session {
         }
     }
 
-    /// Whether a session runs in this process that is not off. Takes no lock.
+    /// The session that scopes of this process are told to: this copy's, unless it is off, or else
+    /// that of another copy that records without anybody here having started it, as the injection
+    /// library does (`memvelope run`). `None` takes no lock, and next to no time.
     #[must_use]
-    pub fn is_any_recording() -> bool {
-        super::session::is_active()
+    pub fn recording() -> Option<Self> {
+        if super::session::is_active() { Self::current() } else { super::client::joined() }
     }
 }
 
@@ -227,7 +229,7 @@ pub(super) fn end_span(inner: &Inner, scope: ScopeId, start: Nanos) {
     let (name, origin, start) = (scope.name(), SpanOrigin::Program, start.min(end));
     let span = Span { name, origin, thread: thread_number(), scope, start, end };
     let event = Event { time: end, seen_by: SeenBy::Host, body: Body::Span(span) };
-    inner.recorded().sampler.accept(&event);
+    inner.accept_span(event);
 }
 
 /// A small number for the calling thread, from 1, in the order in which threads first ask.

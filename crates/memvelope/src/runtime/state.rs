@@ -1,8 +1,8 @@
 //! The state of a session.
 //!
-//! **Locks.** Each of `links`, `recorded`, `planes`, `problems`, `threads` and the control's is
-//! taken for a bounded time, and none is held across a CUDA, CUPTI or NVML call. Two may be taken
-//! under another because both are leaves: the ledger's (under `planes`) and the names' (under
+//! **Locks.** Each of `links`, `recorded`, `spans`, `planes`, `problems`, `threads` and the control's
+//! is taken for a bounded time, and none is held across a CUDA, CUPTI or NVML call. Three may be taken
+//! under another because they are leaves: the ledger's (under `planes`), the names' and `spans` (under
 //! `recorded`). No other two are held together. Driver callbacks take the ledger's and no other.
 
 use super::attach::Links;
@@ -13,7 +13,7 @@ use super::session;
 use super::{Mode, SelfCost};
 use crate::config::Config;
 use crate::error::Error;
-use crate::event::{DropReason, Names, Scopes};
+use crate::event::{DropReason, Event, Names, Scopes};
 use crate::fork;
 use crate::ledger::{HistoryPoint, Ledger};
 use crate::snapshot::{Parts, Snapshot};
@@ -32,6 +32,12 @@ const DEINITIALIZED: u32 = 4;
 pub(super) const DRAIN: usize = 0;
 /// Index of the poll thread's CPU time.
 pub(super) const POLL: usize = 1;
+
+/// Spans that wait to be taken in before the thread that ends one tries to do so itself.
+const SPANS_TRIED: usize = 256;
+
+/// Spans that wait at most, 8 MiB: past them, who ends one waits for whoever reads the trace.
+const SPANS_MAX: usize = 1 << 16;
 
 /// Why a session in a forked child sees nothing.
 pub(super) const FORKED: &str =
@@ -74,6 +80,9 @@ pub(super) struct Inner {
     pub(super) control: Control,
     links: Mutex<Links>,
     recorded: Mutex<Recorded>,
+    /// Spans that are not in there yet: the host's threads, which end them, do not wait for a reader
+    /// of the trace or for the decoder. They may hold locks of their own, the interpreter's say.
+    spans: Mutex<Vec<Event>>,
     planes: Mutex<Planes>,
     problems: Mutex<Problems>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -115,6 +124,7 @@ impl Inner {
                 timeline: Timeline::new(names_max),
                 sampler: Sampler::new(config.trace_events_max, window),
             }),
+            spans: Mutex::default(),
             planes: Mutex::new(planes),
             problems: Mutex::default(),
             threads: Mutex::default(),
@@ -159,7 +169,33 @@ impl Inner {
     }
 
     pub(super) fn recorded(&self) -> MutexGuard<'_, Recorded> {
-        lock(&self.recorded)
+        let mut recorded = lock(&self.recorded);
+        self.take_spans_in(&mut recorded);
+        recorded
+    }
+
+    /// Takes a span of the host's, whose thread does not wait for anybody.
+    pub(super) fn accept_span(&self, span: Event) {
+        let waiting = {
+            let mut spans = lock(&self.spans);
+            spans.push(span);
+            spans.len()
+        };
+        if waiting >= SPANS_MAX {
+            drop(self.recorded());
+        } else if waiting.is_multiple_of(SPANS_TRIED)
+            && let Ok(mut recorded) = self.recorded.try_lock()
+        {
+            self.take_spans_in(&mut recorded);
+        }
+    }
+
+    fn take_spans_in(&self, recorded: &mut Recorded) {
+        let spans = std::mem::take(&mut *lock(&self.spans));
+        for span in &spans {
+            recorded.timeline.accept(span);
+            recorded.sampler.accept(span);
+        }
     }
 
     pub(super) fn planes(&self) -> MutexGuard<'_, Planes> {
@@ -410,7 +446,8 @@ impl Inner {
             (counters.foreign_buffers, "buffers that another CUPTI user took in our place"),
             (
                 counters.scopes_untold,
-                "scopes too deep, or refused by CUPTI: their work counts with the one around them",
+                "scopes too deep or too early, or refused by CUPTI: their work counts with the one \
+                 around them",
             ),
             (counters.subscriptions_lost, "times that another tool took CUPTI from us"),
         ] {

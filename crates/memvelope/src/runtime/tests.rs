@@ -109,6 +109,28 @@ fn spans_become_a_bounded_trace() {
 }
 
 #[test]
+fn host_threads_do_not_wait_for_who_reads_the_trace() {
+    let _turn = alone();
+    let session = Session::start(&without_driver()).unwrap();
+    let inner = session.own().unwrap();
+    let reading = inner.recorded();
+    let (done, is_done) = std::sync::mpsc::channel();
+    let host = {
+        let session = session.clone();
+        std::thread::spawn(move || {
+            (0..1000).for_each(|_| drop(session.scope("step", None)));
+            done.send(()).unwrap();
+        })
+    };
+    let waited = is_done.recv_timeout(SOON);
+    drop(reading);
+    host.join().unwrap();
+    assert_eq!(waited, Ok(()));
+    assert_eq!(inner.recorded().sampler.seen(), 1000, "and none of them is lost");
+    session.stop(SOON).unwrap();
+}
+
+#[test]
 fn threads_are_named_and_joined() {
     let _turn = alone();
     let ours = || {

@@ -269,6 +269,13 @@ pub fn is_findable() -> bool {
     found
 }
 
+/// The other copy that has the process, if one has.
+pub(crate) fn running() -> Option<Owner> {
+    let has_process =
+        |(_, table): &(String, &SessionTable)| table.owner.load(Ordering::SeqCst) == word(RUNNING);
+    peers().into_iter().find(has_process).map(|(path, table)| Owner { path, table })
+}
+
 /// The tables of all other copies, with the paths of their objects.
 fn peers() -> Vec<(String, &'static SessionTable)> {
     let mut found = all_tables();

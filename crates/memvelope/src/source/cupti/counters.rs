@@ -55,7 +55,8 @@ counters! {
     unpaired_ranges;
     /// Calls in scopes whose work was not seen while they were known.
     uncorrelated;
-    /// Scopes that were too deep or that CUPTI refused: their work counts with the one around them.
+    /// Scopes that were too deep, that CUPTI refused, or that were entered while it was still getting
+    /// ready for the first one: their work counts with the one around them.
     scopes_untold;
     /// Times that the records' clock was put forward or back.
     clock_steps;

@@ -7,6 +7,7 @@
 //! * `quirks`: what single versions do wrong
 //! * `callbacks`, `state`, `contexts`: what runs inside the host's CUDA calls, lock-free
 //! * `buffers`: memory that CUPTI fills; `drain`: the way out; `decode`, `records`: what stands in it
+//! * `scopes`: told to CUPTI, by thread; `scope_calls`: the records that this takes
 //! * `correlate`, `ranges`: what needs more than one record: scopes and marked ranges
 //! * `foreign_text`, `known_names`: texts by address, not trusted
 //! * `counters`: what was lost and what it cost
@@ -34,6 +35,7 @@ mod recorder;
 mod records;
 #[cfg(test)]
 mod referee;
+mod scope_calls;
 mod scopes;
 mod session;
 mod state;

@@ -1,64 +1,21 @@
 //! Scopes, told to CUPTI: each thread has a stack of ids, and calls that are recorded carry the top
 //! one.
 //!
-//! CUPTI ties ids to *recorded* calls only, so the calls that launch work have to be recorded, one
-//! record each. That begins with the first scope: a program without scopes pays nothing.
+//! Nothing here waits: CUPTI puts a number on a stack of the thread's own, and our locks are leaves.
 
 #![expect(unsafe_code, reason = "calls into libcupti")]
 
 use super::decode::EXTERNAL_KIND;
+use super::scope_calls::{Correlation, Readiness, attachments};
 use super::session::Run;
 use super::state::{Inside, STATE};
 use super::{Recorder, lock};
 use crate::event::ScopeId;
-use cupti_sys::{Cupti, activity_kind, cbid, result, runtime_cbid};
+use cupti_sys::{Cupti, result};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
-
-/// Driver calls that put work on the device.
-const LAUNCHING: &[u32] = &[
-    cbid::LAUNCH_KERNEL,
-    cbid::LAUNCH_KERNEL_PTSZ,
-    cbid::LAUNCH_KERNEL_EX,
-    cbid::LAUNCH_KERNEL_EX_PTSZ,
-    cbid::LAUNCH_COOPERATIVE_KERNEL,
-    cbid::LAUNCH_COOPERATIVE_KERNEL_PTSZ,
-    cbid::GRAPH_LAUNCH,
-    cbid::GRAPH_LAUNCH_PTSZ,
-    cbid::MEMCPY,
-    cbid::MEMCPY_PTDS,
-    cbid::MEMCPY_ASYNC,
-    cbid::MEMCPY_ASYNC_PTSZ,
-    cbid::MEMCPY_HTOD_V2,
-    cbid::MEMCPY_HTOD_V2_PTDS,
-    cbid::MEMCPY_HTOD_ASYNC_V2,
-    cbid::MEMCPY_HTOD_ASYNC_V2_PTSZ,
-    cbid::MEMCPY_DTOH_V2,
-    cbid::MEMCPY_DTOH_V2_PTDS,
-    cbid::MEMCPY_DTOH_ASYNC_V2,
-    cbid::MEMCPY_DTOH_ASYNC_V2_PTSZ,
-    cbid::MEMCPY_DTOD_V2,
-    cbid::MEMCPY_DTOD_V2_PTDS,
-    cbid::MEMCPY_DTOD_ASYNC_V2,
-    cbid::MEMCPY_DTOD_ASYNC_V2_PTSZ,
-    cbid::MEMCPY_2D_V2,
-    cbid::MEMCPY_2D_ASYNC_V2,
-    cbid::MEMCPY_3D_ASYNC_V2,
-    cbid::MEMCPY_PEER,
-    cbid::MEMCPY_PEER_ASYNC,
-    cbid::MEMCPY_PEER_ASYNC_PTSZ,
-    cbid::MEMSET_D8_V2,
-    cbid::MEMSET_D32_V2,
-    cbid::MEMSET_D8_ASYNC,
-    cbid::MEMSET_D8_ASYNC_PTSZ,
-    cbid::MEMSET_D16_ASYNC,
-    cbid::MEMSET_D16_ASYNC_PTSZ,
-    cbid::MEMSET_D32_ASYNC,
-    cbid::MEMSET_D32_ASYNC_PTSZ,
-];
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Scopes within scopes that a thread (or a task on it) can have; deeper ones count with the one
 /// around them.
@@ -72,12 +29,6 @@ const ENDS_MAX: usize = 1024;
 
 /// Tasks that wait inside of a scope within their own.
 const SUSPENDED_MAX: usize = 1 << 16;
-
-/// How long a thread waits for the one that switches the records on. Longer ones hang in CUPTI.
-const BEGIN_WAIT_MAX: Duration = Duration::from_millis(50);
-
-/// Attachments so far; each has a number of its own.
-static ATTACHMENTS: AtomicU64 = AtomicU64::new(0);
 
 /// A scope that a thread is inside of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,93 +54,6 @@ struct Stack {
 thread_local! {
     static STACK: RefCell<Stack> =
         const { RefCell::new(Stack { open: Vec::new(), told: Vec::new(), attachment: 0 }) };
-}
-
-/// Nobody has opened a scope yet.
-const UNBEGUN: u8 = 0;
-/// A thread is switching the records on.
-const BEGINNING: u8 = 1;
-/// Scopes are told to CUPTI.
-const BEGUN: u8 = 2;
-/// It cannot be had.
-const REFUSED: u8 = 3;
-
-/// Tying work to scopes, for one attachment.
-#[derive(Debug)]
-pub(super) struct Correlation {
-    is_wanted: bool,
-    attachment: u64,
-    phase: AtomicU8,
-    problem: OnceLock<String>,
-    is_over: AtomicBool,
-}
-
-impl Correlation {
-    pub(super) fn new(is_wanted: bool) -> Self {
-        Self {
-            is_wanted,
-            attachment: ATTACHMENTS.fetch_add(1, Ordering::AcqRel) + 1,
-            phase: AtomicU8::new(UNBEGUN),
-            problem: OnceLock::new(),
-            is_over: AtomicBool::new(false),
-        }
-    }
-
-    /// Why work is not tied to scopes, if a scope was opened and it is not.
-    pub(super) fn problem(&self) -> Option<String> {
-        self.problem.get().cloned()
-    }
-
-    /// Whether the next scope has to switch something on first, which takes CUPTI a while.
-    pub(super) fn is_pending(&self) -> bool {
-        self.is_wanted && matches!(self.phase.load(Ordering::Acquire), UNBEGUN | BEGINNING)
-    }
-
-    /// Whether scopes can be told; with the first one, switches on what that takes. No lock is held
-    /// meanwhile: who comes second waits a moment, and if CUPTI hangs goes on without.
-    pub(super) fn is_ready(&self, cupti: &Cupti) -> bool {
-        if !self.is_wanted || self.is_over.load(Ordering::Acquire) {
-            return false;
-        }
-        let first =
-            self.phase.compare_exchange(UNBEGUN, BEGINNING, Ordering::AcqRel, Ordering::Acquire);
-        if first.is_ok() {
-            let phase = match begin(cupti) {
-                Ok(()) => BEGUN,
-                Err(problem) => {
-                    // Set once, by the one that begins.
-                    let _ = self.problem.set(problem);
-                    REFUSED
-                }
-            };
-            self.phase.store(phase, Ordering::Release);
-        } else if first == Err(BEGINNING) {
-            let deadline = Instant::now() + BEGIN_WAIT_MAX;
-            while self.phase.load(Ordering::Acquire) == BEGINNING && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_micros(20));
-            }
-        }
-        self.phase.load(Ordering::Acquire) == BEGUN
-    }
-
-    /// CUPTI is somebody else's now: nothing more is told to it.
-    pub(super) fn abandon(&self) {
-        self.is_over.store(true, Ordering::Release);
-    }
-
-    /// Switches off what [`begin`] switched on. Ids that are still on threads' stacks stay there
-    /// unused.
-    pub(super) fn end(&self, cupti: &Cupti) {
-        self.is_over.store(true, Ordering::Release);
-        if self.phase.load(Ordering::Acquire) != BEGUN {
-            return;
-        }
-        switch_calls(cupti, 0);
-        if let Ok(disable) = cupti.activity_disable {
-            // SAFETY: CUPTI is attached and the kind is on.
-            unsafe { disable(activity_kind::EXTERNAL_CORRELATION) };
-        }
-    }
 }
 
 impl Recorder {
@@ -242,7 +106,7 @@ impl Recorder {
     /// Switches on what ties work to scopes.
     pub fn prepare_scopes() {
         if let Some(run) = attached(true) {
-            run.correlation.is_ready(&run.cupti);
+            run.correlation.readiness(&run.cupti);
         }
     }
 }
@@ -269,10 +133,11 @@ fn enter(cupti: Option<(&Cupti, &Correlation)>, scope: ScopeId, task: u64) -> bo
             stack.open.push(Entry { scope, task });
             let inside = SUSPENDED.take(scope);
             stack.open.extend(inside.into_iter().map(|scope| Entry { scope, task }));
-        } else {
+        }
+        let known = make_known(stack, cupti, task);
+        if !has_room || known == Readiness::Beginning {
             STATE.scopes_untold.fetch_add(1, Ordering::Relaxed);
         }
-        make_known(stack, cupti, task);
         has_room
     });
     is_open.unwrap_or(false)
@@ -317,17 +182,17 @@ fn with_stack<T>(body: impl FnOnce(&mut Stack) -> T) -> Option<T> {
 }
 
 /// Makes CUPTI's stack what this thread is inside of while `task` runs.
-fn make_known(stack: &mut Stack, cupti: Option<(&Cupti, &Correlation)>, task: u64) {
+fn make_known(stack: &mut Stack, cupti: Option<(&Cupti, &Correlation)>, task: u64) -> Readiness {
     let Stack { open, told, attachment } = stack;
-    let ready = cupti.filter(|(cupti, correlation)| {
-        // What is not there need not be switched on.
-        (!open.is_empty() || !told.is_empty()) && correlation.is_ready(cupti)
-    });
+    // What is not there need not be switched on.
+    let asked = cupti.filter(|_| !open.is_empty() || !told.is_empty());
+    let readiness = asked.map_or(Readiness::No, |(cupti, it)| it.readiness(cupti));
+    let ready = asked.filter(|_| readiness == Readiness::Ready);
     let Some((cupti, correlation)) = ready else {
         // CUPTI's stack keeps what was told, and may not be touched.
         let is_gone = |scope: &&ScopeId| open.iter().all(|entry| entry.scope != **scope);
         told.iter().filter(is_gone).for_each(|scope| ENDED_UNTOLD.add(*scope, *attachment));
-        return;
+        return readiness;
     };
     if *attachment != correlation.attachment {
         // CUPTI's stack may or may not have outlived the end of the last attachment.
@@ -343,10 +208,11 @@ fn make_known(stack: &mut Stack, cupti: Option<(&Cupti, &Correlation)>, task: u6
     for entry in wanted().skip(same) {
         if !push(cupti, entry.scope) {
             STATE.scopes_untold.fetch_add(1, Ordering::Relaxed);
-            return;
+            break;
         }
         told.push(entry.scope);
     }
+    readiness
 }
 
 fn push(cupti: &Cupti, scope: ScopeId) -> bool {
@@ -460,51 +326,7 @@ pub(super) fn ended_before() -> Vec<ScopeId> {
     if ENDED_UNTOLD.is_empty.load(Ordering::Acquire) {
         return Vec::new();
     }
-    let now = ATTACHMENTS.load(Ordering::Acquire);
+    let now = attachments();
     let ended = lock(&ENDED_UNTOLD.list);
     ended.iter().filter(|(_, attachment)| *attachment < now).map(|(scope, _)| *scope).collect()
-}
-
-/// Switches the records on that tie work to scopes.
-fn begin(cupti: &Cupti) -> Result<(), String> {
-    let needs = "work is not tied to scopes: this takes CUPTI 12.5 or later";
-    if cupti.activity_enable_driver_api.is_err()
-        || cupti.activity_push_external_correlation_id.is_err()
-    {
-        return Err(needs.into());
-    }
-    let Ok(enable) = cupti.activity_enable else { return Err(needs.into()) };
-    STATE.expect_scopes();
-    let refused = switch_calls(cupti, 1);
-    if refused == LAUNCHING.len() {
-        return Err(format!("{needs} (none of the launching calls can be recorded)"));
-    }
-    // SAFETY: CUPTI is attached.
-    match unsafe { enable(activity_kind::EXTERNAL_CORRELATION) } {
-        result::SUCCESS => Ok(()),
-        code => {
-            switch_calls(cupti, 0);
-            let name = cupti_sys::result_name(code);
-            Err(format!("work is not tied to scopes: cuptiActivityEnable returned {code} ({name})"))
-        }
-    }
-}
-
-/// Switches the records of launching calls on (1) or off (0). Returns how many driver functions
-/// were refused: an older driver lacks the newest.
-fn switch_calls(cupti: &Cupti, on: u8) -> usize {
-    let mut refused = 0;
-    if let Ok(switch) = cupti.activity_enable_driver_api {
-        for id in LAUNCHING {
-            // SAFETY: CUPTI is attached; the call takes two numbers.
-            refused += usize::from(unsafe { switch(*id, on) } != result::SUCCESS);
-        }
-    }
-    if let Ok(switch) = cupti.activity_enable_runtime_api {
-        for (_, id) in runtime_cbid::ALL {
-            // SAFETY: as above. What this runtime lacks nobody calls.
-            unsafe { switch(*id, on) };
-        }
-    }
-    refused
 }

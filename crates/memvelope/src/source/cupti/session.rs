@@ -11,7 +11,7 @@ use super::attributes::{self, DeviceBuffers};
 use super::callbacks;
 use super::decode::MemoryRecords;
 use super::quirks;
-use super::scopes::Correlation;
+use super::scope_calls::Correlation;
 use super::state::STATE;
 use super::subscription::{self, NotOurs, Subscriber};
 use super::{Coverage, failed, find};
