@@ -53,7 +53,8 @@ fn has_python() -> bool {
 }
 
 fn run(place: &Path, arguments: &[&str]) -> Output {
-    Command::new(place.join("run.sh")).args(arguments).output().unwrap()
+    // By its interpreter: a file just written may still be open in a child that another test forks.
+    Command::new("bash").arg(place.join("run.sh")).args(arguments).output().unwrap()
 }
 
 fn results(place: &Path) -> Value {
