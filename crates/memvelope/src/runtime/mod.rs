@@ -259,7 +259,8 @@ impl Session {
     /// Flushes, detaches, joins the threads and returns the last snapshot. Later calls on any
     /// handle see that snapshot. A new session may be started afterwards.
     ///
-    /// Takes no longer than `timeout` and half a second: what hangs in CUPTI is left to itself.
+    /// Takes no longer than `timeout` and 0.75 s (the turn, detaching and the threads have a quarter
+    /// each): what hangs in CUPTI is left to itself.
     ///
     /// # Errors
     /// [`Error::FlushTimeout`]; the session is stopped all the same.
