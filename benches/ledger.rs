@@ -7,8 +7,8 @@
 mod pair;
 
 use memvelope::event::{
-    AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind, Kernel, Names, ScopeId, Scopes,
-    SeenBy, Tag,
+    AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind, Kernel, LibraryId, Names, ScopeId,
+    Scopes, SeenBy, Tag,
 };
 use memvelope::export::chrome::TraceWriter;
 use memvelope::ledger::Ledger;
@@ -42,6 +42,7 @@ fn allocation(i: u64) -> Event {
         stream: 0,
         pool: 0,
         tag: Tag::KvCache,
+        library: LibraryId::UNKNOWN,
     };
     event(i, Body::Allocated(allocation))
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 
 /// Who may import whom: the arrows of ARCHITECTURE.md. `base` is importable by all.
-const BASE: &[&str] = &["units", "error", "config", "event", "curve", "fork"];
+const BASE: &[&str] = &["units", "error", "config", "event", "curve", "fork", "framework"];
 const EDGES: &[(&str, &[&str])] = &[
     ("source", &[]),
     ("ledger", &[]),

@@ -9,15 +9,22 @@
 
 use crate::units::{Bytes, Nanos};
 use serde::{Deserialize, Serialize};
-use std::cell::Cell;
-use std::sync::OnceLock;
 
+mod library;
+mod memory;
 mod names;
 mod scope;
+mod tag;
 mod work;
 
+pub use library::{Libraries, LibraryId};
+pub use memory::{
+    AllocKind, Allocation, AllocationFailure, FreeKind, Growth, GrowthCause, MemoryRecord,
+};
 pub use names::{NameId, Names};
 pub use scope::{ParseTraceparent, Scope, ScopeId, Scopes, TraceContext, unread_traceparents};
+pub use tag::{Tag, TagGuard, current_tag, tagged};
+pub(crate) use tag::{forward_tags, set_current_tag};
 pub use work::{
     ApiCall, CallKind, Copied, Direction, DriverCall, GraphLaunch, Kernel, Memset, Overhead,
     OverheadKind, PoolChange, PoolRecord, Span, SpanOrigin, Sync, SyncKind,
@@ -94,6 +101,64 @@ pub enum Body {
         /// Length of the range.
         bytes: Bytes,
     },
+    /// One more reference to a VMM handle (`cuMemRetainAllocationHandle`): it takes one more release.
+    Retained {
+        /// The VMM allocation handle.
+        handle: u64,
+    },
+    /// A VMM allocation was exported as a file descriptor, which keeps the bytes while it is open.
+    Exported {
+        /// The VMM allocation handle.
+        handle: u64,
+        /// The descriptor in this process.
+        descriptor: i32,
+    },
+    /// A descriptor of an export is closed in this process. Copies of it elsewhere may keep the
+    /// bytes: they are then charged to whoever holds them.
+    ExportClosed {
+        /// The descriptor.
+        descriptor: i32,
+    },
+    /// A VMM allocation was bound to a multicast object, which keeps the bytes.
+    Bound {
+        /// The multicast handle.
+        multicast: u64,
+        /// The VMM allocation handle; 0 where it was bound by address.
+        handle: u64,
+        /// The device whose memory it is.
+        device: DeviceIndex,
+        /// Where in the multicast object.
+        offset: u64,
+        /// Length of the binding.
+        bytes: Bytes,
+    },
+    /// A binding of a multicast object ended.
+    Unbound {
+        /// The multicast handle.
+        multicast: u64,
+        /// The device whose memory it was.
+        device: DeviceIndex,
+        /// Where in the multicast object.
+        offset: u64,
+        /// Length of the binding.
+        bytes: Bytes,
+    },
+    /// A stream-ordered pool was made.
+    PoolCreated {
+        /// Its device; pools in host memory are not told.
+        device: DeviceIndex,
+        /// The driver's pool handle.
+        pool: u64,
+    },
+    /// A stream-ordered pool is about to be destroyed: its handle is asked no more. What was
+    /// allocated from it stays until it is freed.
+    PoolDestroyed {
+        /// The driver's pool handle.
+        pool: u64,
+    },
+    /// A context took or gave back memory for itself, and we know when: it was measured around the
+    /// call that did it.
+    ContextGrew(Growth),
     /// A context is gone with everything allocated in it.
     ContextDestroyed {
         /// Its device.
@@ -134,6 +199,15 @@ pub enum Body {
         /// Bytes of it handed out.
         used: Bytes,
     },
+    /// What graphs hold on a device for the allocations inside of them.
+    GraphMemory {
+        /// The device.
+        device: DeviceIndex,
+        /// Physical bytes taken for graphs (`CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT`).
+        reserved: Bytes,
+        /// Bytes of it in use (`CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT`).
+        used: Bytes,
+    },
     /// What the device plane says, as `cuMemGetInfo` tells this process.
     DeviceMemory {
         /// The device.
@@ -151,8 +225,13 @@ pub enum Body {
         used: Bytes,
         /// Reserved by driver and firmware; `None` if the driver does not tell it apart.
         reserved: Option<Bytes>,
-        /// Used by this process; `None` if NVML does not list it (containers, WSL, MIG).
+        /// Used by this process; `None` if NVML does not list it (containers, WSL, MIG), or was
+        /// not asked this time: its list of processes takes the driver's global lock.
         process_used: Option<Bytes>,
+        /// Used by the other processes that NVML lists, together; `None` likewise.
+        others: Option<Bytes>,
+        /// Of the others, those whose bytes NVML does not tell.
+        others_untold: u32,
     },
     /// What the cgroup says about host RAM.
     HostMemory {
@@ -172,207 +251,6 @@ pub enum Body {
         /// How many.
         count: u64,
     },
-}
-
-/// Bytes handed out by the driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allocation {
-    /// Device that holds the bytes (also for pinned memory: the current device of the call).
-    pub device: DeviceIndex,
-    /// CUPTI's context id of the call, 0 if unknown.
-    pub context: u32,
-    /// Which family.
-    pub kind: AllocKind,
-    /// Address; for [`AllocKind::Vmm`] the handle.
-    pub address: u64,
-    /// Requested size. Rounding by the driver is a term of its own.
-    pub bytes: Bytes,
-    /// Stream or 0.
-    pub stream: u64,
-    /// Pool handle for [`AllocKind::PoolUsed`], else 0.
-    pub pool: u64,
-    /// What the allocating code said it was for.
-    pub tag: Tag,
-}
-
-/// An allocation call that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AllocationFailure {
-    /// Device of the call.
-    pub device: DeviceIndex,
-    /// Which family.
-    pub kind: AllocKind,
-    /// Requested size.
-    pub bytes: Bytes,
-    /// The driver's result code (`CUresult`); 2 is out of memory.
-    pub result: u32,
-    /// What the allocating code said it was for.
-    pub tag: Tag,
-}
-
-/// Families of driver allocations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[repr(u8)]
-pub enum AllocKind {
-    /// `cuMemAlloc`.
-    Device,
-    /// `cuMemAllocPitch`.
-    Pitch,
-    /// `cuMemAllocManaged`: may live on either side.
-    Managed,
-    /// `cuMemHostAlloc`, `cuMemAllocHost`: host plane.
-    PinnedHost,
-    /// `cuMemAllocAsync`, `cuMemAllocFromPoolAsync`: inside a pool's reserve, never added to it.
-    PoolUsed,
-    /// `cuMemCreate`: physical bytes behind a handle.
-    Vmm,
-}
-
-impl AllocKind {
-    /// Every kind, in the order of its discriminants.
-    pub const ALL: [Self; 6] =
-        [Self::Device, Self::Pitch, Self::Managed, Self::PinnedHost, Self::PoolUsed, Self::Vmm];
-
-    /// Whether live bytes of this kind are physical VRAM to be summed. Pool suballocations are
-    /// inside a reserve that is counted once by itself, pinned memory is host RAM.
-    #[must_use]
-    pub const fn counts_as_vram(self) -> bool {
-        match self {
-            Self::Device | Self::Pitch | Self::Managed | Self::Vmm => true,
-            Self::PinnedHost | Self::PoolUsed => false,
-        }
-    }
-}
-
-/// Families of free calls; an address and a VMM handle may be the same number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FreeKind {
-    /// `cuMemFree`.
-    Device,
-    /// `cuMemFreeHost`.
-    PinnedHost,
-    /// `cuMemFreeAsync`.
-    PoolUsed,
-    /// `cuMemRelease`: the handle is dropped; the bytes go with the last mapping.
-    Vmm,
-}
-
-/// What an allocation is for, as far as the allocating code said so with [`tagged`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[repr(u8)]
-pub enum Tag {
-    /// Nobody said.
-    #[default]
-    Untagged,
-    /// Model weights.
-    Weights,
-    /// KV cache.
-    KvCache,
-    /// Activations and workspaces of the running step.
-    Activations,
-    /// Captured graphs.
-    Graphs,
-    /// Kept away from us on purpose, so that only a part of the device is used.
-    Withheld,
-}
-
-impl Tag {
-    /// Every tag, in the order of its discriminants.
-    pub const ALL: [Self; 6] = [
-        Self::Untagged,
-        Self::Weights,
-        Self::KvCache,
-        Self::Activations,
-        Self::Graphs,
-        Self::Withheld,
-    ];
-}
-
-thread_local! {
-    // const-initialised and without a destructor: reading it in a driver callback neither
-    // allocates nor touches a lock, even while the thread is being torn down.
-    static CURRENT_TAG: Cell<Tag> = const { Cell::new(Tag::Untagged) };
-}
-
-/// Sets the tag in force in the copy of memvelope that records, if that is another one; returns the
-/// former.
-pub(crate) type ForwardTag = fn(Tag) -> Option<Tag>;
-
-/// Set once by a copy that becomes the client of another.
-static FORWARD: OnceLock<ForwardTag> = OnceLock::new();
-
-/// From now on tags are also told to the copy that records.
-pub(crate) fn forward_tags(forward: ForwardTag) {
-    // A second time it is the same function.
-    let _ = FORWARD.set(forward);
-}
-
-fn forwarded(tag: Tag) -> Option<Tag> {
-    FORWARD.get().and_then(|forward| forward(tag))
-}
-
-/// Driver allocations made by this thread until the guard drops carry `tag`. Nests.
-///
-/// ```
-/// use memvelope::event::{Tag, current_tag, tagged};
-/// let outer = tagged(Tag::Weights);
-/// assert_eq!(current_tag(), Tag::Weights);
-/// drop(outer);
-/// assert_eq!(current_tag(), Tag::Untagged);
-/// ```
-#[must_use = "the tag ends when the guard drops"]
-pub fn tagged(tag: Tag) -> TagGuard {
-    let before = set_current_tag(tag);
-    TagGuard { before, forwarded: forwarded(tag), _not_send: std::marker::PhantomData }
-}
-
-/// The tag in force on this thread.
-#[must_use]
-pub fn current_tag() -> Tag {
-    CURRENT_TAG.with(Cell::get)
-}
-
-/// Puts `tag` in force on this thread; returns the former.
-pub(crate) fn set_current_tag(tag: Tag) -> Tag {
-    CURRENT_TAG.with(|cell| cell.replace(tag))
-}
-
-/// Restores the former tag when dropped. Belongs to its thread.
-#[derive(Debug)]
-pub struct TagGuard {
-    before: Tag,
-    /// The former tag of the copy that records.
-    forwarded: Option<Tag>,
-    _not_send: std::marker::PhantomData<*const ()>,
-}
-
-impl Drop for TagGuard {
-    fn drop(&mut self) {
-        set_current_tag(self.before);
-        if let Some(before) = self.forwarded {
-            forwarded(before);
-        }
-    }
-}
-
-/// CUPTI's own record of a memory operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryRecord {
-    /// Device.
-    pub device: DeviceIndex,
-    /// Whether bytes were released rather than allocated.
-    pub is_free: bool,
-    /// `CUpti_ActivityMemoryKind`: 3 device, 4 array, 5 managed, 2 pinned.
-    pub memory_kind: u32,
-    /// Address.
-    pub address: u64,
-    /// Size.
-    pub bytes: Bytes,
-    /// Correlation id of the call.
-    pub correlation: u32,
 }
 
 /// Why something was lost.
@@ -436,18 +314,6 @@ pub trait Sink: Send + std::marker::Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tags_nest() {
-        let outer = tagged(Tag::Weights);
-        {
-            let _inner = tagged(Tag::KvCache);
-            assert_eq!(current_tag(), Tag::KvCache);
-        }
-        assert_eq!(current_tag(), Tag::Weights);
-        drop(outer);
-        assert_eq!(current_tag(), Tag::Untagged);
-    }
 
     #[test]
     fn events_stay_small() {

@@ -39,6 +39,7 @@ pub mod error;
 pub mod event;
 pub mod export;
 pub(crate) mod fork;
+pub mod framework;
 pub mod ledger;
 pub mod model;
 pub mod runtime;

@@ -216,16 +216,8 @@ fn lines(envelope: &Envelope) -> Vec<Line> {
 }
 
 fn by_kind(totals: &DeviceTotals) -> BTreeMap<&'static str, Totals> {
-    let name = |kind: AllocKind| match kind {
-        AllocKind::Device => "device",
-        AllocKind::Pitch => "pitch",
-        AllocKind::Managed => "managed",
-        AllocKind::PinnedHost => "pinned_host",
-        AllocKind::PoolUsed => "pool_used",
-        AllocKind::Vmm => "vmm",
-    };
     let seen = AllocKind::ALL.into_iter().zip(totals.by_kind);
-    seen.filter(|(_, t)| *t != Totals::default()).map(|(kind, t)| (name(kind), t)).collect()
+    seen.filter(|(_, t)| *t != Totals::default()).map(|(kind, t)| (kind.label(), t)).collect()
 }
 
 fn by_tag(totals: &DeviceTotals) -> BTreeMap<&'static str, Totals> {

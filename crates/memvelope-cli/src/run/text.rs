@@ -20,7 +20,19 @@ const PROCESSES_SHOWN: usize = 6;
 const PROCESSES_NAMED: usize = 20;
 
 /// Kinds of memory, in the order of the ledger's `by_kind`.
-const KINDS: [&str; 6] = ["device", "pitch", "managed", "pinned host", "used in pools", "VMM"];
+const KINDS: [&str; 11] = [
+    "device",
+    "pitch",
+    "managed",
+    "pinned host",
+    "used in pools",
+    "VMM",
+    "registered",
+    "imported",
+    "imported VMM",
+    "in graphs",
+    "multicast",
+];
 
 /// What may be amiss where nothing was recorded.
 const NOTHING: &str =

@@ -23,9 +23,10 @@ mod term;
 #[cfg(test)]
 mod tests;
 
+pub use crate::snapshot::{Origin, TermName};
 pub use equation::{Declared, Envelope};
 pub use plan::{Bound, Budget, GroupPlan, Plan, Sequences, UTILIZATION_DEFAULT, WorstCase};
 pub use plan_cost::{Cost, Kept};
 pub use plan_stored::Stored;
 pub use slabs::KvSlabs;
-pub use term::{Origin, Term, TermName};
+pub use term::Term;

@@ -4,7 +4,7 @@ use super::Findings;
 use super::history::History;
 use super::table::{Entry, Slot, Space, Table};
 use super::totals::Devices;
-use crate::event::{AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind};
+use crate::event::{Allocation, Body, DeviceIndex, Event, FreeKind};
 use crate::units::{Bytes, Nanos};
 
 /// Free calls that are under way at one time. One a thread is the rule; past this many, the return
@@ -90,7 +90,16 @@ impl Books {
             Body::Pool { device, pool, reserved, .. } => {
                 self.set_pool(time, device, pool, reserved.0);
             }
-            Body::Kernel(_)
+            Body::Retained { .. }
+            | Body::Exported { .. }
+            | Body::ExportClosed { .. }
+            | Body::Bound { .. }
+            | Body::Unbound { .. }
+            | Body::PoolCreated { .. }
+            | Body::PoolDestroyed { .. }
+            | Body::ContextGrew(_)
+            | Body::GraphMemory { .. }
+            | Body::Kernel(_)
             | Body::PoolRecord(_)
             | Body::GraphLaunch(_)
             | Body::ApiCall(_)
@@ -108,14 +117,7 @@ impl Books {
     }
 
     fn allocate(&mut self, time: Nanos, allocation: &Allocation) {
-        let space = match allocation.kind {
-            AllocKind::Vmm => Space::Handle,
-            AllocKind::Device
-            | AllocKind::Pitch
-            | AllocKind::Managed
-            | AllocKind::PinnedHost
-            | AllocKind::PoolUsed => Space::Address,
-        };
+        let space = if allocation.kind.is_handle() { Space::Handle } else { Space::Address };
         self.name_pool(allocation.pool);
         if let Some(former) = self.table.close_at(space, allocation.address) {
             self.findings.replaced += 1;
@@ -142,7 +144,11 @@ impl Books {
         let space = match kind {
             FreeKind::Vmm => Space::Handle,
             // One space: cuMemFree takes what cuMemAllocAsync gave and cuMemFreeAsync the reverse.
-            FreeKind::Device | FreeKind::PinnedHost | FreeKind::PoolUsed => Space::Address,
+            FreeKind::Device
+            | FreeKind::PinnedHost
+            | FreeKind::PoolUsed
+            | FreeKind::Registered
+            | FreeKind::ImportedAddress => Space::Address,
         };
         let Some(slot) = self.table.close_at(space, address) else {
             self.findings.untracked_frees += 1;

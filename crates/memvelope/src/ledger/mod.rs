@@ -17,7 +17,7 @@ mod history;
 mod table;
 mod totals;
 
-use crate::event::{DeviceIndex, Event};
+use crate::event::{AllocKind, DeviceIndex, Event, GrowthCause, LibraryId, Tag};
 use crate::units::Bytes;
 use books::Books;
 use serde::{Deserialize, Serialize};
@@ -34,17 +34,91 @@ pub struct Ledger {
 
 /// Totals of one device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DeviceTotals {
     /// Which device.
     pub device: DeviceIndex,
     /// By [`crate::event::AllocKind`], in its order.
-    pub by_kind: [Totals; 6],
-    /// VRAM by [`crate::event::Tag`], in its order (kinds that count as VRAM only).
-    pub by_tag: [Totals; 6],
-    /// VRAM: every kind that counts, plus pool reserves. Its failures include those of pools.
+    pub by_kind: [Totals; AllocKind::COUNT],
+    /// VRAM by [`crate::event::Tag`], in its order (kinds that count as VRAM only: what pools hand
+    /// out is in [`PoolTotals::by_tag`]).
+    pub by_tag: [Totals; Tag::COUNT],
+    /// VRAM: every kind that counts, plus what pools and graphs hold. Its failures include those
+    /// of pools.
     pub vram: Totals,
-    /// Physical bytes that pools took (last poll).
+    /// Physical bytes that pools took.
     pub pool_reserved_bytes: Bytes,
+    /// What the driver rounds the live allocations that count as VRAM up by, at most and at least:
+    /// see [`Rounding`].
+    pub rounding: Rounding,
+    /// Live bytes of kinds that count as VRAM, by the library that asked for them; libraries
+    /// without any are left out.
+    pub libraries: Vec<LibraryTotals>,
+    /// Stream-ordered pools, by handle.
+    pub pools: Vec<PoolTotals>,
+    /// What graphs hold for the allocations inside of them; `None` until the driver was asked.
+    pub graph_reserved_bytes: Option<Bytes>,
+    /// Of that, in use.
+    pub graph_used_bytes: Option<Bytes>,
+    /// What contexts took for themselves, by [`crate::event::GrowthCause`], in its order.
+    pub growth: [GrowthTotals; GrowthCause::COUNT],
+    /// Of the live VMM bytes, those whose handles and mappings are gone and that an exported
+    /// descriptor alone keeps.
+    pub exported_bytes: Bytes,
+}
+
+/// How much more than was asked for the driver takes, by its pages.
+///
+/// Allocations above the size up to which they share pages take whole pages each; smaller ones are
+/// rounded to 512 bytes and share. Source: `cuMemAlloc`'s documented alignment, and the 2 MiB that
+/// used memory moves by; where small ones end is not documented.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rounding {
+    /// Bytes taken beyond those asked for, if the small ones lie as closely as can be.
+    pub bytes: Bytes,
+    /// How far off that may be.
+    pub error_bytes: Bytes,
+}
+
+/// What one library holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LibraryTotals {
+    /// Which; [`crate::event::Libraries`] has the name.
+    pub library: LibraryId,
+    /// Live bytes.
+    pub live_bytes: Bytes,
+    /// Of those, bytes that nobody tagged.
+    pub untagged_bytes: Bytes,
+    /// Live allocations.
+    pub live_count: u64,
+}
+
+/// A stream-ordered pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoolTotals {
+    /// The driver's handle. 0: the current pool of the device, while its handle is not known.
+    pub pool: u64,
+    /// Physical bytes that it took; `None` while nobody could be asked.
+    pub reserved_bytes: Option<Bytes>,
+    /// Bytes of it handed out, as the driver counts them (rounded).
+    pub used_bytes: Option<Bytes>,
+    /// Bytes of it handed out, as they were asked for, by [`crate::event::Tag`], in its order.
+    pub by_tag: [Bytes; Tag::COUNT],
+    /// Live allocations.
+    pub live_count: u64,
+}
+
+/// What contexts took for one cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrowthTotals {
+    /// Bytes, signed.
+    pub bytes: i64,
+    /// How far off that may be.
+    pub error_bytes: Bytes,
+    /// Times that it was seen.
+    pub count: u64,
 }
 
 /// What the ledger noticed about itself.

@@ -21,6 +21,7 @@ fn allocated(address: u64, bytes: u64, device: u32, kind: AllocKind, tag: Tag) -
         stream: 0,
         pool: 0,
         tag,
+        library: LibraryId::UNKNOWN,
     })
 }
 

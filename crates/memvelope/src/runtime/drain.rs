@@ -163,6 +163,15 @@ fn changes_the_ledger(body: &Body) -> bool {
         | Body::FreeReturned { .. }
         | Body::Mapped { .. }
         | Body::Unmapped { .. }
+        | Body::Retained { .. }
+        | Body::Exported { .. }
+        | Body::ExportClosed { .. }
+        | Body::Bound { .. }
+        | Body::Unbound { .. }
+        | Body::PoolCreated { .. }
+        | Body::PoolDestroyed { .. }
+        | Body::ContextGrew(_)
+        | Body::GraphMemory { .. }
         | Body::ContextDestroyed { .. }
         | Body::Pool { .. } => true,
         Body::MemoryRecord(_)

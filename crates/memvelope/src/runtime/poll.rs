@@ -238,6 +238,15 @@ impl Planes {
             | Body::FreeReturned { .. }
             | Body::Mapped { .. }
             | Body::Unmapped { .. }
+            | Body::Retained { .. }
+            | Body::Exported { .. }
+            | Body::ExportClosed { .. }
+            | Body::Bound { .. }
+            | Body::Unbound { .. }
+            | Body::PoolCreated { .. }
+            | Body::PoolDestroyed { .. }
+            | Body::ContextGrew(_)
+            | Body::GraphMemory { .. }
             | Body::ContextDestroyed { .. }
             | Body::Kernel(_)
             | Body::Copy(_)

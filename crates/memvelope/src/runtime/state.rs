@@ -418,6 +418,7 @@ impl Inner {
                 (DropReason::TraceSampled, sampled),
             ],
             unseen,
+            libraries: Vec::new(),
             allocations_unseen,
         })
     }

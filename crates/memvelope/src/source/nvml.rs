@@ -78,6 +78,8 @@ impl Nvml {
                 // A driver that does not tell it apart says 0; no device reserves nothing.
                 reserved: (memory.reserved > 0).then_some(Bytes(memory.reserved)),
                 process_used: self.own_use(&handle),
+                others: None,
+                others_untold: 0,
             },
         })
     }

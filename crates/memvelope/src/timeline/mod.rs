@@ -171,6 +171,15 @@ impl Timeline {
             | Body::FreeReturned { .. }
             | Body::Mapped { .. }
             | Body::Unmapped { .. }
+            | Body::Retained { .. }
+            | Body::Exported { .. }
+            | Body::ExportClosed { .. }
+            | Body::Bound { .. }
+            | Body::Unbound { .. }
+            | Body::PoolCreated { .. }
+            | Body::PoolDestroyed { .. }
+            | Body::ContextGrew(_)
+            | Body::GraphMemory { .. }
             | Body::ContextDestroyed { .. }
             | Body::MemoryRecord(_)
             | Body::DriverCall(_)

@@ -187,6 +187,15 @@ impl<'a> TraceWriter<'a> {
             | Body::FreeReturned { .. }
             | Body::Mapped { .. }
             | Body::Unmapped { .. }
+            | Body::Retained { .. }
+            | Body::Exported { .. }
+            | Body::ExportClosed { .. }
+            | Body::Bound { .. }
+            | Body::Unbound { .. }
+            | Body::PoolCreated { .. }
+            | Body::PoolDestroyed { .. }
+            | Body::ContextGrew(_)
+            | Body::GraphMemory { .. }
             | Body::ContextDestroyed { .. }
             | Body::MemoryRecord(_)
             | Body::PoolRecord(_)

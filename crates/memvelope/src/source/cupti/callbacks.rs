@@ -17,7 +17,7 @@ use super::finalize;
 use super::state::{Inside, STATE};
 use crate::event::{
     AllocKind, Allocation, AllocationFailure, Body, CallKind, DeviceIndex, DriverCall, Event,
-    FreeKind, SeenBy, current_tag,
+    FreeKind, LibraryId, SeenBy, current_tag,
 };
 use crate::source::clock;
 use crate::units::{Bytes, Nanos};
@@ -506,6 +506,7 @@ unsafe fn allocating(call: &Call, request: &Request) {
         stream: request.stream,
         pool: request.pool,
         tag,
+        library: LibraryId::UNKNOWN,
     }));
 }
 

@@ -324,6 +324,7 @@ fn memory_records_feed_the_ledger_without_callbacks() {
             stream: 0,
             pool: if pool == 0 { 0 } else { 0x9000 },
             tag: Tag::Untagged,
+            library: crate::event::LibraryId::UNKNOWN,
         };
         let bodies: Vec<Body> = events.iter().map(|event| event.body).collect();
         assert_eq!(

@@ -5,8 +5,8 @@ use super::decode::Outside;
 use super::ranges::{Open, Ranges};
 use crate::event::{
     AllocKind, Allocation, ApiCall, Body, Copied, DeviceIndex, Direction, Event, FreeKind,
-    GraphLaunch, Kernel, MemoryRecord, Memset, NameId, Overhead, OverheadKind, PoolChange,
-    PoolRecord, ScopeId, SeenBy, Span, SpanOrigin, Sync, SyncKind, Tag,
+    GraphLaunch, Kernel, LibraryId, MemoryRecord, Memset, NameId, Overhead, OverheadKind,
+    PoolChange, PoolRecord, ScopeId, SeenBy, Span, SpanOrigin, Sync, SyncKind, Tag,
 };
 use crate::units::{Bytes, Nanos};
 use cupti_sys::layout::{
@@ -206,6 +206,7 @@ pub(super) fn ledger_entry(
         pool: if pooled { u64_at::<{ memory2::POOL_ADDRESS }, _>(r) } else { 0 },
         // Records come from another thread, later: whose tag was in force is not known.
         tag: Tag::Untagged,
+        library: LibraryId::UNKNOWN,
     };
     Decoded::event(time, Body::Allocated(allocation))
 }

@@ -377,5 +377,6 @@ fn ledger_entries(seen: &Seen<'_>, is_free: bool) -> Vec<Body> {
         stream: seen.u64("streamId"),
         pool: if pooled { seen.u64("memoryPoolConfig.address") } else { 0 },
         tag: Tag::Untagged,
+        library: crate::event::LibraryId::UNKNOWN,
     })]
 }

@@ -1,15 +1,30 @@
 //! A snapshot: one epoch of everything, immutable, internally consistent.
 
+mod balance;
+mod fit;
+mod term;
+
+pub use balance::{Balance, Finding, FindingKind, Line, Part};
+pub use fit::{Fit, FitSource, Fragmentation, Remedy, RemedyKind, SpaceFragmentation, Via};
+pub use term::{Origin, TermName};
+
 use crate::event::{DeviceIndex, DropReason};
+use crate::framework::Framework;
 use crate::ledger::{DeviceTotals, Findings};
 use crate::timeline::Summary;
 use crate::units::{Bytes, Nanos};
 use serde::{Deserialize, Serialize};
 
+/// Version of the snapshot as JSON. It changes when a field changes its meaning or goes; new fields
+/// may come at any time.
+pub const SCHEMA: u32 = 1;
+
 /// One epoch of ledger, timeline and the planes around them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Snapshot {
+    /// [`SCHEMA`].
+    pub schema: u32,
     /// Counts snapshots of this session, from 1.
     pub epoch: u64,
     /// When, on the recorder's clock.
@@ -28,6 +43,8 @@ pub struct Snapshot {
     pub dropped: Vec<(DropReason, u64)>,
     /// What is not recorded and why, one sentence each.
     pub unseen: Vec<String>,
+    /// Names of the libraries that [`crate::event::LibraryId`]s stand for, by number.
+    pub libraries: Vec<String>,
 }
 
 /// One device.
@@ -59,6 +76,20 @@ pub struct DeviceSnapshot {
     /// Whether single allocations go unseen (polling only, or blind): `totals` then says nothing
     /// about what is in use, and its zeros are absences.
     pub allocations_unseen: bool,
+    /// Kept by driver and firmware beside `total_bytes`, as NVML tells; `None` if it does not.
+    pub reserved_bytes: Option<Bytes>,
+    /// Used by other processes, as NVML told last; `None` if it does not list them.
+    pub others_bytes: Option<Bytes>,
+    /// Of the other processes, those whose bytes NVML does not tell.
+    pub others_untold: u32,
+    /// Of `opening_bytes`, what this process itself used then; `None` where NVML does not list it.
+    pub opening_own_bytes: Option<Bytes>,
+    /// The framework plane, as it was told last.
+    pub framework: Option<Framework>,
+    /// What is used, term by term; `None` until the device plane was asked.
+    pub balance: Option<Balance>,
+    /// How fragmented what is free is; `None` likewise.
+    pub fragmentation: Option<Fragmentation>,
 }
 
 /// The container's RAM.
@@ -98,6 +129,8 @@ pub struct Parts {
     pub dropped: Vec<(DropReason, u64)>,
     /// What is not recorded and why.
     pub unseen: Vec<String>,
+    /// Names of libraries, by number.
+    pub libraries: Vec<String>,
     /// Whether single allocations go unseen.
     pub allocations_unseen: bool,
 }
@@ -116,8 +149,48 @@ pub struct DevicePlane {
     pub opening_bytes: Option<Bytes>,
     pub recorder_bytes: Option<Bytes>,
     pub recorder_bytes_max: Option<Bytes>,
+    pub reserved_bytes: Option<Bytes>,
+    pub others_bytes: Option<Bytes>,
+    pub others_untold: u32,
+    pub opening_own_bytes: Option<Bytes>,
     /// Whether the primary context was made while CUPTI was attached; `None` until known.
     pub context_is_recorded: Option<bool>,
+    /// The planes as they were read together, for the balance.
+    pub epoch: Option<Epoch>,
+}
+
+/// The planes of a device, read together: nothing moved in between, or [`Self::is_torn`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Epoch {
+    /// When, on the recorder's clock.
+    pub time: Nanos,
+    /// Total as the driver told.
+    pub total_bytes: Bytes,
+    /// Free as the driver told.
+    pub free_bytes: Bytes,
+    /// The driver plane.
+    pub totals: DeviceTotals,
+    /// The framework plane, if it was told in this epoch.
+    pub framework: Option<Framework>,
+    /// Framework segments that the driver plane handed out, in the order of
+    /// [`Framework::segments`]: whose bytes are counted once, by the framework.
+    pub matched: Vec<Matched>,
+    /// Whether something moved in every try.
+    pub is_torn: bool,
+    /// Bytes that moved meanwhile, when it is torn.
+    pub moved_bytes: Bytes,
+}
+
+/// A framework segment as the driver plane knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Matched {
+    /// Bytes of driver allocations inside of it that count as VRAM, by [`crate::event::Tag`]
+    /// in its order; all zero if the ledger never saw it.
+    pub by_tag: [Bytes; crate::event::Tag::COUNT],
+    /// Allocations inside of it.
+    pub count: u64,
+    /// The library that asked for them.
+    pub library: crate::event::LibraryId,
 }
 
 impl Snapshot {
@@ -143,6 +216,7 @@ impl Snapshot {
             })
             .collect();
         Self {
+            schema: SCHEMA,
             epoch: parts.epoch,
             time_ns: parts.time,
             simulated: parts.simulated,
@@ -152,6 +226,7 @@ impl Snapshot {
             findings,
             dropped: losses(&dropped, findings.refused),
             unseen: parts.unseen,
+            libraries: parts.libraries,
         }
     }
 
@@ -187,6 +262,13 @@ fn device_snapshot(
         recorder_bytes: plane.recorder_bytes,
         recorder_bytes_max: plane.recorder_bytes_max,
         allocations_unseen,
+        reserved_bytes: plane.reserved_bytes,
+        others_bytes: plane.others_bytes,
+        others_untold: plane.others_untold,
+        opening_own_bytes: plane.opening_own_bytes,
+        framework: plane.epoch.and_then(|epoch| epoch.framework),
+        balance: None,
+        fragmentation: None,
     }
 }
 
