@@ -17,6 +17,11 @@ pub(crate) enum Family {
     PinnedHost,
     /// Used bytes inside pools.
     PoolUsed,
+    /// Used bytes inside pools of host memory, and of managed memory.
+    PoolHost,
+    PoolManaged,
+    /// Memory of other processes, charged to them.
+    ImportedAddress,
     Vmm,
     /// Handles to host memory.
     VmmHost,
@@ -87,6 +92,8 @@ pub(crate) struct Injection {
 pub(crate) struct Books {
     families: BTreeMap<(usize, Family), FamilyBooks>,
     reserved: BTreeMap<usize, Reserved>,
+    /// The same for pools of host memory.
+    host_reserved: BTreeMap<usize, Reserved>,
     /// By name id.
     kernels: Vec<Total>,
     copies: BTreeMap<&'static str, Moved>,
@@ -120,8 +127,9 @@ impl Books {
         books.frees += 1;
     }
 
-    pub(crate) fn pool_reserved(&mut self, device: usize, change: i64) {
-        let books = self.reserved.entry(device).or_default();
+    pub(crate) fn pool_reserved(&mut self, device: usize, is_on_device: bool, change: i64) {
+        let all = if is_on_device { &mut self.reserved } else { &mut self.host_reserved };
+        let books = all.entry(device).or_default();
         books.live_bytes = books.live_bytes.saturating_add_signed(change);
         books.peak_bytes = books.peak_bytes.max(books.live_bytes);
     }
@@ -177,6 +185,7 @@ struct DevicePage<'a> {
     /// What only exported descriptors keep.
     exported_only_bytes: u64,
     pool_reserved: Reserved,
+    host_pool_reserved: Reserved,
     families: BTreeMap<Family, FamilyBooks>,
 }
 
@@ -294,6 +303,7 @@ impl World {
             requested_peak_bytes: device.requested_peak,
             exported_only_bytes: self.vmm.exported_only_bytes(index),
             pool_reserved: self.books.reserved.get(&index).copied().unwrap_or_default(),
+            host_pool_reserved: self.books.host_reserved.get(&index).copied().unwrap_or_default(),
             families: families.map(|((_, family), books)| (*family, *books)).collect(),
         }
     }

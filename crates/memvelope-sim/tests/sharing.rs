@@ -126,7 +126,7 @@ fn imports_are_views_of_the_same_bytes() {
 #[test]
 fn another_process_imports_without_being_charged() {
     const TEST: &str = "another_process_imports_without_being_charged";
-    if std::env::var_os("SIM_TEST_IMPORTER").is_some() {
+    if common::other_was_told().is_some() {
         context();
         let before = used();
         let (mut import, mut range) = (0, 0);
@@ -147,29 +147,15 @@ fn another_process_imports_without_being_charged() {
         return;
     }
     let Some(_) = in_child(TEST, "", || {
-        use std::io::{BufRead, BufReader};
         context();
         let before = used();
         let handle = create(&SHARED, PAGE);
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([TEST, "--exact", "--nocapture", "--test-threads=1"])
-            .env("SIM_TEST_IMPORTER", "1")
-            .env_remove("MEMVELOPE_SIM_BOOKS")
-            .stdin(export(handle))
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut other = common::Other::start(TEST, &[], export(handle));
         assert_eq!(cu::cuMemRelease(handle), 0);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut until = |word: &str| {
-            assert!(lines.any(|line| line.unwrap().ends_with(word)), "no {word}");
-        };
-        until("IMPORTED");
+        other.until("IMPORTED");
         assert_eq!(used() - before, 2 * MIB, "the other process maps it");
-        until("CLOSED");
+        other.until("CLOSED");
         assert_eq!(used(), before);
-        child.kill().unwrap();
-        child.wait().unwrap();
     }) else {
         return;
     };

@@ -85,17 +85,15 @@ pub(crate) fn free(call: &Call, address: u64) -> Done {
     }
     call.world(|world| {
         world.graphs.refuse_unsafe()?;
-        let (context, device) = match world.allocs.get(&address) {
-            Some(alloc) => (alloc.context, alloc.device),
-            None => return Err(Code::INVALID_VALUE),
-        };
+        let alloc = world.freeable(address)?;
+        let (context, device) = (alloc.context, alloc.device);
         if world.scenario.costs.free_waits {
             let done = world.context_done_at(context);
             world.wait_until(done);
             world.trim_pools_of(device);
         }
         memory_record(world, call, &Operation::released(address));
-        world.release(address).map(|_| ())
+        world.free(address)
     })
 }
 
@@ -183,10 +181,8 @@ pub(crate) fn free_async(call: &Call, address: u64, stream: u64) -> Done {
     }
     call.world(|world| {
         not_captured(world, stream)?;
-        if !world.allocs.contains_key(&address) {
-            return Err(Code::INVALID_VALUE);
-        }
+        world.freeable(address)?;
         memory_record(world, call, &Operation::released(address).on(stream));
-        world.release(address).map(|_| ())
+        world.free(address)
     })
 }

@@ -166,6 +166,27 @@ driver_functions! {
     cuMemPoolSetAttribute(pool: u64, attr: u32, value: *const u64) = 603 Call
         => |call| pools::set(call, pool, attr, value);
 
+    cuMemPoolSetAccess(pool: u64, map: *const [i32; 3], count: usize) = 605 Call
+        => |call| pools::set_access(call, pool, map, count);
+    cuMemPoolGetAccess(flags: *mut i32, memPool: u64, location: *const MemLocation) = 617 Call
+        => |call| pools::get_access(call, flags, memPool, location);
+    cuMemGetDefaultMemPool(pool_out: *mut u64, location: *const MemLocation, kind: i32) = 801 Call
+        => |call| pools::of_location(call, pool_out, location, kind, false);
+    cuMemGetMemPool(pool: *mut u64, location: *const MemLocation, kind: i32) = 802 Call
+        => |call| pools::of_location(call, pool, location, kind, true);
+    cuMemSetMemPool(location: *const MemLocation, kind: i32, pool: u64) = 803 Call
+        => |call| pools::set_of_location(call, location, kind, pool);
+    cuMemPoolExportToShareableHandle(handle_out: *mut i32, pool: u64, handleType: i32,
+        flags: u64) = 613 Call
+        => |call| pools::export(call, handle_out, pool, handleType, flags);
+    cuMemPoolImportFromShareableHandle(pool_out: *mut u64, handle: u64, handleType: i32,
+        flags: u64) = 614 Call
+        => |call| pools::import(call, pool_out, handle, handleType, flags);
+    cuMemPoolExportPointer(shareData_out: *mut [u8; 64], ptr: u64) = 615 Call
+        => |call| pools::export_pointer(call, shareData_out, ptr);
+    cuMemPoolImportPointer(ptr_out: *mut u64, pool: u64, shareData: *const [u8; 64]) = 616 Call
+        => |call| pools::import_pointer(call, ptr_out, pool, shareData);
+
     cuMemAddressReserve(ptr: *mut u64, size: usize, alignment: usize, addr: u64, flags: u64)
         = 547 Call => |call| { let _ = (addr, flags); vmm::reserve(call, ptr, size, alignment) };
     cuMemAddressFree(ptr: u64, size: usize) = 548 Call => |call| vmm::unreserve(call, ptr, size);
