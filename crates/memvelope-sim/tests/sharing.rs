@@ -162,6 +162,53 @@ fn another_process_imports_without_being_charged() {
 }
 
 #[test]
+fn legacy_ipc_counts_openings_and_charges_the_exporter() {
+    const TEST: &str = "legacy_ipc_counts_openings_and_charges_the_exporter";
+    if let Some(told) = common::other_was_told() {
+        context();
+        let before = used();
+        let handle = common::IpcHandle(told.try_into().unwrap());
+        let (mut first, mut second) = (0, 0);
+        assert_eq!(cu::cuIpcOpenMemHandle_v2(&mut first, handle, 0), 1, "without its flag");
+        assert_eq!(cu::cuIpcOpenMemHandle_v2(&mut first, handle, 1), 0);
+        assert_eq!(cu::cuIpcOpenMemHandle(&mut second, handle, 1), 0);
+        assert_eq!(first, second, "one view");
+        assert_eq!((used(), live(0, "imported_address")), (before, 5 * MIB));
+        assert_eq!(cu::cuMemFree_v2(first), 1, "it has a call of its own");
+        assert_eq!(cu::cuMemsetD8_v2(first, 1, 5 << 20), 0);
+        assert_eq!(cu::cuIpcGetMemHandle(&mut { handle }, first), 1, "not ours to pass on");
+        assert_eq!(cu::cuIpcCloseMemHandle(first), 0);
+        assert_eq!(live(0, "imported_address"), 5 * MIB);
+        assert_eq!(cu::cuIpcCloseMemHandle(first), 0);
+        assert_eq!(cu::cuIpcCloseMemHandle(first), 1, "below none");
+        assert_eq!((used(), live(0, "imported_address")), (before, 0));
+        // Without being closed, it goes with its context.
+        assert_eq!(cu::cuIpcOpenMemHandle_v2(&mut first, handle, 1), 0);
+        assert_eq!(cu::cuDevicePrimaryCtxRelease_v2(0), 0);
+        assert_eq!(live(0, "imported_address"), 0);
+        println!("DONE");
+        return;
+    }
+    let Some(_) = in_child(TEST, "", || {
+        context();
+        let address = common::alloc(5 << 20);
+        let mut handle = common::IpcHandle([0; 64]);
+        assert_eq!(cu::cuIpcOpenMemHandle_v2(&mut 0, handle, 1), 1, "no handle");
+        assert_eq!(cu::cuIpcGetMemHandle(&mut handle, address + 4096), 0);
+        assert_eq!(cu::cuIpcOpenMemHandle_v2(&mut 0, handle, 1), 201, "its own process");
+        let mut other = common::Other::start(TEST, &handle.0, std::process::Stdio::null());
+        other.until("DONE");
+        assert_eq!(cu::cuMemFree_v2(address), 0);
+        let mut from_pool = 0;
+        assert_eq!(cu::cuMemAllocAsync(&mut from_pool, 4096, 0), 0);
+        assert_eq!(cu::cuIpcGetMemHandle(&mut handle, from_pool), 1, "of a pool");
+        assert_eq!(cu::cuIpcCloseMemHandle(from_pool), 1);
+    }) else {
+        return;
+    };
+}
+
+#[test]
 fn multicast_objects_keep_what_is_bound() {
     let scenario = "[[devices]]\n[[devices]]\n";
     let Some(books) = in_child("multicast_objects_keep_what_is_bound", scenario, || {

@@ -12,6 +12,7 @@ pub(crate) mod copy;
 pub(crate) mod device;
 pub(crate) mod graph;
 pub(crate) mod init;
+pub(crate) mod ipc;
 pub(crate) mod memory;
 pub(crate) mod module;
 pub(crate) mod pools;
@@ -28,6 +29,7 @@ use crate::entry::driver_functions;
 use crate::world::timeline::PER_THREAD_HANDLE;
 use copy::Direction;
 use graph::After;
+use ipc::IpcHandle;
 use module::Launch;
 use std::ffi::{c_char, c_void};
 use vmm::Bound;
@@ -186,6 +188,14 @@ driver_functions! {
         => |call| pools::export_pointer(call, shareData_out, ptr);
     cuMemPoolImportPointer(ptr_out: *mut u64, pool: u64, shareData: *const [u8; 64]) = 616 Call
         => |call| pools::import_pointer(call, ptr_out, pool, shareData);
+
+    cuIpcGetMemHandle(pHandle: *mut IpcHandle, dptr: u64) = 328 Call
+        => |call| ipc::get(call, pHandle, dptr);
+    cuIpcOpenMemHandle(pdptr: *mut u64, handle: IpcHandle, Flags: u32) = 329 Call
+        => |call| ipc::open(call, pdptr, &handle, Flags);
+    cuIpcOpenMemHandle_v2(pdptr: *mut u64, handle: IpcHandle, Flags: u32) = 567 Call
+        => |call| ipc::open(call, pdptr, &handle, Flags);
+    cuIpcCloseMemHandle(dptr: u64) = 330 Call => |call| ipc::close(call, dptr);
 
     cuMemAddressReserve(ptr: *mut u64, size: usize, alignment: usize, addr: u64, flags: u64)
         = 547 Call => |call| { let _ = (addr, flags); vmm::reserve(call, ptr, size, alignment) };

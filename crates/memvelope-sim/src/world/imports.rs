@@ -55,14 +55,14 @@ pub(crate) struct Import {
 }
 
 impl World {
-    pub(super) fn origin_of(&self, alloc: &Alloc, pool: u64) -> Origin {
+    pub(crate) fn origin_of(&self, alloc: &Alloc, pool: u64) -> Origin {
         let uuid = self.devices[alloc.device].uuid;
         let process = std::process::id();
         Origin { process, pool, buffer: alloc.id, bytes: alloc.requested, uuid }
     }
 
     /// An address for memory of another process. `pool` is the imported pool it is of, or 0.
-    pub(super) fn import_address(&mut self, origin: &Origin, pool: u64) -> Done<u64> {
+    pub(crate) fn import_address(&mut self, origin: &Origin, pool: u64) -> Done<u64> {
         let context = self.current()?;
         let open = self.imports.iter_mut().find(|(_, import)| import.origin == *origin);
         if let Some((address, import)) = open {
@@ -79,6 +79,13 @@ impl World {
         self.imports.insert(address, Import { origin: *origin, openings: 1 });
         self.books.allocated(device, family, requested);
         Ok(address)
+    }
+
+    /// Closes an opening of legacy IPC.
+    pub(crate) fn close_ipc(&mut self, address: u64) -> Done {
+        let import = self.imports.get(&address).filter(|import| import.origin.pool == 0);
+        import.ok_or(Code::INVALID_VALUE)?;
+        if self.close_import(address)? { self.release(address) } else { Ok(()) }
     }
 
     /// Closes an opening; whether it was the last one, and the address is gone.

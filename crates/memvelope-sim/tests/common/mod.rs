@@ -131,6 +131,11 @@ macro_rules! functions {
     };
 }
 
+/// `CUipcMemHandle`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct IpcHandle(pub(crate) [u8; 64]);
+
 functions! { cu, "libcuda.so.1":
     fn cuInit(flags: u32);
     fn cuDriverGetVersion(to: *mut i32);
@@ -164,6 +169,10 @@ functions! { cu, "libcuda.so.1":
     fn cuMemPoolTrimTo(pool: u64, keep: usize);
     fn cuMemPoolGetAttribute(pool: u64, attribute: u32, to: *mut u64);
     fn cuMemPoolSetAttribute(pool: u64, attribute: u32, from: *mut u64);
+    fn cuIpcGetMemHandle(to: *mut IpcHandle, address: u64);
+    fn cuIpcOpenMemHandle(to: *mut u64, handle: IpcHandle, flags: u32);
+    fn cuIpcOpenMemHandle_v2(to: *mut u64, handle: IpcHandle, flags: u32);
+    fn cuIpcCloseMemHandle(address: u64);
     fn cuDeviceGetMemPool(to: *mut u64, device: i32);
     fn cuDeviceSetMemPool(device: i32, pool: u64);
     fn cuMemPoolSetAccess(pool: u64, what: *const [i32; 3], count: usize);
