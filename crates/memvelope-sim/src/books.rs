@@ -22,6 +22,8 @@ pub(crate) enum Family {
     PoolManaged,
     /// Memory of other processes, charged to them.
     ImportedAddress,
+    /// What graphs have allocated and not freed.
+    GraphUsed,
     Vmm,
     /// Handles to host memory.
     VmmHost,
@@ -79,6 +81,13 @@ struct Reserved {
     peak_bytes: u64,
 }
 
+impl Reserved {
+    fn add(&mut self, change: i64) {
+        self.live_bytes = self.live_bytes.saturating_add_signed(change);
+        self.peak_bytes = self.peak_bytes.max(self.live_bytes);
+    }
+}
+
 /// What the injection contract came to.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Injection {
@@ -92,6 +101,7 @@ pub(crate) struct Injection {
 pub(crate) struct Books {
     families: BTreeMap<(usize, Family), FamilyBooks>,
     reserved: BTreeMap<usize, Reserved>,
+    graph_reserved: BTreeMap<usize, Reserved>,
     /// The same for pools of host memory.
     host_reserved: BTreeMap<usize, Reserved>,
     /// By name id.
@@ -129,9 +139,11 @@ impl Books {
 
     pub(crate) fn pool_reserved(&mut self, device: usize, is_on_device: bool, change: i64) {
         let all = if is_on_device { &mut self.reserved } else { &mut self.host_reserved };
-        let books = all.entry(device).or_default();
-        books.live_bytes = books.live_bytes.saturating_add_signed(change);
-        books.peak_bytes = books.peak_bytes.max(books.live_bytes);
+        all.entry(device).or_default().add(change);
+    }
+
+    pub(crate) fn graph_reserved(&mut self, device: usize, change: i64) {
+        self.graph_reserved.entry(device).or_default().add(change);
     }
 
     pub(crate) fn kernel(&mut self, name: u32, ns: u64) {
@@ -186,6 +198,8 @@ struct DevicePage<'a> {
     exported_only_bytes: u64,
     pool_reserved: Reserved,
     host_pool_reserved: Reserved,
+    /// What graphs hold for what they allocate.
+    graph_reserved: Reserved,
     families: BTreeMap<Family, FamilyBooks>,
 }
 
@@ -304,6 +318,7 @@ impl World {
             exported_only_bytes: self.vmm.exported_only_bytes(index),
             pool_reserved: self.books.reserved.get(&index).copied().unwrap_or_default(),
             host_pool_reserved: self.books.host_reserved.get(&index).copied().unwrap_or_default(),
+            graph_reserved: self.books.graph_reserved.get(&index).copied().unwrap_or_default(),
             families: families.map(|((_, family), books)| (*family, *books)).collect(),
         }
     }

@@ -22,8 +22,8 @@ pub(crate) mod vmm;
 pub(crate) mod work;
 
 use crate::abi::{
-    Code, KernelNodeParams, LaunchConfig, MemAllocationProp, MemLocation, MemPoolProps, Memcpy3d,
-    MemsetNodeParams, MulticastProp,
+    Code, KernelNodeParams, LaunchConfig, MemAllocNodeParams, MemAllocationProp, MemLocation,
+    MemPoolProps, Memcpy3d, MemsetNodeParams, MulticastProp,
 };
 use crate::entry::driver_functions;
 use crate::world::timeline::PER_THREAD_HANDLE;
@@ -405,12 +405,25 @@ driver_functions! {
         numDependencies: usize, memsetParams: *const MemsetNodeParams, ctx: u64) = 506 Call
         => |call| graph::add_fill(call, phGraphNode, hGraph,
             After(dependencies, numDependencies), memsetParams, ctx);
+    cuGraphAddMemAllocNode(phGraphNode: *mut u64, hGraph: u64, dependencies: *const u64,
+        numDependencies: usize, nodeParams: *mut MemAllocNodeParams) = 638 Alloc
+        => |call| graph::add_alloc(call, phGraphNode, hGraph,
+            After(dependencies, numDependencies), nodeParams);
+    cuGraphAddMemFreeNode(phGraphNode: *mut u64, hGraph: u64, dependencies: *const u64,
+        numDependencies: usize, dptr: u64) = 639 Call
+        => |call| graph::add_free(call, phGraphNode, hGraph,
+            After(dependencies, numDependencies), dptr);
+    cuDeviceGetGraphMemAttribute(device: i32, attr: u32, value: *mut u64) = 641 Free
+        => |call| graph::get_memory(call, device, attr, value);
+    cuDeviceSetGraphMemAttribute(device: i32, attr: u32, value: *const u64) = 642 Call
+        => |call| graph::set_memory(call, device, attr, value);
+    cuDeviceGraphMemTrim(device: i32) = 640 Call => |call| graph::trim_memory(call, device);
     cuGraphInstantiate_v2(phGraphExec: *mut u64, hGraph: u64, phErrorNode: *mut u64,
         logBuffer: *mut c_char, bufferSize: usize) = 578 Call
         => |call| graph::instantiate_with_log(call, phGraphExec, hGraph, phErrorNode,
             (logBuffer, bufferSize));
-    cuGraphInstantiateWithFlags(phGraphExec: *mut u64, hGraph: u64, _flags: u64) = 643 Call
-        => |call| graph::instantiate(call, phGraphExec, hGraph);
+    cuGraphInstantiateWithFlags(phGraphExec: *mut u64, hGraph: u64, flags: u64) = 643 Call
+        => |call| graph::instantiate(call, phGraphExec, hGraph, flags);
     cuGraphUpload(hGraphExec: u64, hStream: u64) = 580 Call
         => |call| graph::upload(call, hGraphExec, hStream);
     cuGraphUpload_ptsz(hGraphExec: u64, hStream: u64) = 581 Call

@@ -8,6 +8,7 @@ use crate::abi::{Code, Done};
 use crate::books::Family;
 use crate::scenario;
 use crate::world::World;
+use crate::world::graph_memory::GraphStore;
 use crate::world::vmm::Backing;
 use std::collections::HashMap;
 
@@ -38,6 +39,8 @@ pub(crate) struct Device {
     pub(crate) primary_flags: u32,
     pub(crate) default_pool: u64,
     pub(crate) pool: u64,
+    /// What graphs allocate when they run.
+    pub(crate) graph_store: GraphStore,
     /// When the GPU's last work ends, and how long it was busy until then.
     pub(crate) busy_until: u64,
     pub(crate) busy_ns: u64,
@@ -65,6 +68,7 @@ impl Device {
             primary_flags: 0,
             default_pool: 0,
             pool: 0,
+            graph_store: GraphStore::default(),
             busy_until: 0,
             busy_ns: 0,
             utilization: (0, 0, 0),
@@ -289,11 +293,15 @@ impl World {
         self.release(address)
     }
 
-    /// What a free call may free; legacy IPC has a call of its own.
+    /// What a free call may free. Legacy IPC has a call of its own, and what a graph allocates and
+    /// frees is that graph's.
     pub(crate) fn freeable(&self, address: u64) -> Done<Alloc> {
         let alloc = self.allocs.get(&address).ok_or(Code::INVALID_VALUE)?;
         let is_ipc = alloc.family == Family::ImportedAddress && alloc.pool == 0;
-        if is_ipc { Err(Code::INVALID_VALUE) } else { Ok(*alloc) }
+        if is_ipc || self.is_freed_in_its_graph(address) {
+            return Err(Code::INVALID_VALUE);
+        }
+        Ok(*alloc)
     }
 
     /// Takes an allocation out of every account.
@@ -310,6 +318,11 @@ impl World {
             Family::ImportedAddress => {
                 self.imports.remove(&address);
                 self.addresses.give(address, alloc.span, alloc.align);
+            }
+            Family::GraphUsed => {
+                self.give_graph_memory(address, &alloc);
+                self.uncount_requested(device, alloc.family, bytes);
+                return Ok(());
             }
             family => {
                 if alloc.pool != 0 {
@@ -388,6 +401,9 @@ impl World {
         let (device, context) = match self.alloc_around(address) {
             Some((_, alloc)) if alloc.is_on_host() => return None,
             Some((_, alloc)) => (alloc.device, alloc.context),
+            None if self.graph_alloc_around(address).is_some() => {
+                (self.graph_alloc_around(address)?.device, crate::thread::current())
+            }
             None => {
                 let mapping = self.vmm.mapping_around(address)?.1;
                 match self.vmm.backing_of(mapping)? {
@@ -408,6 +424,9 @@ impl World {
                 Family::PoolHost => 2,
                 _ => 3,
             };
+        }
+        if self.graph_alloc_around(address).is_some() {
+            return 3;
         }
         if let Some((_, mapping)) = self.vmm.mapping_around(address) {
             return match self.vmm.backing_of(mapping) {

@@ -4,6 +4,7 @@
 //! into the simulator.
 
 pub(crate) mod contents;
+pub(crate) mod graph_memory;
 pub(crate) mod graphs;
 pub(crate) mod imports;
 pub(crate) mod memory;
@@ -122,6 +123,7 @@ pub(crate) struct World {
     /// Exported descriptors of which a copy is open somewhere.
     pub(crate) exports: Vec<Export>,
     pub(crate) graphs: graphs::Graphs,
+    pub(crate) graph_allocs: graph_memory::GraphAllocs,
     pub(crate) contents: contents::Store,
     pub(crate) names: Names,
     pub(crate) books: Books,
@@ -218,6 +220,7 @@ impl World {
             vmm: vmm::Vmm::default(),
             exports: Vec::new(),
             graphs: graphs::Graphs::default(),
+            graph_allocs: graph_memory::GraphAllocs::new(),
             contents: contents::Store::new(scenario.contents),
             names: Names::default(),
             books: Books::default(),

@@ -224,6 +224,13 @@ functions! { cu, "libcuda.so.1":
         params: *const [u64; 25], context: u64);
     fn cuGraphAddMemsetNode(to: *mut u64, graph: u64, after: *const u64, count: usize,
         params: *const [u64; 5], context: u64);
+    fn cuGraphAddMemAllocNode(to: *mut u64, graph: u64, after: *const u64, count: usize,
+        params: *mut [u64; 15]);
+    fn cuGraphAddMemFreeNode(to: *mut u64, graph: u64, after: *const u64, count: usize,
+        address: u64);
+    fn cuDeviceGetGraphMemAttribute(device: i32, attribute: u32, to: *mut u64);
+    fn cuDeviceSetGraphMemAttribute(device: i32, attribute: u32, from: *mut u64);
+    fn cuDeviceGraphMemTrim(device: i32);
     fn cuGraphInstantiateWithFlags(to: *mut u64, graph: u64, flags: u64);
     fn cuGraphInstantiate_v2(to: *mut u64, graph: u64, node: *mut u64, log: *mut c_char,
         bytes: usize);
