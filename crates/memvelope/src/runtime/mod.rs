@@ -9,6 +9,7 @@ mod control;
 pub mod doctor;
 mod drain;
 mod poll;
+mod publish;
 mod report;
 mod sampler;
 mod scope;
