@@ -418,8 +418,8 @@ impl Inner {
                 (DropReason::TraceSampled, sampled),
             ],
             unseen,
-            libraries: Vec::new(),
             allocations_unseen,
+            ..Parts::default()
         })
     }
 
