@@ -6,7 +6,10 @@ mod reconcile;
 mod term;
 
 pub use balance::{Balance, Finding, FindingKind, Line, Part};
-pub use fit::{Fit, FitSource, Fragmentation, Remedy, RemedyKind, SpaceFragmentation, Via};
+pub use fit::{
+    Fit, FitSource, Fragmentation, Remedy, RemedyKind, SpaceFragmentation, Via, fragmentation,
+    would_fit,
+};
 pub use reconcile::{Reconcile, reconcile};
 pub use term::{Origin, TermName};
 
@@ -185,6 +188,8 @@ pub struct Epoch {
     pub is_torn: bool,
     /// Bytes that moved meanwhile, when it is torn.
     pub moved_bytes: Bytes,
+    /// Used by other processes, as NVML told last; `None` if it does not list them.
+    pub others_bytes: Option<Bytes>,
 }
 
 /// A framework segment as the driver plane knows it.
@@ -212,7 +217,13 @@ impl Snapshot {
         let balances = |plane: &DevicePlane| {
             let epoch = plane.epoch.as_ref()?;
             let earlier = parts.earlier.iter().find(|(device, _)| *device == plane.device);
-            Some(reconcile(&Reconcile {
+            let recent = parts.demand.iter().find(|(device, _)| *device == plane.device);
+            // Before anything was noted, what is in use tells what is asked for.
+            let held = epoch.framework.as_ref().map(|framework| &framework.requests);
+            let recent = recent.map(|(_, demand)| demand).filter(|demand| demand.total() > 0);
+            let demand = recent.or(held).cloned().unwrap_or_default();
+            let fragmentation = fragmentation(epoch, &demand);
+            let balance = reconcile(&Reconcile {
                 epoch,
                 plane,
                 findings: &findings,
@@ -220,8 +231,9 @@ impl Snapshot {
                 allocations_unseen: parts.allocations_unseen,
                 library_name: &|library| library_name(&libraries, library),
                 earlier: earlier.map_or(&[], |(_, points)| points),
-                fragmentation: None,
-            }))
+                fragmentation: Some(&fragmentation),
+            });
+            (!balance.lines.is_empty()).then_some((balance, fragmentation))
         };
         let devices = indices
             .into_iter()
@@ -230,9 +242,9 @@ impl Snapshot {
                 let plane = plane.map(std::mem::take).unwrap_or_default();
                 let known = totals.iter_mut().find(|totals| totals.device == device);
                 let known = known.map(std::mem::take).unwrap_or_default();
-                let balance = balances(&plane).filter(|balance| !balance.lines.is_empty());
+                let (balance, fragmentation) = balances(&plane).unzip();
                 let snapshot = device_snapshot(plane, known, device, parts.allocations_unseen);
-                DeviceSnapshot { balance, ..snapshot }
+                DeviceSnapshot { balance, fragmentation, ..snapshot }
             })
             .collect();
         Self {

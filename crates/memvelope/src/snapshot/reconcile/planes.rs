@@ -162,7 +162,7 @@ fn segments(framework: &Framework, epoch: &Epoch) -> Segments {
     }
     let is_private = |pool: (u64, u64)| pool != (0, 0);
     let private = framework.spaces.iter().filter(|space| is_private(space.pool));
-    let private = private.map(|space| wide(space.requested_bytes)).sum::<i128>().min(left);
+    let private = private.map(|space| wide(space.untagged_bytes)).sum::<i128>().min(left);
     if let Some(untagged) = by_tag.get_mut(Tag::Untagged as usize) {
         *untagged = left - private;
     }

@@ -81,7 +81,7 @@ fn framework() -> impl Strategy<Value = Framework> {
                 .into_iter()
                 .map(|(pool, bytes)| Space {
                     pool: (pool, 0),
-                    requested_bytes: Bytes(bytes),
+                    untagged_bytes: Bytes(bytes),
                     ..Space::default()
                 })
                 .collect(),
@@ -109,6 +109,7 @@ fn input() -> impl Strategy<Value = Input> {
                     is_torn: flags[0],
                     totals,
                     framework,
+                    others_bytes: None,
                     matched: matched
                         .into_iter()
                         .map(|(by_tag, count, library)| Matched {

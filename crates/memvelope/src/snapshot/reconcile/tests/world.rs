@@ -64,12 +64,8 @@ fn owner() -> impl Strategy<Value = Owner> {
         4 => (tag(), 0_u16..6, size(), 0_u64..MIB)
             .prop_map(|(tag, library, bytes, rounding)| Owner::Driver { tag, library, bytes, rounding }),
         4 => (blocks, size(), (size(), size()), seen, any::<bool>()).prop_map(
-            |(mut blocks, awaiting, free, seen, private)| {
-                // What a graph's private pool holds is not tagged by itself.
-                if private {
-                    blocks.iter_mut().for_each(|block| block.0 = Tag::Untagged as usize);
-                }
-                Owner::Torch { blocks, awaiting, free, seen, private }
+            |(blocks, awaiting, free, seen, private)| Owner::Torch {
+                blocks, awaiting, free, seen, private,
             }),
         2 => (tag(), size(), 0_u64..512, size())
             .prop_map(|(tag, bytes, rounding, idle)| Owner::Pool { tag, bytes, rounding, idle }),
@@ -114,6 +110,9 @@ fn tell(owners: &[Owner], doubled: &[(usize, u64)]) -> Input {
                 framework.spaces.push(crate::framework::Space {
                     pool: if *private { (0, 7) } else { (0, 0) },
                     requested_bytes: Bytes(requested),
+                    untagged_bytes: Bytes(
+                        blocks.iter().filter(|block| block.0 == 0).map(|block| block.1).sum(),
+                    ),
                     ..Default::default()
                 });
                 framework.segments.push(Segment { bytes: Bytes(bytes), ..Segment::default() });
@@ -197,9 +196,16 @@ fn truth(owners: &[Owner], term: TermName) -> u64 {
             TermName::Rounding => blocks.iter().map(|block| block.2).sum(),
             TermName::AwaitingStream => *awaiting,
             TermName::Cached => free.0 + free.1,
-            TermName::Graphs if *private => blocks.iter().map(|block| block.1).sum(),
-            TermName::Libraries if *private => 0,
-            _ => blocks.iter().filter(|block| of_tag(block.0)).map(|block| block.1).sum(),
+            // What a private pool holds is a graph's, unless it is tagged.
+            _ => blocks
+                .iter()
+                .filter(|(tag, ..)| match term {
+                    TermName::Graphs if *private && *tag == 0 => true,
+                    TermName::Libraries if *private => false,
+                    _ => of_tag(*tag),
+                })
+                .map(|block| block.1)
+                .sum(),
         },
         Owner::Pool { tag, bytes, .. } if of_tag(*tag) => *bytes,
         Owner::Pool { rounding, .. } if term == TermName::Rounding => *rounding,
