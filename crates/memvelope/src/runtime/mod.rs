@@ -12,6 +12,7 @@ mod drain;
 mod epoch;
 mod planes;
 mod poll;
+mod publish;
 mod report;
 mod requests;
 mod sampler;
@@ -31,6 +32,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use client::meet_recorder;
 pub use scope::{Instrumented, OpenScope, ScopeGuard, ScopeName};
 
 /// A handle to the process's session. Cheap to clone; the session ends with [`Session::stop`].

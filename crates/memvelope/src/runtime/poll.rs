@@ -2,6 +2,7 @@
 
 use super::attach::{self, Links};
 use super::epoch::{self, Whence};
+use super::publish;
 use super::session;
 use super::state::{self, Inner};
 use crate::config::Record;
@@ -25,6 +26,8 @@ const PROCESSES_PERIOD: Duration = Duration::from_secs(1);
 pub(super) fn run(inner: &Inner) {
     let poll_period = Duration::from_millis(inner.config.poll_period_ms);
     let mut init_period = INIT_PERIOD_MIN;
+    // Whoever asks soon learns at least that there is a session.
+    publish::tick(inner);
     loop {
         let period = if inner.is_incomplete() { init_period.min(poll_period) } else { poll_period };
         init_period = init_period.saturating_mul(2);
@@ -35,6 +38,7 @@ pub(super) fn run(inner: &Inner) {
             inner.leave_captures_alone();
             tend(inner);
             sample(inner, false);
+            publish::tick(inner);
         }));
         if outcome.is_err() {
             inner.break_off("polling panicked");

@@ -2,9 +2,9 @@
 
 #![expect(unsafe_code, reason = "another copy's table")]
 
-use super::{FUNCTIONS_FIRST_BYTES, Functions, Owner, RUNNING, STARTING, SessionTable, Trace};
-use super::{code, tell, word};
-use crate::event::{Tag, TraceContext};
+use super::{FUNCTIONS_FIRST_BYTES, Functions, Owner, RUNNING, SECOND_FORM_BYTES, STARTING, TABLE};
+use super::{Trace, code, stay_loaded, tell, word};
+use crate::event::TraceContext;
 use crate::fork;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -44,8 +44,7 @@ fn text_of(write: impl Fn(*mut u8, usize, *mut usize) -> u32) -> Result<Vec<u8>,
 impl Owner {
     /// Its functions; `None` in a copy too old to have any, and in a forked child.
     fn functions(&self) -> Option<&'static Functions> {
-        let has_field = self.table.size_bytes as usize >= size_of::<SessionTable>();
-        if !has_field || fork::in_child() {
+        if !self.is_able() || fork::in_child() {
             return None;
         }
         // SAFETY: only `serve` stores here, and only a static of an object that stays loaded.
@@ -71,7 +70,15 @@ impl Owner {
 
     /// Whether it serves clients at all, now or once its session has started.
     pub(crate) fn is_able(&self) -> bool {
-        self.table.size_bytes as usize >= size_of::<SessionTable>()
+        self.table.size_bytes as usize >= SECOND_FORM_BYTES
+    }
+
+    /// Enters this copy with it, so that it asks for the tags that are in force here.
+    pub(crate) fn greet(&self) {
+        if self.table.has_tags() {
+            stay_loaded();
+            self.table.enter(&TABLE);
+        }
     }
 
     /// A document of one moment. It may grow between the two questions that it takes to get it.
@@ -156,12 +163,6 @@ impl Owner {
     pub(crate) fn scope_end(&self, scope: u64, start: u64) {
         // Without a session there is no trace to be in.
         let _ = self.ask(|functions| (functions.scope_end)(scope, start));
-    }
-
-    /// The former tag of this thread there.
-    pub(crate) fn set_tag(&self, tag: Tag) -> Option<Tag> {
-        let former = (self.functions()?.set_tag)(tag as u32);
-        Tag::ALL.get(former as usize).copied()
     }
 
     pub(crate) fn write_trace(&self, path: &Path, bytes_max: u64) -> Result<[u64; 5], Refusal> {
