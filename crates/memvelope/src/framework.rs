@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 pub struct Framework {
     /// The device.
     pub device: DeviceIndex,
-    /// Allocations so far, as the allocator counts them: where two such numbers are equal, it did
-    /// nothing in between.
+    /// Allocations and frees so far, of blocks and of segments, as the allocator counts them: where
+    /// two such numbers are equal, it did nothing in between. 0 if not told.
     pub turnover: u64,
     /// Bytes that were asked for and not freed.
     pub requested_bytes: Bytes,
@@ -52,6 +52,9 @@ pub struct Framework {
     pub settings: Settings,
     /// Sizes of the requests behind the blocks in use: what is asked for here.
     pub requests: Demand,
+    /// What somebody should know who relies on the numbers, one sentence each: what was not told,
+    /// and what was taken instead.
+    pub notes: Vec<String>,
 }
 
 /// Where blocks are looked for together: a request is served from one space only.
@@ -68,8 +71,10 @@ pub struct Space {
     pub reserved_bytes: Bytes,
     /// Bytes of blocks in use, or awaiting a stream.
     pub active_bytes: Bytes,
-    /// Bytes that were asked for.
+    /// Bytes that were asked for and not freed.
     pub requested_bytes: Bytes,
+    /// Of those, what carries no tag.
+    pub untagged_bytes: Bytes,
     /// The largest free block: the most that this space serves without asking the driver. In an
     /// expandable segment the free end can grow; that is not in it.
     pub largest_free_bytes: Bytes,
@@ -82,6 +87,13 @@ pub struct Space {
 }
 
 impl Space {
+    /// Whether the pool was made by a graph's capture. Others that are not (0, 0) were made by
+    /// `graph_pool_handle()` or are `MemPool`s, and nothing tells which.
+    #[must_use]
+    pub const fn is_of_capture(&self) -> bool {
+        self.pool.0 != 0
+    }
+
     /// Bytes in no block that is in use or awaits a stream.
     #[must_use]
     pub fn cached_bytes(&self) -> Bytes {
@@ -134,6 +146,9 @@ pub struct Settings {
     pub expandable_segments: Option<bool>,
     /// `max_split_size` in bytes; `None`: without limit, or not told.
     pub max_split_size: Option<Bytes>,
+    /// `large_segment_size_mb` in bytes: what requests of 1 to 10 MiB take a segment of, and the page
+    /// of large expandable segments. `None`: 20 MiB, or not told.
+    pub large_segment_bytes: Option<Bytes>,
     /// `roundup_power2_divisions` or the like is in force: sizes are rounded in ways that we do not
     /// compute.
     pub rounds_otherwise: bool,
