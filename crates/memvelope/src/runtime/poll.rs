@@ -1,6 +1,7 @@
 //! The poll thread: asks cgroup, NVML and driver what they say is used.
 
 use super::attach::{self, Links};
+use super::publish;
 use super::session;
 use super::state::{self, Inner};
 use crate::config::Record;
@@ -27,6 +28,8 @@ const OPENING_TRIES: u32 = 8;
 pub(super) fn run(inner: &Inner) {
     let poll_period = Duration::from_millis(inner.config.poll_period_ms);
     let mut init_period = INIT_PERIOD_MIN;
+    // Whoever asks soon learns at least that there is a session.
+    publish::tick(inner);
     loop {
         let period = if inner.is_incomplete() { init_period.min(poll_period) } else { poll_period };
         init_period = init_period.saturating_mul(2);
@@ -37,6 +40,7 @@ pub(super) fn run(inner: &Inner) {
             inner.leave_captures_alone();
             tend(inner);
             sample(inner, false);
+            publish::tick(inner);
         }));
         if outcome.is_err() {
             inner.break_off("polling panicked");

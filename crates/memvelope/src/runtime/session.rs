@@ -9,7 +9,7 @@ use super::attach::Links;
 use super::client::{Client, NoClient};
 use super::control::deadline_after;
 use super::state::{FORKED, Inner, Last};
-use super::{Role, Session, drain, poll, table};
+use super::{Role, Session, drain, poll, publish, table};
 use crate::config::{Config, Record};
 use crate::error::{Error, Result};
 use crate::event::{Body, Event, Names, Scopes, Sink};
@@ -408,6 +408,7 @@ fn end(inner: &Inner, timeout: Duration) -> bool {
         history: inner.history(),
         cost: inner.self_cost(),
     });
+    publish::finish(inner);
     inner.control.close();
     is_ended && is_detached
 }

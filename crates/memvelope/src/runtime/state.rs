@@ -67,6 +67,8 @@ struct Problems {
     nvml: Option<String>,
     /// Why CUPTI was not finalized, where it was to be.
     unfinalized: Option<String>,
+    /// Why `memvelope snapshot` does not find this session.
+    unpublished: Option<String>,
     /// Why recording was switched off.
     broken: Option<String>,
 }
@@ -287,6 +289,12 @@ impl Inner {
         lock(&self.problems).unfinalized = Some(why);
     }
 
+    /// Keeps why nobody else can look at this session; the first time stands.
+    pub(super) fn note_unpublished(&self, why: String) {
+        let sentence = format!("this session to `memvelope snapshot`: {why}");
+        lock(&self.problems).unpublished.get_or_insert(sentence);
+    }
+
     /// Checks our own books; a broken invariant ends the recording.
     pub(super) fn check(&self) {
         if self.ledger.findings().underflows > 0 {
@@ -458,7 +466,8 @@ impl Inner {
         }
         unseen.extend(super::scope::unread_sentence());
         let problems = lock(&self.problems);
-        let texts = [&problems.driver, &problems.cupti, &problems.nvml, &problems.unfinalized];
+        let Problems { driver, cupti, nvml, unfinalized, unpublished, .. } = &*problems;
+        let texts = [driver, cupti, nvml, unfinalized, unpublished];
         unseen.extend(texts.into_iter().flatten().cloned());
         unseen
     }

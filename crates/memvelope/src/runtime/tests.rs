@@ -50,7 +50,8 @@ fn sessions_may_follow_one_another() {
     let _turn = alone();
     for _ in 0..3 {
         let session = Session::start(&without_driver()).unwrap();
-        assert_eq!(session.snapshot().epoch, 1);
+        // Publishing takes one, too.
+        assert!(matches!(session.snapshot().epoch, 1 | 2));
         session.stop(SOON).unwrap();
     }
 }
