@@ -8,6 +8,7 @@ mod client;
 mod control;
 pub mod doctor;
 mod drain;
+mod follow;
 mod poll;
 mod publish;
 mod report;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use client::meet_recorder;
+pub use follow::{Follow, FollowConfig, FollowStatus};
 pub use scope::{Instrumented, OpenScope, ScopeGuard, ScopeName};
 
 /// A handle to the process's session. Cheap to clone; the session ends with [`Session::stop`].

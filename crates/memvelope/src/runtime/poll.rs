@@ -1,9 +1,9 @@
 //! The poll thread: asks cgroup, NVML and driver what they say is used.
 
 use super::attach::{self, Links};
-use super::publish;
 use super::session;
 use super::state::{self, Inner};
+use super::{follow, publish};
 use crate::config::Record;
 use crate::error::Error;
 use crate::event::{Body, DeviceIndex, Event};
@@ -46,6 +46,7 @@ pub(super) fn run(inner: &Inner) {
             inner.break_off("polling panicked");
         }
         inner.check();
+        follow::tick(inner);
         inner.note_cpu(state::POLL);
     }
     inner.note_cpu(state::POLL);
