@@ -89,7 +89,7 @@ impl FollowConfig {
         let envelope = measured.map_err(|_| "the driver told no total")?.envelope;
         let balance = device.balance.as_ref();
         Ok(Moment {
-            time: balance.map_or(snapshot.time_ns, |balance| balance.time_ns),
+            reads: device.reads,
             blocks: envelope.kv_capacity_blocks.saturating_sub(self.aside),
             is_torn: balance.is_some_and(|balance| balance.is_torn),
             kv_bytes: envelope
@@ -100,9 +100,9 @@ impl FollowConfig {
     }
 }
 
-/// A measurement, with the time of its epoch on the recorder's clock.
+/// A measurement, and how often the device had been read by then.
 struct Moment {
-    time: Nanos,
+    reads: u64,
     blocks: Blocks,
     is_torn: bool,
     kv_bytes: Option<Bytes>,
@@ -254,8 +254,8 @@ struct Shared {
 struct State {
     follower: Follower,
     status: FollowStatus,
-    /// Of the epoch that was taken last.
-    taken: Option<Nanos>,
+    /// How often the device had been read when it was taken last.
+    taken: Option<u64>,
     /// Of our last word to the gate.
     epoch: u64,
     /// Whether the gate still has to be told what is in force.
@@ -307,7 +307,7 @@ impl Shared {
         };
         let mut state = lock(&self.state);
         // What was read once is no evidence that it lasted: a lost device keeps its last epoch.
-        if state.taken.replace(moment.time) == Some(moment.time) {
+        if state.taken.replace(moment.reads) == Some(moment.reads) {
             return self.tell(state);
         }
         let reading =

@@ -223,6 +223,7 @@ impl Planes {
                 let plane = self.plane(device);
                 plane.total_bytes = Some(total);
                 plane.free_bytes = Some(free);
+                plane.reads += 1;
             }
             Body::DeviceUse { device, used, process_used, .. } => {
                 let plane = self.plane(device);

@@ -36,7 +36,7 @@ fn config(rise_readings: u32) -> FollowConfig {
 }
 
 /// A device on which, beside weights and KV cache, other processes use so much.
-fn snapshot(time: u64, others: u64, kv: u64) -> Snapshot {
+fn snapshot(reads: u64, others: u64, kv: u64) -> Snapshot {
     let weights = 16_060_522_496;
     let line = |term, bytes: u64| Line {
         term,
@@ -48,7 +48,6 @@ fn snapshot(time: u64, others: u64, kv: u64) -> Snapshot {
     };
     let used = weights + others + kv;
     let balance = Balance {
-        time_ns: Nanos(time),
         used_bytes: Bytes(used),
         lines: vec![
             line(TermName::Weights, weights),
@@ -62,6 +61,7 @@ fn snapshot(time: u64, others: u64, kv: u64) -> Snapshot {
         totals: DeviceTotals { device: DeviceIndex(0), ..DeviceTotals::default() },
         total_bytes: Some(Bytes(TOTAL)),
         free_bytes: Some(Bytes(TOTAL - used)),
+        reads,
         balance: Some(balance),
         ..DeviceSnapshot::default()
     };
