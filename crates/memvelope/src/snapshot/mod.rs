@@ -66,6 +66,8 @@ pub struct DeviceSnapshot {
     pub total_bytes: Option<Bytes>,
     /// Free as `cuMemGetInfo` told last.
     pub free_bytes: Option<Bytes>,
+    /// How often the driver told that so far: where it stands still, nobody told anything new.
+    pub reads: u64,
     /// Used by all processes as NVML told last.
     pub nvml_used_bytes: Option<Bytes>,
     /// Used by this process as NVML told last.
@@ -153,6 +155,7 @@ pub struct DevicePlane {
     pub name: String,
     pub total_bytes: Option<Bytes>,
     pub free_bytes: Option<Bytes>,
+    pub reads: u64,
     pub nvml_used_bytes: Option<Bytes>,
     pub process_used_bytes: Option<Bytes>,
     pub opening_bytes: Option<Bytes>,
@@ -304,6 +307,7 @@ fn device_snapshot(
         name: plane.name,
         total_bytes: plane.total_bytes,
         free_bytes: plane.free_bytes,
+        reads: plane.reads,
         nvml_used_bytes: plane.nvml_used_bytes,
         process_used_bytes: plane.process_used_bytes,
         opening_bytes: plane.opening_bytes,
