@@ -3,10 +3,12 @@
 mod balance;
 mod fit;
 mod term;
+mod text;
 
 pub use balance::{Balance, Finding, FindingKind, Line, Part};
 pub use fit::{Fit, FitSource, Fragmentation, Remedy, RemedyKind, SpaceFragmentation, Via};
 pub use term::{Origin, TermName};
+pub use text::fit_text;
 
 use crate::event::{DeviceIndex, DropReason};
 use crate::framework::Framework;
