@@ -42,6 +42,7 @@ from ._native import (
     plan,
 )
 from ._profile import Profile, profile, snapshot
+from ._tag import Tag, tag
 
 __all__ = [
     "ConfigureGateError",
@@ -69,6 +70,7 @@ __all__ = [
     "Session",
     "SessionExistsError",
     "StartThreadError",
+    "Tag",
     "Term",
     "UnknownModelError",
     "WriteFileError",
@@ -79,6 +81,7 @@ __all__ = [
     "profile",
     "sim_path",
     "snapshot",
+    "tag",
 ]
 
 

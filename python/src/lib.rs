@@ -19,6 +19,7 @@ mod plan;
 mod request;
 mod scope;
 mod session;
+mod tag;
 mod ticket;
 
 memvelope::export_session_table!();
@@ -48,6 +49,8 @@ mod _native {
     use super::scope::{Mark, Open};
     #[pymodule_export]
     use super::session::Session;
+    #[pymodule_export]
+    use super::tag::{_replace_tag, _tag_name, _tag_number, _thread_tag};
     #[pymodule_export]
     use super::ticket::Ticket;
 

@@ -76,8 +76,8 @@ impl Code {
     }
 }
 
-/// `CUmemLocation`: type 1 is a device.
-#[derive(Clone, Copy, Debug)]
+/// `CUmemLocation`: type 1 is a device, 2 to 4 are hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct MemLocation {
     pub(crate) kind: i32,
@@ -92,6 +92,16 @@ pub(crate) struct MemAllocationProp {
     pub(crate) handle_types: i32,
     pub(crate) location: MemLocation,
     pub(crate) win32: u64,
+    pub(crate) flags: u64,
+}
+
+/// `CUmulticastObjectProp`, 32 bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct MulticastProp {
+    pub(crate) devices: u32,
+    pub(crate) bytes: usize,
+    pub(crate) handle_types: u64,
     pub(crate) flags: u64,
 }
 
@@ -200,5 +210,6 @@ mod tests {
         assert_eq!(size_of::<Memcpy3d>(), 200);
         assert_eq!(std::mem::offset_of!(Memcpy3d, target), 88);
         assert_eq!(size_of::<LaunchConfig>(), 56);
+        assert_eq!((size_of::<MulticastProp>(), size_of::<MemAllocationProp>()), (32, 32));
     }
 }

@@ -18,6 +18,16 @@ pub(crate) enum Family {
     /// Used bytes inside pools.
     PoolUsed,
     Vmm,
+    /// Handles to host memory.
+    VmmHost,
+    /// Imported handles; their bytes are in nobody's sum.
+    ImportedHandle,
+    /// Exported descriptors of which a copy is open somewhere.
+    Exported,
+    /// Multicast objects, which have no memory of their own.
+    Multicast,
+    /// What is bound to them.
+    MulticastBound,
 }
 
 /// One family on one device.
@@ -164,6 +174,8 @@ struct DevicePage<'a> {
     /// Allocations as asked for (pools: what is used in them).
     requested_live_bytes: u64,
     requested_peak_bytes: u64,
+    /// What only exported descriptors keep.
+    exported_only_bytes: u64,
     pool_reserved: Reserved,
     families: BTreeMap<Family, FamilyBooks>,
 }
@@ -216,7 +228,8 @@ struct Pages<'a> {
 
 impl World {
     /// The books as JSON text.
-    pub(crate) fn books_json(&self) -> String {
+    pub(crate) fn books_json(&mut self) -> String {
+        self.reap_exports();
         let books = &self.books;
         let kernels = books.kernels.iter().enumerate().filter(|(_, total)| total.count > 0);
         let delivery = crate::cupti::buffers::totals();
@@ -279,6 +292,7 @@ impl World {
             physical_peak_bytes: device.physical_peak,
             requested_live_bytes: device.requested,
             requested_peak_bytes: device.requested_peak,
+            exported_only_bytes: self.vmm.exported_only_bytes(index),
             pool_reserved: self.books.reserved.get(&index).copied().unwrap_or_default(),
             families: families.map(|((_, family), books)| (*family, *books)).collect(),
         }
@@ -309,7 +323,7 @@ fn write_books() {
     let Some(path) = std::env::var_os("MEMVELOPE_SIM_BOOKS").filter(|path| !path.is_empty()) else {
         return;
     };
-    let Some(text) = machine_if_made().map(|world| world.books_json()) else { return };
+    let Some(text) = machine_if_made().map(|mut world| world.books_json()) else { return };
     let path = std::path::PathBuf::from(path);
     let mut temporary = path.clone().into_os_string();
     temporary.push(format!(".{}.tmp", std::process::id()));

@@ -219,19 +219,24 @@ impl Default for Demand {
 fn bucket_of(bytes: u64) -> usize {
     // A bucket ends at its largest size, so that powers of two are told as themselves.
     let below = bytes.saturating_sub(1);
-    let Some(octave) = below.checked_ilog2() else { return 0 };
-    let part = if octave >= DEMAND_SHIFT {
-        (below >> (octave - DEMAND_SHIFT)) & ((1 << DEMAND_SHIFT) - 1)
-    } else {
-        (below << (DEMAND_SHIFT - octave)) & ((1 << DEMAND_SHIFT) - 1)
+    let part = match below.checked_ilog2() {
+        // One byte and two have a bucket each, of the four that the first octave has no use for.
+        None => return 0,
+        Some(0) => return 1,
+        Some(octave) if octave >= DEMAND_SHIFT => below >> (octave - DEMAND_SHIFT),
+        Some(octave) => below << (DEMAND_SHIFT - octave),
     };
-    ((octave << DEMAND_SHIFT) as usize) + part as usize
+    let octave = below.ilog2();
+    ((octave << DEMAND_SHIFT) as usize) + (part & ((1 << DEMAND_SHIFT) - 1)) as usize
 }
 
 fn bucket_end(at: usize) -> u64 {
     let (octave, part) = ((at >> DEMAND_SHIFT) as u32, (at & ((1 << DEMAND_SHIFT) - 1)) as u128);
-    let end = ((part + 1 + (1 << DEMAND_SHIFT)) << octave) >> DEMAND_SHIFT;
-    u64::try_from(end.max(1)).unwrap_or(u64::MAX)
+    let end = (part + 1 + (1 << DEMAND_SHIFT)) << octave;
+    match at {
+        0 => 1,
+        _ => u64::try_from(end.div_ceil(1 << DEMAND_SHIFT)).unwrap_or(u64::MAX),
+    }
 }
 
 #[cfg(test)]

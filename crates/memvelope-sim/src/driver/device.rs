@@ -94,8 +94,8 @@ fn attribute_of(spec: &scenario::Device, index: usize, attribute: i32) -> Done<i
         40 => 3,
         75 => spec.compute_capability.0,
         76 => spec.compute_capability.1,
-        // Virtual memory management, and its POSIX handles.
-        102 | 103 => 1,
+        // Virtual memory management, its POSIX handles, and multicast objects.
+        102 | 103 | 132 => 1,
         106 => 32,
         111 => 1 << 10,
         115 => i32::from(spec.memory_pools),

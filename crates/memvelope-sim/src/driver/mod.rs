@@ -14,13 +14,15 @@ pub(crate) mod graph;
 pub(crate) mod init;
 pub(crate) mod memory;
 pub(crate) mod module;
+pub(crate) mod pools;
 pub(crate) mod records;
 pub(crate) mod stream;
+pub(crate) mod vmm;
 pub(crate) mod work;
 
 use crate::abi::{
-    Code, KernelNodeParams, LaunchConfig, MemAllocationProp, MemPoolProps, Memcpy3d,
-    MemsetNodeParams,
+    Code, KernelNodeParams, LaunchConfig, MemAllocationProp, MemLocation, MemPoolProps, Memcpy3d,
+    MemsetNodeParams, MulticastProp,
 };
 use crate::entry::driver_functions;
 use crate::world::timeline::PER_THREAD_HANDLE;
@@ -28,6 +30,7 @@ use copy::Direction;
 use graph::After;
 use module::Launch;
 use std::ffi::{c_char, c_void};
+use vmm::Bound;
 use work::Wait;
 
 /// What a null stream means to the `_ptsz` variants.
@@ -154,30 +157,61 @@ driver_functions! {
     cuMemFreeAsync_ptsz(dptr: u64, hStream: u64) = 601 Release
         => |call| memory::free_async(call, dptr, ptsz(hStream));
     cuMemPoolCreate(pool: *mut u64, poolProps: *const MemPoolProps) = 607 Call
-        => |call| memory::pool_create(call, pool, poolProps);
-    cuMemPoolDestroy(pool: u64) = 608 Call => |call| memory::pool_destroy(call, pool);
+        => |call| pools::create(call, pool, poolProps);
+    cuMemPoolDestroy(pool: u64) = 608 Call => |call| pools::destroy(call, pool);
     cuMemPoolTrimTo(pool: u64, minBytesToKeep: usize) = 602 Call
-        => |call| memory::pool_trim(call, pool, minBytesToKeep);
+        => |call| pools::trim(call, pool, minBytesToKeep);
     cuMemPoolGetAttribute(pool: u64, attr: u32, value: *mut u64) = 604 Free
-        => |call| memory::pool_get(call, pool, attr, value);
+        => |call| pools::get(call, pool, attr, value);
     cuMemPoolSetAttribute(pool: u64, attr: u32, value: *const u64) = 603 Call
-        => |call| memory::pool_set(call, pool, attr, value);
+        => |call| pools::set(call, pool, attr, value);
 
     cuMemAddressReserve(ptr: *mut u64, size: usize, alignment: usize, addr: u64, flags: u64)
-        = 547 Call => |call| { let _ = (addr, flags); memory::reserve(call, ptr, size, alignment) };
-    cuMemAddressFree(ptr: u64, size: usize) = 548 Call => |call| memory::unreserve(call, ptr, size);
+        = 547 Call => |call| { let _ = (addr, flags); vmm::reserve(call, ptr, size, alignment) };
+    cuMemAddressFree(ptr: u64, size: usize) = 548 Call => |call| vmm::unreserve(call, ptr, size);
     cuMemCreate(handle: *mut u64, size: usize, prop: *const MemAllocationProp, flags: u64)
-        = 549 Alloc => |call| { let _ = flags; memory::create(call, handle, size, prop) };
-    cuMemRelease(handle: u64) = 550 Release => |call| memory::release(call, handle);
+        = 549 Alloc => |call| { let _ = flags; vmm::create(call, handle, size, prop) };
+    cuMemRelease(handle: u64) = 550 Release => |call| vmm::release(call, handle);
     cuMemMap(ptr: u64, size: usize, offset: usize, handle: u64, flags: u64) = 551 Call
-        => |call| { let _ = flags; memory::map(call, ptr, size, offset, handle) };
-    cuMemUnmap(ptr: u64, size: usize) = 552 Call => |call| memory::unmap(call, ptr, size);
+        => |call| { let _ = flags; vmm::map(call, ptr, size, offset, handle) };
+    cuMemUnmap(ptr: u64, size: usize) = 552 Call => |call| vmm::unmap(call, ptr, size);
     cuMemSetAccess(ptr: u64, size: usize, desc: *const [i32; 3], count: usize) = 553 Call
-        => |call| memory::set_access(call, ptr, size, desc, count);
+        => |call| vmm::set_access(call, ptr, size, desc, count);
     cuMemRetainAllocationHandle(handle: *mut u64, addr: u64) = 565 Call
-        => |call| memory::retain(call, handle, addr);
+        => |call| vmm::retain(call, handle, addr);
+    cuMemGetAllocationPropertiesFromHandle(prop: *mut MemAllocationProp, handle: u64) = 557 Call
+        => |call| vmm::properties(call, prop, handle);
+    cuMemGetAccess(flags: *mut u64, location: *const MemLocation, ptr: u64) = 558 Call
+        => |call| vmm::get_access(call, flags, location, ptr);
+    cuMemExportToShareableHandle(shareableHandle: *mut i32, handle: u64, handleType: i32,
+        flags: u64) = 554 Call
+        => |call| vmm::export(call, shareableHandle, handle, handleType, flags);
+    cuMemImportFromShareableHandle(handle: *mut u64, osHandle: u64, shHandleType: i32) = 555 Call
+        => |call| vmm::import(call, handle, osHandle, shHandleType);
+    cuMulticastCreate(mcHandle: *mut u64, prop: *const MulticastProp) = 706 Call
+        => |call| vmm::multicast_create(call, mcHandle, prop);
+    cuMulticastAddDevice(mcHandle: u64, dev: i32) = 707 Call
+        => |call| vmm::multicast_add(call, mcHandle, dev);
+    cuMulticastBindMem(mcHandle: u64, mcOffset: usize, memHandle: u64, memOffset: usize,
+        size: usize, flags: u64) = 708 Call
+        => |call| vmm::multicast_bind(call, (mcHandle, mcOffset), None,
+            Bound::Handle(memHandle, memOffset), size, flags);
+    cuMulticastBindMem_v2(mcHandle: u64, dev: i32, mcOffset: usize, memHandle: u64,
+        memOffset: usize, size: usize, flags: u64) = 820 Call
+        => |call| vmm::multicast_bind(call, (mcHandle, mcOffset), Some(dev),
+            Bound::Handle(memHandle, memOffset), size, flags);
+    cuMulticastBindAddr(mcHandle: u64, mcOffset: usize, memptr: u64, size: usize, flags: u64)
+        = 709 Call => |call| vmm::multicast_bind(call, (mcHandle, mcOffset), None,
+            Bound::Address(memptr), size, flags);
+    cuMulticastBindAddr_v2(mcHandle: u64, dev: i32, mcOffset: usize, memptr: u64, size: usize,
+        flags: u64) = 821 Call => |call| vmm::multicast_bind(call, (mcHandle, mcOffset), Some(dev),
+            Bound::Address(memptr), size, flags);
+    cuMulticastUnbind(mcHandle: u64, dev: i32, mcOffset: usize, size: usize) = 710 Call
+        => |call| vmm::multicast_unbind(call, mcHandle, dev, mcOffset, size);
+    cuMulticastGetGranularity(granularity: *mut usize, prop: *const MulticastProp, _option: u32)
+        = 711 Call => |call| vmm::multicast_granularity(call, granularity, prop);
     cuMemGetAllocationGranularity(granularity: *mut usize, prop: *const MemAllocationProp,
-        _option: u32) = 556 Call => |call| memory::granularity(call, granularity, prop);
+        _option: u32) = 556 Call => |call| vmm::granularity(call, granularity, prop);
 
     cuMemcpy(dst: u64, src: u64, ByteCount: usize) = 305 Copy
         => |call| copy::unified(call, dst, src, ByteCount, Wait::Here);

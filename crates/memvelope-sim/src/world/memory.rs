@@ -8,6 +8,7 @@ use crate::abi::{Code, Done};
 use crate::books::Family;
 use crate::scenario;
 use crate::world::World;
+use crate::world::vmm::Backing;
 use std::collections::HashMap;
 
 /// Small allocations are rounded to this, the alignment `cuMemAlloc` is known for.
@@ -350,8 +351,11 @@ impl World {
             Some((_, alloc)) if alloc.family == Family::Managed => return None,
             Some((_, alloc)) => (alloc.device, alloc.context),
             None => {
-                let handle = self.vmm.mapping_around(address)?.1.handle;
-                (self.vmm.device_of(handle)?, crate::thread::current())
+                let mapping = self.vmm.mapping_around(address)?.1;
+                match self.vmm.backing_of(mapping)? {
+                    Backing::Host(_) => return None,
+                    backing => (backing.device(), crate::thread::current()),
+                }
             }
         };
         let context_uid = self.contexts.get(&context).map_or(0, |context| context.uid);
@@ -363,8 +367,11 @@ impl World {
         if let Some((_, alloc)) = self.alloc_around(address) {
             return if alloc.family == Family::Managed { 5 } else { 3 };
         }
-        if self.vmm.mapping_around(address).is_some() {
-            return 3;
+        if let Some((_, mapping)) = self.vmm.mapping_around(address) {
+            return match self.vmm.backing_of(mapping) {
+                Some(Backing::Host(_)) => 2,
+                _ => 3,
+            };
         }
         let host = self.hosts.range(..=address).next_back();
         match host {
@@ -377,6 +384,7 @@ impl World {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::MemAllocationProp;
     use crate::scenario::Scenario;
 
     /// A naive account of who holds what.
@@ -415,6 +423,8 @@ mod tests {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (random >> 33) % below
         };
+        let (backing, location) = (Backing::Device(0), crate::abi::MemLocation { kind: 1, id: 0 });
+        let props = MemAllocationProp { kind: 1, handle_types: 0, location, win32: 0, flags: 0 };
         for _ in 0..20_000 {
             let bytes = 1 + draw(3) * draw(6 << 20);
             match draw(7) {
@@ -426,7 +436,7 @@ mod tests {
                     Ok(address) => naive.pool.push((address, bytes)),
                     Err(_) => ooms += 1,
                 },
-                3 => match world.vmm_create(0, bytes.div_ceil(page) * page) {
+                3 => match world.vmm_create(backing, bytes.div_ceil(page) * page, props) {
                     Ok(handle) => naive.handles.push((handle, bytes.div_ceil(page) * page)),
                     Err(_) => ooms += 1,
                 },

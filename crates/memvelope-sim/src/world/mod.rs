@@ -6,6 +6,7 @@
 pub(crate) mod contents;
 pub(crate) mod graphs;
 pub(crate) mod memory;
+pub(crate) mod multicast;
 pub(crate) mod pools;
 pub(crate) mod timeline;
 pub(crate) mod vmm;
@@ -14,6 +15,7 @@ use crate::abi::{Code, Done};
 use crate::books::Books;
 use crate::cupti::pending::Pending;
 use crate::scenario::{KernelCost, Scenario};
+use crate::share::Export;
 use crate::thread;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::{CStr, CString};
@@ -111,6 +113,8 @@ pub(crate) struct World {
     pub(crate) addresses: memory::Addresses,
     pub(crate) pools: HashMap<u64, pools::Pool>,
     pub(crate) vmm: vmm::Vmm,
+    /// Exported descriptors of which a copy is open somewhere.
+    pub(crate) exports: Vec<Export>,
     pub(crate) graphs: graphs::Graphs,
     pub(crate) contents: contents::Store,
     pub(crate) names: Names,
@@ -174,6 +178,7 @@ pub(crate) enum Tag {
     Graph = 0xc8,
     Node = 0xc9,
     Executable = 0xca,
+    Physical = 0xcb,
 }
 
 impl World {
@@ -202,6 +207,7 @@ impl World {
             addresses: memory::Addresses::default(),
             pools: HashMap::new(),
             vmm: vmm::Vmm::default(),
+            exports: Vec::new(),
             graphs: graphs::Graphs::default(),
             contents: contents::Store::new(scenario.contents),
             names: Names::default(),

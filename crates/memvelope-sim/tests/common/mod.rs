@@ -172,6 +172,18 @@ functions! { cu, "libcuda.so.1":
     fn cuMemMap(address: u64, bytes: usize, offset: usize, handle: u64, flags: u64);
     fn cuMemUnmap(address: u64, bytes: usize);
     fn cuMemSetAccess(address: u64, bytes: usize, what: *const [i32; 3], count: usize);
+    fn cuMemRetainAllocationHandle(to: *mut u64, address: u64);
+    fn cuMemGetAccess(to: *mut u64, location: *const [i32; 2], address: u64);
+    fn cuMemGetAllocationPropertiesFromHandle(to: *mut [u64; 4], handle: u64);
+    fn cuMemExportToShareableHandle(to: *mut i32, handle: u64, kind: i32, flags: u64);
+    fn cuMemImportFromShareableHandle(to: *mut u64, from: u64, kind: i32);
+    fn cuMulticastCreate(to: *mut u64, props: *const [u64; 4]);
+    fn cuMulticastAddDevice(multicast: u64, device: i32);
+    fn cuMulticastBindMem(multicast: u64, offset: usize, memory: u64, at: usize, bytes: usize,
+        flags: u64);
+    fn cuMulticastBindAddr(multicast: u64, offset: usize, address: u64, bytes: usize, flags: u64);
+    fn cuMulticastUnbind(multicast: u64, device: i32, offset: usize, bytes: usize);
+    fn cuMulticastGetGranularity(to: *mut usize, props: *const [u64; 4], option: u32);
     fn cuMemGetAllocationGranularity(to: *mut usize, props: *const [u64; 4], option: u32);
     fn cuMemcpyHtoD_v2(to: u64, from: *const u8, bytes: usize);
     fn cuMemcpyDtoH_v2(to: *mut u8, from: u64, bytes: usize);
@@ -302,6 +314,29 @@ pub(crate) fn now() -> u64 {
     let mut now = 0;
     assert_eq!(cupti::cuptiGetTimestamp(&mut now), 0);
     now
+}
+
+/// The books at this moment.
+pub(crate) fn books() -> serde_json::Value {
+    type Books = unsafe extern "C" fn(*mut u8, usize) -> usize;
+    // SAFETY: the simulator, which is loaded already.
+    let library = unsafe { Library::new("libcuda.so.1") }.expect("libcuda");
+    // SAFETY: the declared type; the buffer's length is passed along.
+    let text = unsafe {
+        let books = library.get::<Books>(b"memvelope_sim_books\0").expect("the books");
+        let mut text = vec![0; books(std::ptr::null_mut(), 0) + 4096];
+        let length = books(text.as_mut_ptr(), text.len());
+        text.truncate(length);
+        text
+    };
+    serde_json::from_slice(&text).expect("the books are JSON")
+}
+
+/// Live bytes of a family on a device.
+pub(crate) fn live(device: usize, family: &str) -> u64 {
+    let books = books();
+    let families = &books["devices"][device]["families"];
+    families[family]["live_bytes"].as_u64().unwrap_or(0)
 }
 
 /// Free and total bytes of the current context's device.

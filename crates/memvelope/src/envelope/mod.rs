@@ -11,6 +11,7 @@
 //! bytes are not there to be handed out.
 
 mod equation;
+mod follower;
 mod plan;
 mod plan_cost;
 mod plan_generic;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use crate::snapshot::{Origin, TermName};
 pub use equation::{Declared, Envelope};
+pub use follower::{FollowSettings, Follower, Reading, Step, Why};
 pub use plan::{Bound, Budget, GroupPlan, Plan, Sequences, UTILIZATION_DEFAULT, WorstCase};
 pub use plan_cost::{Cost, Kept};
 pub use plan_stored::Stored;

@@ -3,7 +3,7 @@
 
 use super::{Mode, Role, SelfCost, Session, TraceStats};
 use crate::error::{Error, Result};
-use crate::event::{self, Tag};
+use crate::event::TraceContext;
 use crate::fork;
 use crate::snapshot::Snapshot;
 use crate::source::cupti::State;
@@ -37,9 +37,6 @@ pub(super) struct Client {
     /// The owner was asked to prepare for scopes.
     has_prepared: AtomicBool,
 }
-
-/// To whom tags are told; there is one owner a process.
-static CURRENT: Mutex<Option<Arc<Client>>> = Mutex::new(None);
 
 /// Names of libraries that are ours have this in them.
 const OUR_NAME: &str = "memvelope";
@@ -83,6 +80,14 @@ pub(super) fn joined() -> Option<Session> {
     INJECTED_CLIENT.get().map(|client| Session { role: Role::Client(Arc::clone(client)) })
 }
 
+/// Makes this copy's tags known to one that was injected into this process, if there is one and it is
+/// not known yet. Else takes next to no time.
+pub fn meet_recorder() {
+    if matches!(INJECTED.load(Ordering::Acquire), UNASKED | LOOKING) {
+        drop(joined());
+    }
+}
+
 fn look() {
     {
         // Whoever holds it is looking.
@@ -98,21 +103,9 @@ fn look() {
         return;
     };
     fork::watch();
+    owner.greet();
     INJECTED_CLIENT.get_or_init(|| Arc::new(Client::of(owner)));
     INJECTED.store(JOINED, Ordering::Release);
-}
-
-fn current() -> MutexGuard<'static, Option<Arc<Client>>> {
-    CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn forward_tag(tag: Tag) -> Option<Tag> {
-    if fork::in_child() {
-        return None;
-    }
-    // Copied out: no lock is held while another copy is called.
-    let client = current().clone()?;
-    client.owner.set_tag(tag)
 }
 
 impl Client {
@@ -132,10 +125,8 @@ impl Client {
         if !owner.is_able() {
             return Err(NoClient::Unable(owner.path));
         }
-        let client = Arc::new(Self::of(owner));
-        event::forward_tags(forward_tag);
-        *current() = Some(Arc::clone(&client));
-        Ok(client)
+        owner.greet();
+        Ok(Arc::new(Self::of(owner)))
     }
 
     fn of(owner: Owner) -> Self {
@@ -256,7 +247,7 @@ impl Client {
     }
 
     /// Opens a scope; `None` where there is none to be had.
-    pub(super) fn scope_open(&self, name: &str, trace: Option<event::TraceContext>) -> Option<u64> {
+    pub(super) fn scope_open(&self, name: &str, trace: Option<TraceContext>) -> Option<u64> {
         let scope = if self.is_live() { self.owner.scope_open(name, trace) } else { 0 };
         (scope != 0).then_some(scope)
     }
@@ -329,10 +320,6 @@ impl Client {
             let _ = (self.mode(), self.state(), self.self_cost(), self.report());
         }
         self.is_detached.store(true, Ordering::Release);
-        let mut current = current();
-        if current.as_ref().is_some_and(|client| std::ptr::eq(&raw const **client, self)) {
-            *current = None;
-        }
         flushed.map(|()| snapshot)
     }
 }

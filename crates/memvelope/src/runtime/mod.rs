@@ -28,6 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use client::meet_recorder;
 pub use scope::{Instrumented, OpenScope, ScopeGuard, ScopeName};
 
 /// A handle to the process's session. Cheap to clone; the session ends with [`Session::stop`].

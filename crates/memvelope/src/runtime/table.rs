@@ -7,7 +7,7 @@ use super::scope::end_span;
 use super::state::Inner;
 use super::{Session, session};
 use crate::error::Error;
-use crate::event::{NameId, ScopeId, Tag, TraceContext, set_current_tag};
+use crate::event::{NameId, ScopeId, Tag, TraceContext, replace_tag};
 use crate::fork;
 use crate::source::cupti::Recorder;
 use crate::source::peers::{Functions, Trace, code, document};
@@ -188,7 +188,7 @@ extern "C" fn set_tag(tag: u32) -> u32 {
     // Needs no session: it is the thread's. An unknown tag, of a later version, is none.
     let set = || {
         let tag = Tag::ALL.get(tag as usize).copied().unwrap_or_default();
-        set_current_tag(tag) as u32
+        replace_tag(tag) as u32
     };
     catch_unwind(set).unwrap_or(0)
 }

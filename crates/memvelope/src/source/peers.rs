@@ -17,10 +17,10 @@
 #![expect(unsafe_code, reason = "dlopen and dlsym are foreign, and so is another copy's table")]
 
 use super::loader;
-use crate::event::{Tag, TraceContext};
+use crate::event::{self, Tag, TraceContext};
 use crate::fork;
 use std::ffi::{CStr, CString, OsStr, c_void};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -46,10 +46,21 @@ pub struct SessionTable {
     owner: AtomicU64,
     /// What the session does for clients; null in a copy that has had none, absent in older ones.
     functions: AtomicPtr<Functions>,
+    /// The calling thread's tag in this copy, by its place in [`Tag::ALL`]. Absent in older copies,
+    /// as is the next.
+    tag: extern "C" fn() -> u32,
+    /// Copies whose tags this one asks for: those that it found when it took the process, and those
+    /// that came later and entered themselves.
+    others: [AtomicPtr<SessionTable>; OTHERS_MAX],
 }
 
 /// Bytes of the first form, without functions.
 const FIRST_FORM_BYTES: usize = 16;
+/// Bytes of the second form, without tags.
+const SECOND_FORM_BYTES: usize = 24;
+/// Copies beside the one that records: an injection library, a Python module and one in the
+/// program make two.
+const OTHERS_MAX: usize = 6;
 
 /// What a session does for the clients in other copies. Every function returns a [`code`] unless
 /// said otherwise. Texts are UTF-8 by address and length.
@@ -163,7 +174,59 @@ static TABLE: SessionTable = SessionTable {
     version: VERSION,
     owner: AtomicU64::new(0),
     functions: AtomicPtr::new(std::ptr::null_mut()),
+    tag: tag_here,
+    others: [const { AtomicPtr::new(std::ptr::null_mut()) }; OTHERS_MAX],
 };
+
+extern "C" fn tag_here() -> u32 {
+    std::panic::catch_unwind(|| event::own_tag() as u32).unwrap_or(0)
+}
+
+/// The calling thread's tag in another copy. Lock-free: it is asked for in driver callbacks.
+fn tag_elsewhere() -> Tag {
+    for other in &TABLE.others {
+        // SAFETY: only tables of copies that stay loaded are entered.
+        let Some(other) = (unsafe { other.load(Ordering::Acquire).as_ref() }) else { break };
+        let tag = Tag::ALL.get((other.tag)() as usize).copied().unwrap_or_default();
+        if tag != Tag::Untagged {
+            return tag;
+        }
+    }
+    Tag::Untagged
+}
+
+impl SessionTable {
+    const fn has_tags(&self) -> bool {
+        self.size_bytes as usize >= size_of::<Self>()
+    }
+
+    /// Enters `other`, once. Past the bound it is not asked, and its tags are not seen.
+    fn enter(&self, other: &'static Self) {
+        if !other.has_tags() {
+            return;
+        }
+        let other = std::ptr::from_ref(other).cast_mut();
+        for place in &self.others {
+            let null = std::ptr::null_mut();
+            match place.compare_exchange(null, other, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return,
+                Err(known) if known == other => return,
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Keeps the object that this copy is in loaded: others call into it from now on.
+fn stay_loaded() {
+    let Some(path) = loader::path_of(session_table().cast()) else { return };
+    let Ok(path) = CString::new(path.into_vec()) else { return };
+    // The main program, whose path need not be one that can be opened, is never unloaded anyway.
+    // SAFETY: the path is a C string; RTLD_NOLOAD loads nothing and so runs no initialiser.
+    let _ = unsafe {
+        libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE)
+    };
+}
 
 /// This copy's table.
 #[must_use]
@@ -208,7 +271,9 @@ const RIVAL_MAX: Duration = Duration::from_secs(2);
 pub(crate) fn claim() -> Result<(), Owner> {
     TABLE.owner.store(word(STARTING), Ordering::SeqCst);
     let deadline = Instant::now() + RIVAL_MAX;
+    event::look_elsewhere(tag_elsewhere);
     for (path, peer) in peers() {
+        TABLE.enter(peer);
         let is_first = std::ptr::from_ref(peer).addr() < session_table().addr();
         loop {
             match rule(peer.owner.load(Ordering::SeqCst), is_first) {
@@ -345,8 +410,7 @@ const DOCUMENT_BYTES_MAX: usize = 256 << 20;
 impl Owner {
     /// Its functions; `None` in a copy too old to have any, and in a forked child.
     fn functions(&self) -> Option<&'static Functions> {
-        let has_field = self.table.size_bytes as usize >= size_of::<SessionTable>();
-        if !has_field || fork::in_child() {
+        if !self.is_able() || fork::in_child() {
             return None;
         }
         // SAFETY: only `serve` stores here, and only a static of an object that stays loaded.
@@ -366,7 +430,15 @@ impl Owner {
 
     /// Whether it serves clients at all, now or once its session has started.
     pub(crate) fn is_able(&self) -> bool {
-        self.table.size_bytes as usize >= size_of::<SessionTable>()
+        self.table.size_bytes as usize >= SECOND_FORM_BYTES
+    }
+
+    /// Enters this copy with it, so that it asks for the tags that are in force here.
+    pub(crate) fn greet(&self) {
+        if self.table.has_tags() {
+            stay_loaded();
+            self.table.enter(&TABLE);
+        }
     }
 
     /// A document of one moment. It may grow between the two questions that it takes to get it.
@@ -434,12 +506,6 @@ impl Owner {
     pub(crate) fn scope_end(&self, scope: u64, start: u64) {
         // Without a session there is no trace to be in.
         let _ = self.ask(|functions| (functions.scope_end)(scope, start));
-    }
-
-    /// The former tag of this thread there.
-    pub(crate) fn set_tag(&self, tag: Tag) -> Option<Tag> {
-        let former = (self.functions()?.set_tag)(tag as u32);
-        Tag::ALL.get(former as usize).copied()
     }
 
     pub(crate) fn write_trace(&self, path: &Path, bytes_max: u64) -> Result<[u64; 5], Refusal> {
@@ -518,18 +584,61 @@ mod tests {
     #[test]
     fn an_older_copy_has_no_functions() {
         // The first form ends before the functions: what lies there is not a pointer of ours.
+        extern "C" fn not_there() -> u32 {
+            std::panic::catch_unwind(|| unreachable!()).unwrap_or(0)
+        }
         static OLD: SessionTable = SessionTable {
             size_bytes: FIRST_FORM_BYTES as u32,
             version: VERSION,
             owner: AtomicU64::new(0),
             functions: AtomicPtr::new(std::ptr::dangling_mut()),
+            tag: not_there,
+            others: [const { AtomicPtr::new(std::ptr::null_mut()) }; OTHERS_MAX],
         };
         let owner = Owner { path: "old.so".into(), table: &OLD };
         assert!(!owner.is_able() && !owner.has_process());
         assert_eq!(owner.read(document::SNAPSHOT), Err(Refusal(code::NO_SESSION)));
         assert_eq!(owner.flush(Duration::ZERO), Err(Refusal(code::NO_SESSION)));
         assert_eq!((owner.now(), owner.scope_open("x", None)), (0, 0));
-        assert_eq!(owner.set_tag(Tag::Weights), None);
+        owner.greet();
+        TABLE.enter(&OLD);
+        let is_null = |place: &AtomicPtr<SessionTable>| place.load(Ordering::Relaxed).is_null();
+        assert!(OLD.others.iter().all(is_null), "nothing is written past its end");
+        assert!(TABLE.others.iter().all(is_null), "and nothing called");
+    }
+
+    #[test]
+    fn a_copy_is_asked_for_its_tag_once_it_is_entered() {
+        extern "C" fn weights() -> u32 {
+            std::panic::catch_unwind(|| Tag::Weights as u32).unwrap_or(0)
+        }
+        extern "C" fn later_version() -> u32 {
+            std::panic::catch_unwind(|| u32::MAX).unwrap_or(0)
+        }
+        fn table(tag: extern "C" fn() -> u32) -> &'static SessionTable {
+            Box::leak(Box::new(SessionTable {
+                size_bytes: size_of::<SessionTable>() as u32,
+                version: VERSION,
+                owner: AtomicU64::new(0),
+                functions: AtomicPtr::new(std::ptr::null_mut()),
+                tag,
+                others: [const { AtomicPtr::new(std::ptr::null_mut()) }; OTHERS_MAX],
+            }))
+        }
+        let count = |table: &SessionTable| {
+            table.others.iter().filter(|place| !place.load(Ordering::Relaxed).is_null()).count()
+        };
+        let owner = table(weights);
+        let unknown = table(later_version);
+        for _ in 0..3 {
+            owner.enter(unknown);
+        }
+        assert_eq!(count(owner), 1, "once");
+        for _ in 0..2 * OTHERS_MAX {
+            owner.enter(table(weights));
+        }
+        assert_eq!(count(owner), OTHERS_MAX, "bounded");
+        assert_eq!((tag_here(), tag_elsewhere()), (0, Tag::Untagged));
     }
 
     #[test]
@@ -543,7 +652,9 @@ mod tests {
 
     #[test]
     fn the_layout_only_grows() {
-        assert_eq!(size_of::<SessionTable>(), FIRST_FORM_BYTES + 8);
+        assert_eq!(std::mem::offset_of!(SessionTable, functions), FIRST_FORM_BYTES);
+        assert_eq!(std::mem::offset_of!(SessionTable, tag), SECOND_FORM_BYTES);
+        assert_eq!(size_of::<SessionTable>(), SECOND_FORM_BYTES + 8 * (1 + OTHERS_MAX));
         assert_eq!(size_of::<Functions>(), 8 + 14 * 8);
         assert_eq!(std::mem::offset_of!(Functions, read), 8);
         assert_eq!(std::mem::offset_of!(Functions, resume), 8 + 13 * 8);
