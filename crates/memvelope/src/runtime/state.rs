@@ -7,16 +7,17 @@
 
 use super::attach::Links;
 use super::control::Control;
-use super::poll::Planes;
+use super::planes::Planes;
+use super::requests::Requests;
 use super::sampler::Sampler;
 use super::session;
 use super::{Mode, SelfCost};
 use crate::config::Config;
 use crate::error::Error;
-use crate::event::{DropReason, Event, Names, Scopes};
+use crate::event::{DeviceIndex, DropReason, Event, Names, Scopes};
 use crate::fork;
 use crate::ledger::{HistoryPoint, Ledger};
-use crate::snapshot::{Parts, Snapshot};
+use crate::snapshot::{Epoch, Parts, Snapshot};
 use crate::source::clock;
 use crate::source::cupti::{Counters, Recorder, State};
 use crate::timeline::Timeline;
@@ -198,6 +199,18 @@ impl Inner {
             recorded.timeline.accept(span);
             recorded.sampler.accept(span);
         }
+    }
+
+    /// The last epoch of each device.
+    pub(super) fn epochs(&self) -> Vec<(DeviceIndex, Epoch)> {
+        let planes = self.planes();
+        let read = planes.devices.iter().filter_map(|it| Some((it.device, it.epoch.clone()?)));
+        read.collect()
+    }
+
+    /// What is asked for, and how often.
+    pub(super) fn requests(&self) -> &'static Requests {
+        session::requests()
     }
 
     pub(super) fn planes(&self) -> MutexGuard<'_, Planes> {
@@ -400,6 +413,7 @@ impl Inner {
         }
         // Each lock is let go before the next is taken: a guard inside the literal below would
         // live to its end.
+        let libraries = session::libraries().names();
         let (simulated, unseen, time) = (self.is_simulated(), self.unseen(), self.now());
         let allocations_unseen =
             !matches!(self.mode(), Mode::Cupti(coverage) if coverage.callbacks);
@@ -426,6 +440,7 @@ impl Inner {
                 (DropReason::TraceSampled, sampled),
             ],
             unseen,
+            libraries,
             allocations_unseen,
             ..Parts::default()
         })
@@ -465,6 +480,8 @@ impl Inner {
             }
         }
         unseen.extend(super::scope::unread_sentence());
+        let now = self.now();
+        unseen.extend(self.planes().silences(now));
         let problems = lock(&self.problems);
         let Problems { driver, cupti, nvml, unfinalized, unpublished, .. } = &*problems;
         let texts = [driver, cupti, nvml, unfinalized, unpublished];

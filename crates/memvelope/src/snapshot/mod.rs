@@ -171,7 +171,8 @@ pub struct DevicePlane {
 }
 
 /// The planes of a device, read together: nothing moved in between, or [`Self::is_torn`].
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Epoch {
     /// When, on the recorder's clock.
     pub time: Nanos,
@@ -195,7 +196,8 @@ pub struct Epoch {
 }
 
 /// A framework segment as the driver plane knows it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Matched {
     /// Bytes of driver allocations inside of it that count as VRAM, by [`crate::event::Tag`]
     /// in its order; all zero if the ledger never saw it.
