@@ -179,8 +179,7 @@ fn answers(args: &Args, snapshot: &Snapshot, bytes: Bytes) -> Vec<(DeviceIndex, 
             None if device.framework.is_some() => Via::Framework,
             None => Via::Driver,
         };
-        let _ = (bytes, via);
-        (device.totals.device, Fit::Unknown { missing: String::new() })
+        (device.totals.device, device.would_fit(bytes, via))
     };
     snapshot.devices.iter().map(answer).collect()
 }

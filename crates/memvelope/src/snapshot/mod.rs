@@ -1,5 +1,6 @@
 //! A snapshot: one epoch of everything, immutable, internally consistent.
 
+mod again;
 mod balance;
 mod fit;
 mod reconcile;
