@@ -1,9 +1,11 @@
 //! A snapshot: one epoch of everything, immutable, internally consistent.
 
+mod again;
 mod balance;
 mod fit;
 mod reconcile;
 mod term;
+mod text;
 
 pub use balance::{Balance, Finding, FindingKind, Line, Part};
 pub use fit::{
@@ -12,6 +14,7 @@ pub use fit::{
 };
 pub use reconcile::{Reconcile, reconcile};
 pub use term::{Origin, TermName};
+pub use text::fit_text;
 
 use crate::event::{DeviceIndex, DropReason, Libraries, LibraryId};
 use crate::framework::{Demand, Framework};
