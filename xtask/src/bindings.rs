@@ -24,6 +24,29 @@ const DECLARED: &[&str] = &[
     "CUpti_ActivityKernel13__bindgen_ty_1.*",
 ];
 
+/// Structs whose inside is nobody's business here: without this, one graph node would bring in all
+/// kinds of nodes.
+const OPAQUE: &str = "CUDA_(KERNEL|MEMCPY|MEMSET|HOST|CHILD|EVENT|EXT_SEM|BATCH|FABRIC).*\
+                      |CUexecAffinityParam.*|CUctxCreateParams.*";
+
+/// How the names of the driver's functions begin that the table has.
+const DRIVER_FUNCTIONS: &[&str] = &[
+    "cuArray",
+    "cuCtx",
+    "cuDevice",
+    "cuExternalMemory",
+    "cuGraph",
+    "cuIpc",
+    "cuKernel",
+    "cuLaunch",
+    "cuLibrary",
+    "cuMem",
+    "cuMipmappedArray",
+    "cuModule",
+    "cuMulticast",
+    "cuStream",
+];
+
 const HEAD: &str = "\
 // Made by `cargo xtask bindings`. Do not edit.
 #![allow(
@@ -93,10 +116,11 @@ impl Wanted {
             ensure!(!found.is_empty(), "{} names nothing like {prefixes:?}", path.display());
             Ok(found)
         };
-        let mut types = words("layout.rs", &["CUpti_", "CUmem"])?;
+        let structs = ["CUpti_", "CUmem", "CUmulticast", "CUgraph", "CUDA_"];
+        let mut types = words("layout.rs", &structs)?;
         types.extend(words("numbers.rs", &["CUpti_", "CUptiResul"])?);
         types.insert("CUpti_SubscriberParams".to_owned());
-        let named = words("driver.rs", &["cuMem", "cuCtx", "cuDevice", "cuLaunch", "cuGraph"])?;
+        let named = words("driver.rs", DRIVER_FUNCTIONS)?;
         let (mut params, callbacks): (BTreeSet<_>, BTreeSet<_>) =
             named.into_iter().partition(|name| name.ends_with("_params"));
         // The per-thread-stream twin of a function shares its table; the tests compare the two.
@@ -171,7 +195,7 @@ fn bindgen(wanted: &Wanted) -> Result<String> {
     ]);
     command.args(["--disable-header-comment"]);
     command.args(wanted.allowlist());
-    command.args(["--blocklist-type", &DECLARED.join("|")]);
+    command.args(["--blocklist-type", &DECLARED.join("|"), "--opaque-type", OPAQUE]);
     command.args(["--", "-isystem", &compiler_headers, "-isystem"]);
     command.arg(wheels.join("nvidia/cu13/include"));
     pip::run(&mut command)

@@ -20,6 +20,66 @@ pub type CUpti_SubscriberHandle = *mut core::ffi::c_void;
 pub type CUpti_Activity = core::ffi::c_void;
 pub type CUpti_ActivityKernel13__bindgen_ty_1 = u8;
 
+#[derive(PartialEq, Eq, Copy, Clone, Debug, Hash)]
+#[repr(C)]
+pub struct __BindgenOpaqueArray<T>(pub T);
+impl<T: Copy + Default, const N: usize> Default for __BindgenOpaqueArray<[T; N]> {
+    fn default() -> Self {
+        Self([<T as Default>::default(); N])
+    }
+}
+#[derive(PartialEq, Eq, Copy, Clone, Debug, Hash)]
+#[repr(C, align(8))]
+pub struct __BindgenOpaqueArray8<T>(pub T);
+impl<T: Copy + Default, const N: usize> Default for __BindgenOpaqueArray8<[T; N]> {
+    fn default() -> Self {
+        Self([<T as Default>::default(); N])
+    }
+}
+#[repr(C)]
+pub struct __BindgenUnionField<T>(::core::marker::PhantomData<T>);
+impl<T> __BindgenUnionField<T> {
+    #[inline]
+    pub const fn new() -> Self {
+        __BindgenUnionField(::core::marker::PhantomData)
+    }
+    #[inline]
+    pub const unsafe fn as_ref(&self) -> &T {
+        unsafe { ::core::mem::transmute(self) }
+    }
+    #[inline]
+    pub const unsafe fn as_mut(&mut self) -> &mut T {
+        unsafe { ::core::mem::transmute(self) }
+    }
+}
+impl<T> ::core::default::Default for __BindgenUnionField<T> {
+    #[inline]
+    fn default() -> Self {
+        Self::new()
+    }
+}
+impl<T> ::core::clone::Clone for __BindgenUnionField<T> {
+    #[inline]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> ::core::marker::Copy for __BindgenUnionField<T> {}
+impl<T> ::core::fmt::Debug for __BindgenUnionField<T> {
+    fn fmt(&self, fmt: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        fmt.write_str("__BindgenUnionField")
+    }
+}
+impl<T> ::core::hash::Hash for __BindgenUnionField<T> {
+    fn hash<H: ::core::hash::Hasher>(&self, _state: &mut H) {}
+}
+impl<T> ::core::cmp::PartialEq for __BindgenUnionField<T> {
+    fn eq(&self, _other: &__BindgenUnionField<T>) -> bool {
+        true
+    }
+}
+impl<T> ::core::cmp::Eq for __BindgenUnionField<T> {}
+pub type cuuint64_t = u64;
 pub type CUdeviceptr_v2 = ::core::ffi::c_ulonglong;
 pub type CUdeviceptr = CUdeviceptr_v2;
 pub type CUdevice_v1 = ::core::ffi::c_int;
@@ -31,9 +91,63 @@ pub struct CUctx_st {
 }
 #[repr(C)]
 #[derive(Debug)]
+pub struct CUmod_st {
+    _unused: [u8; 0],
+}
+pub type CUmodule = *mut CUmod_st;
+#[repr(C)]
+#[derive(Debug)]
+pub struct CUfunc_st {
+    _unused: [u8; 0],
+}
+pub type CUfunction = *mut CUfunc_st;
+#[repr(C)]
+#[derive(Debug)]
+pub struct CUlib_st {
+    _unused: [u8; 0],
+}
+pub type CUlibrary = *mut CUlib_st;
+#[repr(C)]
+#[derive(Debug)]
+pub struct CUkern_st {
+    _unused: [u8; 0],
+}
+pub type CUkernel = *mut CUkern_st;
+#[repr(C)]
+#[derive(Debug)]
+pub struct CUarray_st {
+    _unused: [u8; 0],
+}
+pub type CUarray = *mut CUarray_st;
+#[repr(C)]
+#[derive(Debug)]
+pub struct CUmipmappedArray_st {
+    _unused: [u8; 0],
+}
+pub type CUmipmappedArray = *mut CUmipmappedArray_st;
+#[repr(C)]
+#[derive(Debug)]
 pub struct CUstream_st {
     _unused: [u8; 0],
 }
+#[repr(C)]
+#[derive(Debug)]
+pub struct CUextMemory_st {
+    _unused: [u8; 0],
+}
+pub type CUexternalMemory = *mut CUextMemory_st;
+#[repr(C)]
+#[derive(Debug)]
+pub struct CUgraph_st {
+    _unused: [u8; 0],
+}
+pub type CUgraph = *mut CUgraph_st;
+#[repr(C)]
+#[derive(Debug)]
+pub struct CUgraphNode_st {
+    _unused: [u8; 0],
+}
+pub type CUgraphNode = *mut CUgraphNode_st;
 #[repr(C)]
 #[derive(Debug)]
 pub struct CUgraphExec_st {
@@ -46,6 +160,136 @@ pub struct CUmemPoolHandle_st {
     _unused: [u8; 0],
 }
 pub type CUmemoryPool = *mut CUmemPoolHandle_st;
+pub type CUgraphConditionalHandle = cuuint64_t;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct CUipcMemHandle_st {
+    pub reserved: [::core::ffi::c_char; 64usize],
+}
+pub type CUipcMemHandle_v1 = CUipcMemHandle_st;
+pub type CUipcMemHandle = CUipcMemHandle_v1;
+pub type CUDA_BATCH_MEM_OP_NODE_PARAMS_v2 = __BindgenOpaqueArray8<[u8; 32usize]>;
+pub const CU_AD_FORMAT_UNSIGNED_INT8: CUarray_format_enum = 1;
+pub const CU_AD_FORMAT_UNSIGNED_INT16: CUarray_format_enum = 2;
+pub const CU_AD_FORMAT_UNSIGNED_INT32: CUarray_format_enum = 3;
+pub const CU_AD_FORMAT_SIGNED_INT8: CUarray_format_enum = 8;
+pub const CU_AD_FORMAT_SIGNED_INT16: CUarray_format_enum = 9;
+pub const CU_AD_FORMAT_SIGNED_INT32: CUarray_format_enum = 10;
+pub const CU_AD_FORMAT_HALF: CUarray_format_enum = 16;
+pub const CU_AD_FORMAT_FLOAT: CUarray_format_enum = 32;
+pub const CU_AD_FORMAT_NV12: CUarray_format_enum = 176;
+pub const CU_AD_FORMAT_UNORM_INT8X1: CUarray_format_enum = 192;
+pub const CU_AD_FORMAT_UNORM_INT8X2: CUarray_format_enum = 193;
+pub const CU_AD_FORMAT_UNORM_INT8X4: CUarray_format_enum = 194;
+pub const CU_AD_FORMAT_UNORM_INT16X1: CUarray_format_enum = 195;
+pub const CU_AD_FORMAT_UNORM_INT16X2: CUarray_format_enum = 196;
+pub const CU_AD_FORMAT_UNORM_INT16X4: CUarray_format_enum = 197;
+pub const CU_AD_FORMAT_SNORM_INT8X1: CUarray_format_enum = 198;
+pub const CU_AD_FORMAT_SNORM_INT8X2: CUarray_format_enum = 199;
+pub const CU_AD_FORMAT_SNORM_INT8X4: CUarray_format_enum = 200;
+pub const CU_AD_FORMAT_SNORM_INT16X1: CUarray_format_enum = 201;
+pub const CU_AD_FORMAT_SNORM_INT16X2: CUarray_format_enum = 202;
+pub const CU_AD_FORMAT_SNORM_INT16X4: CUarray_format_enum = 203;
+pub const CU_AD_FORMAT_BC1_UNORM: CUarray_format_enum = 145;
+pub const CU_AD_FORMAT_BC1_UNORM_SRGB: CUarray_format_enum = 146;
+pub const CU_AD_FORMAT_BC2_UNORM: CUarray_format_enum = 147;
+pub const CU_AD_FORMAT_BC2_UNORM_SRGB: CUarray_format_enum = 148;
+pub const CU_AD_FORMAT_BC3_UNORM: CUarray_format_enum = 149;
+pub const CU_AD_FORMAT_BC3_UNORM_SRGB: CUarray_format_enum = 150;
+pub const CU_AD_FORMAT_BC4_UNORM: CUarray_format_enum = 151;
+pub const CU_AD_FORMAT_BC4_SNORM: CUarray_format_enum = 152;
+pub const CU_AD_FORMAT_BC5_UNORM: CUarray_format_enum = 153;
+pub const CU_AD_FORMAT_BC5_SNORM: CUarray_format_enum = 154;
+pub const CU_AD_FORMAT_BC6H_UF16: CUarray_format_enum = 155;
+pub const CU_AD_FORMAT_BC6H_SF16: CUarray_format_enum = 156;
+pub const CU_AD_FORMAT_BC7_UNORM: CUarray_format_enum = 157;
+pub const CU_AD_FORMAT_BC7_UNORM_SRGB: CUarray_format_enum = 158;
+pub const CU_AD_FORMAT_P010: CUarray_format_enum = 159;
+pub const CU_AD_FORMAT_P016: CUarray_format_enum = 161;
+pub const CU_AD_FORMAT_NV16: CUarray_format_enum = 162;
+pub const CU_AD_FORMAT_P210: CUarray_format_enum = 163;
+pub const CU_AD_FORMAT_P216: CUarray_format_enum = 164;
+pub const CU_AD_FORMAT_YUY2: CUarray_format_enum = 165;
+pub const CU_AD_FORMAT_Y210: CUarray_format_enum = 166;
+pub const CU_AD_FORMAT_Y216: CUarray_format_enum = 167;
+pub const CU_AD_FORMAT_AYUV: CUarray_format_enum = 168;
+pub const CU_AD_FORMAT_Y410: CUarray_format_enum = 169;
+pub const CU_AD_FORMAT_Y416: CUarray_format_enum = 177;
+pub const CU_AD_FORMAT_Y444_PLANAR8: CUarray_format_enum = 178;
+pub const CU_AD_FORMAT_Y444_PLANAR10: CUarray_format_enum = 179;
+pub const CU_AD_FORMAT_YUV444_8bit_SemiPlanar: CUarray_format_enum = 180;
+pub const CU_AD_FORMAT_YUV444_16bit_SemiPlanar: CUarray_format_enum = 181;
+pub const CU_AD_FORMAT_UNORM_INT_101010_2: CUarray_format_enum = 80;
+pub const CU_AD_FORMAT_UINT8_PACKED_422: CUarray_format_enum = 81;
+pub const CU_AD_FORMAT_UINT8_PACKED_444: CUarray_format_enum = 82;
+pub const CU_AD_FORMAT_UINT8_SEMIPLANAR_420: CUarray_format_enum = 83;
+pub const CU_AD_FORMAT_UINT16_SEMIPLANAR_420: CUarray_format_enum = 84;
+pub const CU_AD_FORMAT_UINT8_SEMIPLANAR_422: CUarray_format_enum = 85;
+pub const CU_AD_FORMAT_UINT16_SEMIPLANAR_422: CUarray_format_enum = 86;
+pub const CU_AD_FORMAT_UINT8_SEMIPLANAR_444: CUarray_format_enum = 87;
+pub const CU_AD_FORMAT_UINT16_SEMIPLANAR_444: CUarray_format_enum = 88;
+pub const CU_AD_FORMAT_UINT8_PLANAR_420: CUarray_format_enum = 89;
+pub const CU_AD_FORMAT_UINT16_PLANAR_420: CUarray_format_enum = 90;
+pub const CU_AD_FORMAT_UINT8_PLANAR_422: CUarray_format_enum = 91;
+pub const CU_AD_FORMAT_UINT16_PLANAR_422: CUarray_format_enum = 92;
+pub const CU_AD_FORMAT_UINT8_PLANAR_444: CUarray_format_enum = 93;
+pub const CU_AD_FORMAT_UINT16_PLANAR_444: CUarray_format_enum = 94;
+pub const CU_AD_FORMAT_MAX: CUarray_format_enum = 2147483647;
+pub type CUarray_format_enum = ::core::ffi::c_uint;
+pub use self::CUarray_format_enum as CUarray_format;
+pub const CU_JIT_MAX_REGISTERS: CUjit_option_enum = 0;
+pub const CU_JIT_THREADS_PER_BLOCK: CUjit_option_enum = 1;
+pub const CU_JIT_WALL_TIME: CUjit_option_enum = 2;
+pub const CU_JIT_INFO_LOG_BUFFER: CUjit_option_enum = 3;
+pub const CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES: CUjit_option_enum = 4;
+pub const CU_JIT_ERROR_LOG_BUFFER: CUjit_option_enum = 5;
+pub const CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES: CUjit_option_enum = 6;
+pub const CU_JIT_OPTIMIZATION_LEVEL: CUjit_option_enum = 7;
+pub const CU_JIT_TARGET_FROM_CUCONTEXT: CUjit_option_enum = 8;
+pub const CU_JIT_TARGET: CUjit_option_enum = 9;
+pub const CU_JIT_FALLBACK_STRATEGY: CUjit_option_enum = 10;
+pub const CU_JIT_GENERATE_DEBUG_INFO: CUjit_option_enum = 11;
+pub const CU_JIT_LOG_VERBOSE: CUjit_option_enum = 12;
+pub const CU_JIT_GENERATE_LINE_INFO: CUjit_option_enum = 13;
+pub const CU_JIT_CACHE_MODE: CUjit_option_enum = 14;
+pub const CU_JIT_NEW_SM3X_OPT: CUjit_option_enum = 15;
+pub const CU_JIT_FAST_COMPILE: CUjit_option_enum = 16;
+pub const CU_JIT_GLOBAL_SYMBOL_NAMES: CUjit_option_enum = 17;
+pub const CU_JIT_GLOBAL_SYMBOL_ADDRESSES: CUjit_option_enum = 18;
+pub const CU_JIT_GLOBAL_SYMBOL_COUNT: CUjit_option_enum = 19;
+pub const CU_JIT_LTO: CUjit_option_enum = 20;
+pub const CU_JIT_FTZ: CUjit_option_enum = 21;
+pub const CU_JIT_PREC_DIV: CUjit_option_enum = 22;
+pub const CU_JIT_PREC_SQRT: CUjit_option_enum = 23;
+pub const CU_JIT_FMA: CUjit_option_enum = 24;
+pub const CU_JIT_REFERENCED_KERNEL_NAMES: CUjit_option_enum = 25;
+pub const CU_JIT_REFERENCED_KERNEL_COUNT: CUjit_option_enum = 26;
+pub const CU_JIT_REFERENCED_VARIABLE_NAMES: CUjit_option_enum = 27;
+pub const CU_JIT_REFERENCED_VARIABLE_COUNT: CUjit_option_enum = 28;
+pub const CU_JIT_OPTIMIZE_UNUSED_DEVICE_VARIABLES: CUjit_option_enum = 29;
+pub const CU_JIT_POSITION_INDEPENDENT_CODE: CUjit_option_enum = 30;
+pub const CU_JIT_MIN_CTA_PER_SM: CUjit_option_enum = 31;
+pub const CU_JIT_MAX_THREADS_PER_BLOCK: CUjit_option_enum = 32;
+pub const CU_JIT_OVERRIDE_DIRECTIVE_VALUES: CUjit_option_enum = 33;
+pub const CU_JIT_SPLIT_COMPILE: CUjit_option_enum = 34;
+pub const CU_JIT_BINARY_LOADER_THREAD_COUNT: CUjit_option_enum = 35;
+pub const CU_JIT_NUM_OPTIONS: CUjit_option_enum = 36;
+pub type CUjit_option_enum = ::core::ffi::c_uint;
+pub use self::CUjit_option_enum as CUjit_option;
+pub const CU_LIMIT_STACK_SIZE: CUlimit_enum = 0;
+pub const CU_LIMIT_PRINTF_FIFO_SIZE: CUlimit_enum = 1;
+pub const CU_LIMIT_MALLOC_HEAP_SIZE: CUlimit_enum = 2;
+pub const CU_LIMIT_DEV_RUNTIME_SYNC_DEPTH: CUlimit_enum = 3;
+pub const CU_LIMIT_DEV_RUNTIME_PENDING_LAUNCH_COUNT: CUlimit_enum = 4;
+pub const CU_LIMIT_MAX_L2_FETCH_GRANULARITY: CUlimit_enum = 5;
+pub const CU_LIMIT_PERSISTING_L2_CACHE_SIZE: CUlimit_enum = 6;
+pub const CU_LIMIT_SHMEM_SIZE: CUlimit_enum = 7;
+pub const CU_LIMIT_CIG_ENABLED: CUlimit_enum = 8;
+pub const CU_LIMIT_CIG_SHMEM_FALLBACK_ENABLED: CUlimit_enum = 9;
+pub const CU_LIMIT_PER_BLOCK_MEMORY_SIZE: CUlimit_enum = 10;
+pub const CU_LIMIT_MAX: CUlimit_enum = 11;
+pub type CUlimit_enum = ::core::ffi::c_uint;
+pub use self::CUlimit_enum as CUlimit;
 pub const CU_ACCESS_PROPERTY_NORMAL: CUaccessProperty_enum = 0;
 pub const CU_ACCESS_PROPERTY_STREAMING: CUaccessProperty_enum = 1;
 pub const CU_ACCESS_PROPERTY_PERSISTING: CUaccessProperty_enum = 2;
@@ -62,6 +306,98 @@ pub struct CUaccessPolicyWindow_st {
 }
 pub type CUaccessPolicyWindow_v1 = CUaccessPolicyWindow_st;
 pub type CUaccessPolicyWindow = CUaccessPolicyWindow_v1;
+pub type CUDA_KERNEL_NODE_PARAMS_v3 = __BindgenOpaqueArray8<[u8; 72usize]>;
+pub type CUDA_MEMSET_NODE_PARAMS_v2 = __BindgenOpaqueArray8<[u8; 48usize]>;
+pub type CUDA_HOST_NODE_PARAMS_v2 = __BindgenOpaqueArray8<[u8; 32usize]>;
+pub const CU_GRAPH_COND_TYPE_IF: CUgraphConditionalNodeType_enum = 0;
+pub const CU_GRAPH_COND_TYPE_WHILE: CUgraphConditionalNodeType_enum = 1;
+pub const CU_GRAPH_COND_TYPE_SWITCH: CUgraphConditionalNodeType_enum = 2;
+pub type CUgraphConditionalNodeType_enum = ::core::ffi::c_uint;
+pub use self::CUgraphConditionalNodeType_enum as CUgraphConditionalNodeType;
+#[repr(C)]
+pub struct CUDA_CONDITIONAL_NODE_PARAMS {
+    pub handle: CUgraphConditionalHandle,
+    pub type_: CUgraphConditionalNodeType,
+    pub size: ::core::ffi::c_uint,
+    pub phGraph_out: *mut CUgraph,
+    pub ctx: CUcontext,
+}
+pub const CU_GRAPH_NODE_TYPE_KERNEL: CUgraphNodeType_enum = 0;
+pub const CU_GRAPH_NODE_TYPE_MEMCPY: CUgraphNodeType_enum = 1;
+pub const CU_GRAPH_NODE_TYPE_MEMSET: CUgraphNodeType_enum = 2;
+pub const CU_GRAPH_NODE_TYPE_HOST: CUgraphNodeType_enum = 3;
+pub const CU_GRAPH_NODE_TYPE_GRAPH: CUgraphNodeType_enum = 4;
+pub const CU_GRAPH_NODE_TYPE_EMPTY: CUgraphNodeType_enum = 5;
+pub const CU_GRAPH_NODE_TYPE_WAIT_EVENT: CUgraphNodeType_enum = 6;
+pub const CU_GRAPH_NODE_TYPE_EVENT_RECORD: CUgraphNodeType_enum = 7;
+pub const CU_GRAPH_NODE_TYPE_EXT_SEMAS_SIGNAL: CUgraphNodeType_enum = 8;
+pub const CU_GRAPH_NODE_TYPE_EXT_SEMAS_WAIT: CUgraphNodeType_enum = 9;
+pub const CU_GRAPH_NODE_TYPE_MEM_ALLOC: CUgraphNodeType_enum = 10;
+pub const CU_GRAPH_NODE_TYPE_MEM_FREE: CUgraphNodeType_enum = 11;
+pub const CU_GRAPH_NODE_TYPE_BATCH_MEM_OP: CUgraphNodeType_enum = 12;
+pub const CU_GRAPH_NODE_TYPE_CONDITIONAL: CUgraphNodeType_enum = 13;
+pub const CU_GRAPH_NODE_TYPE_MEMCPY_BATCH: CUgraphNodeType_enum = 14;
+pub const CU_GRAPH_NODE_TYPE_RESERVED_16: CUgraphNodeType_enum = 16;
+pub const CU_GRAPH_NODE_TYPE_EXTERNAL_ENGINE: CUgraphNodeType_enum = 17;
+pub const CU_GRAPH_NODE_TYPE_FABRIC_CPY_BATCH: CUgraphNodeType_enum = 18;
+pub type CUgraphNodeType_enum = ::core::ffi::c_uint;
+pub use self::CUgraphNodeType_enum as CUgraphNodeType;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct CUgraphEdgeData_st {
+    pub from_port: ::core::ffi::c_uchar,
+    pub to_port: ::core::ffi::c_uchar,
+    pub type_: ::core::ffi::c_uchar,
+    pub reserved: [::core::ffi::c_uchar; 5usize],
+}
+pub type CUgraphEdgeData = CUgraphEdgeData_st;
+pub const CU_STREAM_CAPTURE_MODE_GLOBAL: CUstreamCaptureMode_enum = 0;
+pub const CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: CUstreamCaptureMode_enum = 1;
+pub const CU_STREAM_CAPTURE_MODE_RELAXED: CUstreamCaptureMode_enum = 2;
+pub type CUstreamCaptureMode_enum = ::core::ffi::c_uint;
+pub use self::CUstreamCaptureMode_enum as CUstreamCaptureMode;
+pub type CUexecAffinityParam = __BindgenOpaqueArray<[u32; 2usize]>;
+pub type CUctxCreateParams = __BindgenOpaqueArray8<[u8; 24usize]>;
+pub const CU_LIBRARY_HOST_UNIVERSAL_FUNCTION_AND_DATA_TABLE: CUlibraryOption_enum = 0;
+pub const CU_LIBRARY_BINARY_IS_PRESERVED: CUlibraryOption_enum = 1;
+pub const CU_LIBRARY_NUM_OPTIONS: CUlibraryOption_enum = 2;
+pub type CUlibraryOption_enum = ::core::ffi::c_uint;
+pub use self::CUlibraryOption_enum as CUlibraryOption;
+pub type CUDA_MEMCPY_NODE_PARAMS = __BindgenOpaqueArray8<[u8; 216usize]>;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct CUDA_ARRAY_DESCRIPTOR_st {
+    pub Width: usize,
+    pub Height: usize,
+    pub Format: CUarray_format,
+    pub NumChannels: ::core::ffi::c_uint,
+}
+pub type CUDA_ARRAY_DESCRIPTOR_v2 = CUDA_ARRAY_DESCRIPTOR_st;
+pub type CUDA_ARRAY_DESCRIPTOR = CUDA_ARRAY_DESCRIPTOR_v2;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct CUDA_ARRAY3D_DESCRIPTOR_st {
+    pub Width: usize,
+    pub Height: usize,
+    pub Depth: usize,
+    pub Format: CUarray_format,
+    pub NumChannels: ::core::ffi::c_uint,
+    pub Flags: ::core::ffi::c_uint,
+}
+pub type CUDA_ARRAY3D_DESCRIPTOR_v2 = CUDA_ARRAY3D_DESCRIPTOR_st;
+pub type CUDA_ARRAY3D_DESCRIPTOR = CUDA_ARRAY3D_DESCRIPTOR_v2;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct CUDA_EXTERNAL_MEMORY_BUFFER_DESC_st {
+    pub offset: ::core::ffi::c_ulonglong,
+    pub size: ::core::ffi::c_ulonglong,
+    pub flags: ::core::ffi::c_uint,
+    pub reserved: [::core::ffi::c_uint; 16usize],
+}
+pub type CUDA_EXTERNAL_MEMORY_BUFFER_DESC_v1 = CUDA_EXTERNAL_MEMORY_BUFFER_DESC_st;
+pub type CUDA_EXTERNAL_MEMORY_BUFFER_DESC = CUDA_EXTERNAL_MEMORY_BUFFER_DESC_v1;
+pub type CUDA_EXT_SEM_SIGNAL_NODE_PARAMS_v2 = __BindgenOpaqueArray8<[u8; 32usize]>;
+pub type CUDA_EXT_SEM_WAIT_NODE_PARAMS_v2 = __BindgenOpaqueArray8<[u8; 32usize]>;
 pub type CUmemGenericAllocationHandle_v1 = ::core::ffi::c_ulonglong;
 pub type CUmemGenericAllocationHandle = CUmemGenericAllocationHandle_v1;
 pub const CU_MEM_HANDLE_TYPE_NONE: CUmemAllocationHandleType_enum = 0;
@@ -72,6 +408,12 @@ pub const CU_MEM_HANDLE_TYPE_FABRIC: CUmemAllocationHandleType_enum = 8;
 pub const CU_MEM_HANDLE_TYPE_MAX: CUmemAllocationHandleType_enum = 2147483647;
 pub type CUmemAllocationHandleType_enum = ::core::ffi::c_uint;
 pub use self::CUmemAllocationHandleType_enum as CUmemAllocationHandleType;
+pub const CU_MEM_ACCESS_FLAGS_PROT_NONE: CUmemAccess_flags_enum = 0;
+pub const CU_MEM_ACCESS_FLAGS_PROT_READ: CUmemAccess_flags_enum = 1;
+pub const CU_MEM_ACCESS_FLAGS_PROT_READWRITE: CUmemAccess_flags_enum = 3;
+pub const CU_MEM_ACCESS_FLAGS_PROT_MAX: CUmemAccess_flags_enum = 2147483647;
+pub type CUmemAccess_flags_enum = ::core::ffi::c_uint;
+pub use self::CUmemAccess_flags_enum as CUmemAccess_flags;
 pub const CU_MEM_LOCATION_TYPE_INVALID: CUmemLocationType_enum = 0;
 pub const CU_MEM_LOCATION_TYPE_NONE: CUmemLocationType_enum = 0;
 pub const CU_MEM_LOCATION_TYPE_DEVICE: CUmemLocationType_enum = 1;
@@ -130,6 +472,24 @@ pub type CUmemAllocationProp_v1 = CUmemAllocationProp_st;
 pub type CUmemAllocationProp = CUmemAllocationProp_v1;
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct CUmulticastObjectProp_st {
+    pub numDevices: ::core::ffi::c_uint,
+    pub size: usize,
+    pub handleTypes: ::core::ffi::c_ulonglong,
+    pub flags: ::core::ffi::c_ulonglong,
+}
+pub type CUmulticastObjectProp_v1 = CUmulticastObjectProp_st;
+pub type CUmulticastObjectProp = CUmulticastObjectProp_v1;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct CUmemAccessDesc_st {
+    pub location: CUmemLocation,
+    pub flags: CUmemAccess_flags,
+}
+pub type CUmemAccessDesc_v1 = CUmemAccessDesc_st;
+pub type CUmemAccessDesc = CUmemAccessDesc_v1;
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct CUmemPoolProps_st {
     pub allocType: CUmemAllocationType,
     pub handleTypes: CUmemAllocationHandleType,
@@ -142,6 +502,74 @@ pub struct CUmemPoolProps_st {
 }
 pub type CUmemPoolProps_v1 = CUmemPoolProps_st;
 pub type CUmemPoolProps = CUmemPoolProps_v1;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct CUmemPoolPtrExportData_st {
+    pub reserved: [::core::ffi::c_uchar; 64usize],
+}
+pub type CUmemPoolPtrExportData_v1 = CUmemPoolPtrExportData_st;
+pub type CUmemPoolPtrExportData = CUmemPoolPtrExportData_v1;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct CUDA_MEM_ALLOC_NODE_PARAMS_v1_st {
+    pub poolProps: CUmemPoolProps,
+    pub accessDescs: *const CUmemAccessDesc,
+    pub accessDescCount: usize,
+    pub bytesize: usize,
+    pub dptr: CUdeviceptr,
+}
+pub type CUDA_MEM_ALLOC_NODE_PARAMS_v1 = CUDA_MEM_ALLOC_NODE_PARAMS_v1_st;
+pub type CUDA_MEM_ALLOC_NODE_PARAMS = CUDA_MEM_ALLOC_NODE_PARAMS_v1;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct CUDA_MEM_ALLOC_NODE_PARAMS_v2_st {
+    pub poolProps: CUmemPoolProps,
+    pub accessDescs: *const CUmemAccessDesc,
+    pub accessDescCount: usize,
+    pub bytesize: usize,
+    pub dptr: CUdeviceptr,
+}
+pub type CUDA_MEM_ALLOC_NODE_PARAMS_v2 = CUDA_MEM_ALLOC_NODE_PARAMS_v2_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct CUDA_MEM_FREE_NODE_PARAMS_st {
+    pub dptr: CUdeviceptr,
+}
+pub type CUDA_MEM_FREE_NODE_PARAMS = CUDA_MEM_FREE_NODE_PARAMS_st;
+pub type CUDA_CHILD_GRAPH_NODE_PARAMS = __BindgenOpaqueArray8<[u8; 16usize]>;
+pub type CUDA_EVENT_RECORD_NODE_PARAMS = __BindgenOpaqueArray8<[u8; 16usize]>;
+pub type CUDA_EVENT_WAIT_NODE_PARAMS = __BindgenOpaqueArray8<[u8; 8usize]>;
+pub type CUDA_MEMCPY_BATCH_NODE_PARAMS_V1 = __BindgenOpaqueArray8<[u8; 64usize]>;
+pub type CUDA_FABRIC_CPY_BATCH_NODE_PARAMS_V1 = __BindgenOpaqueArray8<[u8; 32usize]>;
+#[repr(C)]
+pub struct CUgraphNodeParams_st {
+    pub type_: CUgraphNodeType,
+    pub reserved0: [::core::ffi::c_int; 3usize],
+    pub __bindgen_anon_1: CUgraphNodeParams_st__bindgen_ty_1,
+    pub reserved2: ::core::ffi::c_longlong,
+}
+#[repr(C)]
+pub struct CUgraphNodeParams_st__bindgen_ty_1 {
+    pub reserved1: __BindgenUnionField<[::core::ffi::c_longlong; 29usize]>,
+    pub kernel: __BindgenUnionField<CUDA_KERNEL_NODE_PARAMS_v3>,
+    pub memcpy: __BindgenUnionField<CUDA_MEMCPY_NODE_PARAMS>,
+    pub memset: __BindgenUnionField<CUDA_MEMSET_NODE_PARAMS_v2>,
+    pub host: __BindgenUnionField<CUDA_HOST_NODE_PARAMS_v2>,
+    pub graph: __BindgenUnionField<CUDA_CHILD_GRAPH_NODE_PARAMS>,
+    pub eventWait: __BindgenUnionField<CUDA_EVENT_WAIT_NODE_PARAMS>,
+    pub eventRecord: __BindgenUnionField<CUDA_EVENT_RECORD_NODE_PARAMS>,
+    pub extSemSignal: __BindgenUnionField<CUDA_EXT_SEM_SIGNAL_NODE_PARAMS_v2>,
+    pub extSemWait: __BindgenUnionField<CUDA_EXT_SEM_WAIT_NODE_PARAMS_v2>,
+    pub alloc: __BindgenUnionField<CUDA_MEM_ALLOC_NODE_PARAMS_v2>,
+    pub free: __BindgenUnionField<CUDA_MEM_FREE_NODE_PARAMS>,
+    pub memOp: __BindgenUnionField<CUDA_BATCH_MEM_OP_NODE_PARAMS_v2>,
+    pub conditional: __BindgenUnionField<CUDA_CONDITIONAL_NODE_PARAMS>,
+    pub memcpyBatch: __BindgenUnionField<CUDA_MEMCPY_BATCH_NODE_PARAMS_V1>,
+    pub fabricCpyBatch: __BindgenUnionField<CUDA_FABRIC_CPY_BATCH_NODE_PARAMS_V1>,
+    pub asBytes: __BindgenUnionField<[::core::ffi::c_char; 232usize]>,
+    pub bindgen_union_field: __BindgenOpaqueArray8<[u8; 232usize]>,
+}
+pub type CUgraphNodeParams = CUgraphNodeParams_st;
 pub const CUPTI_SUCCESS: CUptiResult = 0;
 pub const CUPTI_ERROR_INVALID_PARAMETER: CUptiResult = 1;
 pub const CUPTI_ERROR_INVALID_DEVICE: CUptiResult = 2;
@@ -801,16 +1229,28 @@ pub type CUpti_BuffersCallbackCompleteFunc = ::core::option::Option<
     ),
 >;
 pub type CUpti_TimestampCallbackFunc = ::core::option::Option<unsafe extern "C" fn() -> u64>;
+pub const CUPTI_DRIVER_TRACE_CBID_cuCtxCreate: CUpti_driver_api_trace_cbid_enum = 10;
+pub const CUPTI_DRIVER_TRACE_CBID_cuModuleLoad: CUpti_driver_api_trace_cbid_enum = 18;
+pub const CUPTI_DRIVER_TRACE_CBID_cuModuleLoadData: CUpti_driver_api_trace_cbid_enum = 19;
+pub const CUPTI_DRIVER_TRACE_CBID_cuModuleLoadDataEx: CUpti_driver_api_trace_cbid_enum = 20;
+pub const CUPTI_DRIVER_TRACE_CBID_cuModuleLoadFatBinary: CUpti_driver_api_trace_cbid_enum = 21;
+pub const CUPTI_DRIVER_TRACE_CBID_cuModuleUnload: CUpti_driver_api_trace_cbid_enum = 22;
+pub const CUPTI_DRIVER_TRACE_CBID_cuModuleGetFunction: CUpti_driver_api_trace_cbid_enum = 23;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemFreeHost: CUpti_driver_api_trace_cbid_enum = 38;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemHostAlloc: CUpti_driver_api_trace_cbid_enum = 39;
+pub const CUPTI_DRIVER_TRACE_CBID_cuArrayDestroy: CUpti_driver_api_trace_cbid_enum = 89;
+pub const CUPTI_DRIVER_TRACE_CBID_cuCtxSetLimit: CUpti_driver_api_trace_cbid_enum = 136;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemsetD8Async: CUpti_driver_api_trace_cbid_enum = 216;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemsetD16Async: CUpti_driver_api_trace_cbid_enum = 218;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemsetD32Async: CUpti_driver_api_trace_cbid_enum = 220;
+pub const CUPTI_DRIVER_TRACE_CBID_cuCtxCreate_v2: CUpti_driver_api_trace_cbid_enum = 235;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemAlloc_v2: CUpti_driver_api_trace_cbid_enum = 243;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemAllocPitch_v2: CUpti_driver_api_trace_cbid_enum = 244;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemFree_v2: CUpti_driver_api_trace_cbid_enum = 245;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemsetD8_v2: CUpti_driver_api_trace_cbid_enum = 249;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemsetD32_v2: CUpti_driver_api_trace_cbid_enum = 251;
+pub const CUPTI_DRIVER_TRACE_CBID_cuArrayCreate_v2: CUpti_driver_api_trace_cbid_enum = 272;
+pub const CUPTI_DRIVER_TRACE_CBID_cuArray3DCreate_v2: CUpti_driver_api_trace_cbid_enum = 274;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemcpyHtoD_v2: CUpti_driver_api_trace_cbid_enum = 276;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemcpyHtoDAsync_v2: CUpti_driver_api_trace_cbid_enum = 277;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemcpyDtoH_v2: CUpti_driver_api_trace_cbid_enum = 278;
@@ -830,6 +1270,10 @@ pub const CUPTI_DRIVER_TRACE_CBID_cuLaunchKernel: CUpti_driver_api_trace_cbid_en
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemcpyPeer: CUpti_driver_api_trace_cbid_enum = 318;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemcpyPeerAsync: CUpti_driver_api_trace_cbid_enum = 319;
 pub const CUPTI_DRIVER_TRACE_CBID_cuCtxDestroy_v2: CUpti_driver_api_trace_cbid_enum = 322;
+pub const CUPTI_DRIVER_TRACE_CBID_cuIpcOpenMemHandle: CUpti_driver_api_trace_cbid_enum = 329;
+pub const CUPTI_DRIVER_TRACE_CBID_cuIpcCloseMemHandle: CUpti_driver_api_trace_cbid_enum = 330;
+pub const CUPTI_DRIVER_TRACE_CBID_cuMipmappedArrayCreate: CUpti_driver_api_trace_cbid_enum = 347;
+pub const CUPTI_DRIVER_TRACE_CBID_cuMipmappedArrayDestroy: CUpti_driver_api_trace_cbid_enum = 349;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemAllocManaged: CUpti_driver_api_trace_cbid_enum = 371;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemHostRegister_v2: CUpti_driver_api_trace_cbid_enum = 379;
 pub const CUPTI_DRIVER_TRACE_CBID_cuDevicePrimaryCtxRetain: CUpti_driver_api_trace_cbid_enum = 386;
@@ -851,8 +1295,17 @@ pub const CUPTI_DRIVER_TRACE_CBID_cuLaunchKernel_ptsz: CUpti_driver_api_trace_cb
 pub const CUPTI_DRIVER_TRACE_CBID_cuLaunchCooperativeKernel: CUpti_driver_api_trace_cbid_enum = 477;
 pub const CUPTI_DRIVER_TRACE_CBID_cuLaunchCooperativeKernel_ptsz: CUpti_driver_api_trace_cbid_enum =
     478;
+pub const CUPTI_DRIVER_TRACE_CBID_cuExternalMemoryGetMappedBuffer:
+    CUpti_driver_api_trace_cbid_enum = 486;
+pub const CUPTI_DRIVER_TRACE_CBID_cuStreamBeginCapture: CUpti_driver_api_trace_cbid_enum = 495;
+pub const CUPTI_DRIVER_TRACE_CBID_cuStreamBeginCapture_ptsz: CUpti_driver_api_trace_cbid_enum = 496;
+pub const CUPTI_DRIVER_TRACE_CBID_cuStreamEndCapture: CUpti_driver_api_trace_cbid_enum = 497;
+pub const CUPTI_DRIVER_TRACE_CBID_cuStreamEndCapture_ptsz: CUpti_driver_api_trace_cbid_enum = 498;
 pub const CUPTI_DRIVER_TRACE_CBID_cuGraphLaunch: CUpti_driver_api_trace_cbid_enum = 514;
 pub const CUPTI_DRIVER_TRACE_CBID_cuGraphLaunch_ptsz: CUpti_driver_api_trace_cbid_enum = 515;
+pub const CUPTI_DRIVER_TRACE_CBID_cuStreamBeginCapture_v2: CUpti_driver_api_trace_cbid_enum = 539;
+pub const CUPTI_DRIVER_TRACE_CBID_cuStreamBeginCapture_v2_ptsz: CUpti_driver_api_trace_cbid_enum =
+    540;
 pub const CUPTI_DRIVER_TRACE_CBID_cuDevicePrimaryCtxRelease_v2: CUpti_driver_api_trace_cbid_enum =
     544;
 pub const CUPTI_DRIVER_TRACE_CBID_cuDevicePrimaryCtxReset_v2: CUpti_driver_api_trace_cbid_enum =
@@ -863,6 +1316,13 @@ pub const CUPTI_DRIVER_TRACE_CBID_cuMemCreate: CUpti_driver_api_trace_cbid_enum 
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemRelease: CUpti_driver_api_trace_cbid_enum = 550;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemMap: CUpti_driver_api_trace_cbid_enum = 551;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemUnmap: CUpti_driver_api_trace_cbid_enum = 552;
+pub const CUPTI_DRIVER_TRACE_CBID_cuMemExportToShareableHandle: CUpti_driver_api_trace_cbid_enum =
+    554;
+pub const CUPTI_DRIVER_TRACE_CBID_cuMemImportFromShareableHandle: CUpti_driver_api_trace_cbid_enum =
+    555;
+pub const CUPTI_DRIVER_TRACE_CBID_cuMemRetainAllocationHandle: CUpti_driver_api_trace_cbid_enum =
+    565;
+pub const CUPTI_DRIVER_TRACE_CBID_cuIpcOpenMemHandle_v2: CUpti_driver_api_trace_cbid_enum = 567;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemAllocAsync: CUpti_driver_api_trace_cbid_enum = 598;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemAllocAsync_ptsz: CUpti_driver_api_trace_cbid_enum = 599;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemFreeAsync: CUpti_driver_api_trace_cbid_enum = 600;
@@ -870,11 +1330,37 @@ pub const CUPTI_DRIVER_TRACE_CBID_cuMemFreeAsync_ptsz: CUpti_driver_api_trace_cb
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemPoolTrimTo: CUpti_driver_api_trace_cbid_enum = 602;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemPoolCreate: CUpti_driver_api_trace_cbid_enum = 607;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemPoolDestroy: CUpti_driver_api_trace_cbid_enum = 608;
+pub const CUPTI_DRIVER_TRACE_CBID_cuDeviceSetMemPool: CUpti_driver_api_trace_cbid_enum = 609;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemAllocFromPoolAsync: CUpti_driver_api_trace_cbid_enum = 611;
 pub const CUPTI_DRIVER_TRACE_CBID_cuMemAllocFromPoolAsync_ptsz: CUpti_driver_api_trace_cbid_enum =
     612;
+pub const CUPTI_DRIVER_TRACE_CBID_cuMemPoolImportFromShareableHandle:
+    CUpti_driver_api_trace_cbid_enum = 614;
+pub const CUPTI_DRIVER_TRACE_CBID_cuMemPoolImportPointer: CUpti_driver_api_trace_cbid_enum = 616;
+pub const CUPTI_DRIVER_TRACE_CBID_cuGraphAddMemAllocNode: CUpti_driver_api_trace_cbid_enum = 638;
+pub const CUPTI_DRIVER_TRACE_CBID_cuGraphAddMemFreeNode: CUpti_driver_api_trace_cbid_enum = 639;
+pub const CUPTI_DRIVER_TRACE_CBID_cuDeviceGraphMemTrim: CUpti_driver_api_trace_cbid_enum = 640;
+pub const CUPTI_DRIVER_TRACE_CBID_cuCtxCreate_v3: CUpti_driver_api_trace_cbid_enum = 645;
 pub const CUPTI_DRIVER_TRACE_CBID_cuLaunchKernelEx: CUpti_driver_api_trace_cbid_enum = 652;
 pub const CUPTI_DRIVER_TRACE_CBID_cuLaunchKernelEx_ptsz: CUpti_driver_api_trace_cbid_enum = 653;
+pub const CUPTI_DRIVER_TRACE_CBID_cuLibraryLoadData: CUpti_driver_api_trace_cbid_enum = 678;
+pub const CUPTI_DRIVER_TRACE_CBID_cuLibraryLoadFromFile: CUpti_driver_api_trace_cbid_enum = 679;
+pub const CUPTI_DRIVER_TRACE_CBID_cuLibraryUnload: CUpti_driver_api_trace_cbid_enum = 680;
+pub const CUPTI_DRIVER_TRACE_CBID_cuKernelGetFunction: CUpti_driver_api_trace_cbid_enum = 683;
+pub const CUPTI_DRIVER_TRACE_CBID_cuMulticastCreate: CUpti_driver_api_trace_cbid_enum = 706;
+pub const CUPTI_DRIVER_TRACE_CBID_cuMulticastBindMem: CUpti_driver_api_trace_cbid_enum = 708;
+pub const CUPTI_DRIVER_TRACE_CBID_cuMulticastBindAddr: CUpti_driver_api_trace_cbid_enum = 709;
+pub const CUPTI_DRIVER_TRACE_CBID_cuMulticastUnbind: CUpti_driver_api_trace_cbid_enum = 710;
+pub const CUPTI_DRIVER_TRACE_CBID_cuGraphAddNode: CUpti_driver_api_trace_cbid_enum = 712;
+pub const CUPTI_DRIVER_TRACE_CBID_cuStreamBeginCaptureToGraph: CUpti_driver_api_trace_cbid_enum =
+    720;
+pub const CUPTI_DRIVER_TRACE_CBID_cuStreamBeginCaptureToGraph_ptsz:
+    CUpti_driver_api_trace_cbid_enum = 721;
+pub const CUPTI_DRIVER_TRACE_CBID_cuGraphAddNode_v2: CUpti_driver_api_trace_cbid_enum = 723;
+pub const CUPTI_DRIVER_TRACE_CBID_cuCtxCreate_v4: CUpti_driver_api_trace_cbid_enum = 757;
+pub const CUPTI_DRIVER_TRACE_CBID_cuMemSetMemPool: CUpti_driver_api_trace_cbid_enum = 803;
+pub const CUPTI_DRIVER_TRACE_CBID_cuMulticastBindMem_v2: CUpti_driver_api_trace_cbid_enum = 820;
+pub const CUPTI_DRIVER_TRACE_CBID_cuMulticastBindAddr_v2: CUpti_driver_api_trace_cbid_enum = 821;
 pub type CUpti_driver_api_trace_cbid_enum = ::core::ffi::c_uint;
 pub const CUPTI_RUNTIME_TRACE_CBID_cudaMemcpy_v3020: CUpti_runtime_api_trace_cbid_enum = 31;
 pub const CUPTI_RUNTIME_TRACE_CBID_cudaMemcpyAsync_v3020: CUpti_runtime_api_trace_cbid_enum = 41;
@@ -912,6 +1398,59 @@ pub const CUPTI_RUNTIME_TRACE_CBID___cudaLaunchKernel_ptsz_v13000:
 pub type CUpti_runtime_api_trace_cbid_enum = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct cuCtxCreate_params_st {
+    pub pctx: *mut CUcontext,
+    pub flags: ::core::ffi::c_uint,
+    pub dev: CUdevice,
+}
+pub type cuCtxCreate_params = cuCtxCreate_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuModuleLoad_params_st {
+    pub module: *mut CUmodule,
+    pub fname: *const ::core::ffi::c_char,
+}
+pub type cuModuleLoad_params = cuModuleLoad_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuModuleLoadData_params_st {
+    pub module: *mut CUmodule,
+    pub image: *const ::core::ffi::c_void,
+}
+pub type cuModuleLoadData_params = cuModuleLoadData_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuModuleLoadDataEx_params_st {
+    pub module: *mut CUmodule,
+    pub image: *const ::core::ffi::c_void,
+    pub numOptions: ::core::ffi::c_uint,
+    pub options: *mut CUjit_option,
+    pub optionValues: *mut *mut ::core::ffi::c_void,
+}
+pub type cuModuleLoadDataEx_params = cuModuleLoadDataEx_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuModuleLoadFatBinary_params_st {
+    pub module: *mut CUmodule,
+    pub fatCubin: *const ::core::ffi::c_void,
+}
+pub type cuModuleLoadFatBinary_params = cuModuleLoadFatBinary_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuModuleUnload_params_st {
+    pub hmod: CUmodule,
+}
+pub type cuModuleUnload_params = cuModuleUnload_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuModuleGetFunction_params_st {
+    pub hfunc: *mut CUfunction,
+    pub hmod: CUmodule,
+    pub name: *const ::core::ffi::c_char,
+}
+pub type cuModuleGetFunction_params = cuModuleGetFunction_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct cuMemFreeHost_params_st {
     pub p: *mut ::core::ffi::c_void,
 }
@@ -924,6 +1463,27 @@ pub struct cuMemHostAlloc_params_st {
     pub Flags: ::core::ffi::c_uint,
 }
 pub type cuMemHostAlloc_params = cuMemHostAlloc_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuArrayDestroy_params_st {
+    pub hArray: CUarray,
+}
+pub type cuArrayDestroy_params = cuArrayDestroy_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuCtxSetLimit_params_st {
+    pub limit: CUlimit,
+    pub value: usize,
+}
+pub type cuCtxSetLimit_params = cuCtxSetLimit_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuCtxCreate_v2_params_st {
+    pub pctx: *mut CUcontext,
+    pub flags: ::core::ffi::c_uint,
+    pub dev: CUdevice,
+}
+pub type cuCtxCreate_v2_params = cuCtxCreate_v2_params_st;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct cuMemAlloc_v2_params_st {
@@ -947,6 +1507,20 @@ pub struct cuMemFree_v2_params_st {
     pub dptr: CUdeviceptr,
 }
 pub type cuMemFree_v2_params = cuMemFree_v2_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuArrayCreate_v2_params_st {
+    pub pHandle: *mut CUarray,
+    pub pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR,
+}
+pub type cuArrayCreate_v2_params = cuArrayCreate_v2_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuArray3DCreate_v2_params_st {
+    pub pHandle: *mut CUarray,
+    pub pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR,
+}
+pub type cuArray3DCreate_v2_params = cuArray3DCreate_v2_params_st;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct cuMemAllocHost_v2_params_st {
@@ -973,6 +1547,34 @@ pub struct cuCtxDestroy_v2_params_st {
     pub ctx: CUcontext,
 }
 pub type cuCtxDestroy_v2_params = cuCtxDestroy_v2_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuIpcOpenMemHandle_params_st {
+    pub pdptr: *mut CUdeviceptr,
+    pub handle: CUipcMemHandle,
+    pub Flags: ::core::ffi::c_uint,
+}
+pub type cuIpcOpenMemHandle_params = cuIpcOpenMemHandle_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuIpcCloseMemHandle_params_st {
+    pub dptr: CUdeviceptr,
+}
+pub type cuIpcCloseMemHandle_params = cuIpcCloseMemHandle_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuMipmappedArrayCreate_params_st {
+    pub pHandle: *mut CUmipmappedArray,
+    pub pMipmappedArrayDesc: *const CUDA_ARRAY3D_DESCRIPTOR,
+    pub numMipmapLevels: ::core::ffi::c_uint,
+}
+pub type cuMipmappedArrayCreate_params = cuMipmappedArrayCreate_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuMipmappedArrayDestroy_params_st {
+    pub hMipmappedArray: CUmipmappedArray,
+}
+pub type cuMipmappedArrayDestroy_params = cuMipmappedArrayDestroy_params_st;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct cuMemAllocManaged_params_st {
@@ -1009,6 +1611,36 @@ pub struct cuDevicePrimaryCtxReset_params_st {
 }
 pub type cuDevicePrimaryCtxReset_params = cuDevicePrimaryCtxReset_params_st;
 #[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuExternalMemoryGetMappedBuffer_params_st {
+    pub devPtr: *mut CUdeviceptr,
+    pub extMem: CUexternalMemory,
+    pub bufferDesc: *const CUDA_EXTERNAL_MEMORY_BUFFER_DESC,
+}
+pub type cuExternalMemoryGetMappedBuffer_params = cuExternalMemoryGetMappedBuffer_params_st;
+#[repr(C)]
+pub struct cuStreamBeginCapture_params_st {
+    pub hStream: CUstream,
+}
+pub type cuStreamBeginCapture_params = cuStreamBeginCapture_params_st;
+#[repr(C)]
+pub struct cuStreamBeginCapture_ptsz_params_st {
+    pub hStream: CUstream,
+}
+pub type cuStreamBeginCapture_ptsz_params = cuStreamBeginCapture_ptsz_params_st;
+#[repr(C)]
+pub struct cuStreamEndCapture_params_st {
+    pub hStream: CUstream,
+    pub phGraph: *mut CUgraph,
+}
+pub type cuStreamEndCapture_params = cuStreamEndCapture_params_st;
+#[repr(C)]
+pub struct cuStreamEndCapture_ptsz_params_st {
+    pub hStream: CUstream,
+    pub phGraph: *mut CUgraph,
+}
+pub type cuStreamEndCapture_ptsz_params = cuStreamEndCapture_ptsz_params_st;
+#[repr(C)]
 pub struct cuGraphLaunch_params_st {
     pub hGraph: CUgraphExec,
     pub hStream: CUstream,
@@ -1020,6 +1652,18 @@ pub struct cuGraphLaunch_ptsz_params_st {
     pub hStream: CUstream,
 }
 pub type cuGraphLaunch_ptsz_params = cuGraphLaunch_ptsz_params_st;
+#[repr(C)]
+pub struct cuStreamBeginCapture_v2_params_st {
+    pub hStream: CUstream,
+    pub mode: CUstreamCaptureMode,
+}
+pub type cuStreamBeginCapture_v2_params = cuStreamBeginCapture_v2_params_st;
+#[repr(C)]
+pub struct cuStreamBeginCapture_v2_ptsz_params_st {
+    pub hStream: CUstream,
+    pub mode: CUstreamCaptureMode,
+}
+pub type cuStreamBeginCapture_v2_ptsz_params = cuStreamBeginCapture_v2_ptsz_params_st;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct cuDevicePrimaryCtxRelease_v2_params_st {
@@ -1082,6 +1726,38 @@ pub struct cuMemUnmap_params_st {
 }
 pub type cuMemUnmap_params = cuMemUnmap_params_st;
 #[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuMemExportToShareableHandle_params_st {
+    pub shareableHandle: *mut ::core::ffi::c_void,
+    pub handle: CUmemGenericAllocationHandle,
+    pub handleType: CUmemAllocationHandleType,
+    pub flags: ::core::ffi::c_ulonglong,
+}
+pub type cuMemExportToShareableHandle_params = cuMemExportToShareableHandle_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuMemImportFromShareableHandle_params_st {
+    pub handle: *mut CUmemGenericAllocationHandle,
+    pub osHandle: *mut ::core::ffi::c_void,
+    pub shHandleType: CUmemAllocationHandleType,
+}
+pub type cuMemImportFromShareableHandle_params = cuMemImportFromShareableHandle_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuMemRetainAllocationHandle_params_st {
+    pub handle: *mut CUmemGenericAllocationHandle,
+    pub addr: *mut ::core::ffi::c_void,
+}
+pub type cuMemRetainAllocationHandle_params = cuMemRetainAllocationHandle_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuIpcOpenMemHandle_v2_params_st {
+    pub pdptr: *mut CUdeviceptr,
+    pub handle: CUipcMemHandle,
+    pub Flags: ::core::ffi::c_uint,
+}
+pub type cuIpcOpenMemHandle_v2_params = cuIpcOpenMemHandle_v2_params_st;
+#[repr(C)]
 pub struct cuMemAllocAsync_params_st {
     pub dptr: *mut CUdeviceptr,
     pub bytesize: usize,
@@ -1128,6 +1804,13 @@ pub struct cuMemPoolDestroy_params_st {
 }
 pub type cuMemPoolDestroy_params = cuMemPoolDestroy_params_st;
 #[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuDeviceSetMemPool_params_st {
+    pub dev: CUdevice,
+    pub pool: CUmemoryPool,
+}
+pub type cuDeviceSetMemPool_params = cuDeviceSetMemPool_params_st;
+#[repr(C)]
 pub struct cuMemAllocFromPoolAsync_params_st {
     pub dptr: *mut CUdeviceptr,
     pub bytesize: usize,
@@ -1143,6 +1826,216 @@ pub struct cuMemAllocFromPoolAsync_ptsz_params_st {
     pub hStream: CUstream,
 }
 pub type cuMemAllocFromPoolAsync_ptsz_params = cuMemAllocFromPoolAsync_ptsz_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuMemPoolImportFromShareableHandle_params_st {
+    pub pool_out: *mut CUmemoryPool,
+    pub handle: *mut ::core::ffi::c_void,
+    pub handleType: CUmemAllocationHandleType,
+    pub flags: ::core::ffi::c_ulonglong,
+}
+pub type cuMemPoolImportFromShareableHandle_params = cuMemPoolImportFromShareableHandle_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuMemPoolImportPointer_params_st {
+    pub ptr_out: *mut CUdeviceptr,
+    pub pool: CUmemoryPool,
+    pub shareData: *mut CUmemPoolPtrExportData,
+}
+pub type cuMemPoolImportPointer_params = cuMemPoolImportPointer_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuGraphAddMemAllocNode_params_st {
+    pub phGraphNode: *mut CUgraphNode,
+    pub hGraph: CUgraph,
+    pub dependencies: *const CUgraphNode,
+    pub numDependencies: usize,
+    pub nodeParams: *mut CUDA_MEM_ALLOC_NODE_PARAMS,
+}
+pub type cuGraphAddMemAllocNode_params = cuGraphAddMemAllocNode_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuGraphAddMemFreeNode_params_st {
+    pub phGraphNode: *mut CUgraphNode,
+    pub hGraph: CUgraph,
+    pub dependencies: *const CUgraphNode,
+    pub numDependencies: usize,
+    pub dptr: CUdeviceptr,
+}
+pub type cuGraphAddMemFreeNode_params = cuGraphAddMemFreeNode_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuDeviceGraphMemTrim_params_st {
+    pub device: CUdevice,
+}
+pub type cuDeviceGraphMemTrim_params = cuDeviceGraphMemTrim_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuCtxCreate_v3_params_st {
+    pub pctx: *mut CUcontext,
+    pub paramsArray: *mut CUexecAffinityParam,
+    pub numParams: ::core::ffi::c_int,
+    pub flags: ::core::ffi::c_uint,
+    pub dev: CUdevice,
+}
+pub type cuCtxCreate_v3_params = cuCtxCreate_v3_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuLibraryLoadData_params_st {
+    pub library: *mut CUlibrary,
+    pub code: *const ::core::ffi::c_void,
+    pub jitOptions: *mut CUjit_option,
+    pub jitOptionsValues: *mut *mut ::core::ffi::c_void,
+    pub numJitOptions: ::core::ffi::c_uint,
+    pub libraryOptions: *mut CUlibraryOption,
+    pub libraryOptionValues: *mut *mut ::core::ffi::c_void,
+    pub numLibraryOptions: ::core::ffi::c_uint,
+}
+pub type cuLibraryLoadData_params = cuLibraryLoadData_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuLibraryLoadFromFile_params_st {
+    pub library: *mut CUlibrary,
+    pub fileName: *const ::core::ffi::c_char,
+    pub jitOptions: *mut CUjit_option,
+    pub jitOptionsValues: *mut *mut ::core::ffi::c_void,
+    pub numJitOptions: ::core::ffi::c_uint,
+    pub libraryOptions: *mut CUlibraryOption,
+    pub libraryOptionValues: *mut *mut ::core::ffi::c_void,
+    pub numLibraryOptions: ::core::ffi::c_uint,
+}
+pub type cuLibraryLoadFromFile_params = cuLibraryLoadFromFile_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuLibraryUnload_params_st {
+    pub library: CUlibrary,
+}
+pub type cuLibraryUnload_params = cuLibraryUnload_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuKernelGetFunction_params_st {
+    pub pFunc: *mut CUfunction,
+    pub kernel: CUkernel,
+}
+pub type cuKernelGetFunction_params = cuKernelGetFunction_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuMulticastCreate_params_st {
+    pub mcHandle: *mut CUmemGenericAllocationHandle,
+    pub prop: *const CUmulticastObjectProp,
+}
+pub type cuMulticastCreate_params = cuMulticastCreate_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuMulticastBindMem_params_st {
+    pub mcHandle: CUmemGenericAllocationHandle,
+    pub mcOffset: usize,
+    pub memHandle: CUmemGenericAllocationHandle,
+    pub memOffset: usize,
+    pub size: usize,
+    pub flags: ::core::ffi::c_ulonglong,
+}
+pub type cuMulticastBindMem_params = cuMulticastBindMem_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuMulticastBindAddr_params_st {
+    pub mcHandle: CUmemGenericAllocationHandle,
+    pub mcOffset: usize,
+    pub memptr: CUdeviceptr,
+    pub size: usize,
+    pub flags: ::core::ffi::c_ulonglong,
+}
+pub type cuMulticastBindAddr_params = cuMulticastBindAddr_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuMulticastUnbind_params_st {
+    pub mcHandle: CUmemGenericAllocationHandle,
+    pub dev: CUdevice,
+    pub mcOffset: usize,
+    pub size: usize,
+}
+pub type cuMulticastUnbind_params = cuMulticastUnbind_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuGraphAddNode_params_st {
+    pub phGraphNode: *mut CUgraphNode,
+    pub hGraph: CUgraph,
+    pub dependencies: *const CUgraphNode,
+    pub numDependencies: usize,
+    pub nodeParams: *mut CUgraphNodeParams,
+}
+pub type cuGraphAddNode_params = cuGraphAddNode_params_st;
+#[repr(C)]
+pub struct cuStreamBeginCaptureToGraph_params_st {
+    pub hStream: CUstream,
+    pub hGraph: CUgraph,
+    pub dependencies: *const CUgraphNode,
+    pub dependencyData: *const CUgraphEdgeData,
+    pub numDependencies: usize,
+    pub mode: CUstreamCaptureMode,
+}
+pub type cuStreamBeginCaptureToGraph_params = cuStreamBeginCaptureToGraph_params_st;
+#[repr(C)]
+pub struct cuStreamBeginCaptureToGraph_ptsz_params_st {
+    pub hStream: CUstream,
+    pub hGraph: CUgraph,
+    pub dependencies: *const CUgraphNode,
+    pub dependencyData: *const CUgraphEdgeData,
+    pub numDependencies: usize,
+    pub mode: CUstreamCaptureMode,
+}
+pub type cuStreamBeginCaptureToGraph_ptsz_params = cuStreamBeginCaptureToGraph_ptsz_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuGraphAddNode_v2_params_st {
+    pub phGraphNode: *mut CUgraphNode,
+    pub hGraph: CUgraph,
+    pub dependencies: *const CUgraphNode,
+    pub dependencyData: *const CUgraphEdgeData,
+    pub numDependencies: usize,
+    pub nodeParams: *mut CUgraphNodeParams,
+}
+pub type cuGraphAddNode_v2_params = cuGraphAddNode_v2_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuCtxCreate_v4_params_st {
+    pub pctx: *mut CUcontext,
+    pub ctxCreateParams: *mut CUctxCreateParams,
+    pub flags: ::core::ffi::c_uint,
+    pub dev: CUdevice,
+}
+pub type cuCtxCreate_v4_params = cuCtxCreate_v4_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuMemSetMemPool_params_st {
+    pub location: *mut CUmemLocation,
+    pub type_: CUmemAllocationType,
+    pub pool: CUmemoryPool,
+}
+pub type cuMemSetMemPool_params = cuMemSetMemPool_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuMulticastBindMem_v2_params_st {
+    pub mcHandle: CUmemGenericAllocationHandle,
+    pub dev: CUdevice,
+    pub mcOffset: usize,
+    pub memHandle: CUmemGenericAllocationHandle,
+    pub memOffset: usize,
+    pub size: usize,
+    pub flags: ::core::ffi::c_ulonglong,
+}
+pub type cuMulticastBindMem_v2_params = cuMulticastBindMem_v2_params_st;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct cuMulticastBindAddr_v2_params_st {
+    pub mcHandle: CUmemGenericAllocationHandle,
+    pub dev: CUdevice,
+    pub mcOffset: usize,
+    pub memptr: CUdeviceptr,
+    pub size: usize,
+    pub flags: ::core::ffi::c_ulonglong,
+}
+pub type cuMulticastBindAddr_v2_params = cuMulticastBindAddr_v2_params_st;
 pub struct Headers {
     __library: ::libloading::Library,
     pub cuptiGetResultString: Result<

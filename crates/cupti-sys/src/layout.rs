@@ -318,4 +318,48 @@ blocks! {
         LOCATION_ID: location.__bindgen_anon_1.id = 12, 4;
         MAX_SIZE: maxSize = 24, 8;
     }
+
+    /// What `cuMulticastCreate` is told about the object to make, as far as we read it.
+    multicast_prop: CUmulticastObjectProp, size 32 {
+        DEVICES: numDevices = 0, 4;
+        BYTES: size = 8, 8;
+    }
+
+    /// What a graph's allocation node is made of; the driver writes the address into it.
+    mem_alloc_node_params: CUDA_MEM_ALLOC_NODE_PARAMS, size 120 {
+        LOCATION_TYPE: poolProps.location.type_ = 8, 4;
+        LOCATION_ID: poolProps.location.__bindgen_anon_1.id = 12, 4;
+        BYTES: bytesize = 104, 8;
+        DPTR: dptr = 112, 8;
+    }
+
+    /// A graph's node of any type, whose own parameters begin at [`graph_node_params::OF_TYPE`].
+    graph_node_params: CUgraphNodeParams, size 256 {
+        TYPE: type_ = 0, 4;
+        OF_TYPE: __bindgen_anon_1 = 16, 232;
+    }
+
+    /// A CUDA array of one or two dimensions.
+    array_descriptor: CUDA_ARRAY_DESCRIPTOR, size 24 {
+        WIDTH: Width = 0, 8;
+        HEIGHT: Height = 8, 8;
+        FORMAT: Format = 16, 4;
+        CHANNELS: NumChannels = 20, 4;
+    }
+
+    /// A CUDA array of up to three dimensions; a dimension of 0 is not there.
+    array3d_descriptor: CUDA_ARRAY3D_DESCRIPTOR, size 40 {
+        WIDTH: Width = 0, 8;
+        HEIGHT: Height = 8, 8;
+        DEPTH: Depth = 16, 8;
+        FORMAT: Format = 24, 4;
+        CHANNELS: NumChannels = 28, 4;
+        FLAGS: Flags = 32, 4;
+    }
+
+    /// Which part of external memory `cuExternalMemoryGetMappedBuffer` maps.
+    external_memory_buffer_desc: CUDA_EXTERNAL_MEMORY_BUFFER_DESC, size 88 {
+        OFFSET: offset = 0, 8;
+        BYTES: size = 8, 8;
+    }
 }

@@ -102,6 +102,15 @@ fn twins_share_their_parameters() {
         pool,
         hStream
     );
+    check!(cuStreamBeginCapture_params, cuStreamBeginCapture_ptsz_params, hStream);
+    check!(cuStreamBeginCapture_v2_params, cuStreamBeginCapture_v2_ptsz_params, hStream);
+    check!(
+        cuStreamBeginCaptureToGraph_params,
+        cuStreamBeginCaptureToGraph_ptsz_params,
+        hStream,
+        hGraph
+    );
+    check!(cuStreamEndCapture_params, cuStreamEndCapture_ptsz_params, hStream, phGraph);
 }
 
 #[test]

@@ -95,6 +95,8 @@ keys! {
         "How often completed activity buffers are asked for.";
     POLL_PERIOD_MS = "MEMVELOPE_POLL_PERIOD_MS", Library, number("ms", 100, 600_000, 1_000),
         "How often the driver, NVML and the cgroup are asked. NVML's process list takes the driver's global lock for milliseconds, hence not below 100 ms.";
+    PUBLISH = "MEMVELOPE_PUBLISH", Library, Shape::Word(&["auto", "off"]),
+        "Whether `memvelope snapshot` finds this session: with `auto` its report stands in a file without a path (a memfd of 260 KiB, seen by those alone who may look into `/proc/PID/fd`), renewed every poll period at a hundredth of a core at most.";
     ALLOCATIONS_MAX = "MEMVELOPE_ALLOCATIONS_MAX", Library, number("count", 1024, 1 << 24, 1 << 16),
         "Limit on live driver allocations in the ledger (a serving process has 10^2 to 10^4); past it they are counted as dropped.";
     HISTORY_POINTS_MAX = "MEMVELOPE_HISTORY_POINTS_MAX", Library, number("count", 128, 1 << 22, 8192),
@@ -160,6 +162,8 @@ pub struct Config {
     pub drain_period_ms: u64,
     /// [`POLL_PERIOD_MS`].
     pub poll_period_ms: u64,
+    /// [`PUBLISH`]: whether `memvelope snapshot` finds this session.
+    pub publish: bool,
     /// [`ALLOCATIONS_MAX`].
     pub allocations_max: u64,
     /// [`HISTORY_POINTS_MAX`].
@@ -269,6 +273,7 @@ impl Config {
             finalize_ms: reader.number(&FINALIZE_MS),
             drain_period_ms: reader.number(&DRAIN_PERIOD_MS),
             poll_period_ms: reader.number(&POLL_PERIOD_MS),
+            publish: reader.word(&PUBLISH) == "auto",
             allocations_max: reader.number(&ALLOCATIONS_MAX),
             history_points_max: reader.number(&HISTORY_POINTS_MAX),
             names_max: reader.number(&NAMES_MAX),
