@@ -1,5 +1,5 @@
-//! A random walk through every family of memory, against an account that is kept by hand: after each
-//! stretch the simulator's books, the free bytes and the account agree.
+//! A random walk through every family of memory, against an account that is kept by hand: after
+//! each stretch the simulator's books, the free bytes and the account agree.
 
 #![expect(unsafe_code, reason = "descriptors of the test's own")]
 #![allow(clippy::unwrap_used, reason = "tests end by panicking")]
