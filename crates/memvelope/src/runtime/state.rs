@@ -17,8 +17,8 @@ use crate::event::{DropReason, Event, Names, Scopes};
 use crate::fork;
 use crate::ledger::{HistoryPoint, Ledger};
 use crate::snapshot::{Parts, Snapshot};
-use crate::source::clock;
 use crate::source::cupti::{Counters, Recorder, State};
+use crate::source::{attribution, clock};
 use crate::timeline::Timeline;
 use crate::units::Nanos;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -426,7 +426,7 @@ impl Inner {
                 (DropReason::TraceSampled, sampled),
             ],
             unseen,
-            libraries: Vec::new(),
+            libraries: attribution::names(),
             allocations_unseen,
         })
     }
@@ -465,6 +465,7 @@ impl Inner {
             }
         }
         unseen.extend(super::scope::unread_sentence());
+        unseen.extend(attribution::unseen());
         let problems = lock(&self.problems);
         let Problems { driver, cupti, nvml, unfinalized, unpublished, .. } = &*problems;
         let texts = [driver, cupti, nvml, unfinalized, unpublished];
