@@ -7,6 +7,7 @@ use crate::source::cupti::Recorder;
 use crate::source::driver::{DeviceInfo, Driver};
 use crate::source::loader::LoadReport;
 use crate::source::nvml::Nvml;
+use crate::source::nvml_meter::METER;
 use std::sync::Arc;
 
 /// What a session is connected to. Links are values: they are copied out of their lock before
@@ -149,7 +150,10 @@ fn attach_nvml(config: &Config, links: &mut Links) {
         .and_then(|report| report.chosen.as_deref());
     let (nvml, report) = Nvml::load(config, simulated_with);
     match nvml {
-        Ok(nvml) => links.nvml = Some(Arc::new(nvml)),
+        Ok(nvml) => {
+            METER.connect(&nvml, &links.devices);
+            links.nvml = Some(Arc::new(nvml));
+        }
         Err(error) => links.missed.push(format!("the device plane as NVML tells it: {error}")),
     }
     keep_report(links, report);

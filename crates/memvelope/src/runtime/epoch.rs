@@ -15,9 +15,9 @@ use super::planes::{Mark, Told, seen_of};
 use super::poll;
 use super::state::Inner;
 use crate::error::Result;
-use crate::event::DeviceIndex;
+use crate::event::{DeviceIndex, Seen};
 use crate::framework::Framework;
-use crate::ledger::DeviceTotals;
+use crate::ledger::{DeviceTotals, Ledger};
 use crate::snapshot::Epoch;
 use crate::source::driver::{Asked, DeviceInfo, Driver, Reading};
 use crate::units::Bytes;
@@ -116,7 +116,14 @@ fn mark(inner: &Inner, device: DeviceIndex) -> Mark {
 
 /// Physical bytes that were seen to be taken so far.
 pub(super) fn seen(inner: &Inner, device: DeviceIndex) -> Bytes {
-    seen_of(&totals_of(inner, device))
+    Bytes(u64::try_from(seen_of(&totals_of(inner, device))).unwrap_or(0))
+}
+
+/// What a ledger has seen to be taken of a device.
+pub(super) fn seen_in(ledger: &Ledger, device: DeviceIndex) -> Seen {
+    let known = ledger.totals().into_iter().find(|totals| totals.device == device);
+    let bytes = known.map_or(0, |totals| seen_of(&totals));
+    Seen { bytes, turnover: ledger.vram_and_turnover(device).1 }
 }
 
 fn totals_of(inner: &Inner, device: DeviceIndex) -> DeviceTotals {

@@ -86,7 +86,8 @@ impl Planes {
         plane.free_bytes = Some(epoch.free_bytes);
         if plane.opening_bytes.is_none() {
             let used = epoch.total_bytes.saturating_sub(epoch.free_bytes);
-            let seen = seen_of(&epoch.totals).saturating_sub(epoch.moved_bytes);
+            let seen = Bytes(u64::try_from(seen_of(&epoch.totals)).unwrap_or(0));
+            let seen = seen.saturating_sub(epoch.moved_bytes);
             plane.opening_bytes = Some(opening_balance(used, seen));
         }
         plane.epoch = Some(epoch);
@@ -211,8 +212,8 @@ impl Planes {
 
 /// Physical bytes that were seen to be taken: allocations, pools and graphs in whole pages, and what
 /// contexts grew by.
-pub(super) fn seen_of(totals: &DeviceTotals) -> Bytes {
-    let grown: i64 = totals.growth.iter().fold(0, |sum, growth| sum.saturating_add(growth.bytes));
-    let grown = Bytes(u64::try_from(grown).unwrap_or(0));
-    totals.vram.live_bytes.saturating_add(totals.rounding.bytes).saturating_add(grown)
+pub(super) fn seen_of(totals: &DeviceTotals) -> i64 {
+    let held = totals.vram.live_bytes.saturating_add(totals.rounding.bytes);
+    let held = i64::try_from(held.0).unwrap_or(i64::MAX);
+    totals.growth.iter().fold(held, |sum, growth| sum.saturating_add(growth.bytes))
 }

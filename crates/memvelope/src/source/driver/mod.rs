@@ -77,6 +77,7 @@ macro_rules! call {
 // After the macro, which it uses.
 mod memory;
 
+pub(crate) use memory::is_asking;
 pub use memory::{Asked, Reading, Relaxed};
 
 fn driver_error(call: &'static str, result: CuResult) -> Error {
