@@ -57,6 +57,8 @@ impl Planes {
         for plane in &mut self.devices {
             (plane.opening_bytes, plane.opening_own_bytes) = (None, None);
         }
+        // What this process itself uses is asked for with the next reading.
+        self.sides.iter_mut().for_each(|side| side.processes = None);
     }
 
     /// Notes whether the device's primary context is there; `was_before`: it was when CUPTI was
@@ -93,21 +95,27 @@ impl Planes {
         plane.epoch = Some(epoch);
     }
 
-    /// Takes what NVML listed; `seen` is the least that was seen to be taken by then.
+    /// Takes what NVML listed; `seen` is the least that was seen to be taken by then. Returns what
+    /// the other processes moved by since the last look, if that can be told.
     pub(super) fn note_processes(
         &mut self,
         device: DeviceIndex,
         processes: Processes,
         seen: Bytes,
-    ) {
-        self.side(device).processes = Some((Instant::now(), processes));
+    ) -> Option<Bytes> {
+        let former = self.side(device).processes.replace((Instant::now(), processes));
         let plane = self.plane(device);
+        plane.others_moved_bytes = match (former, processes.is_alone()) {
+            (_, true) => former.map_or(Some(Bytes::ZERO), |(_, it)| moved(&it, &processes)),
+            (former, false) => former.and_then(|(_, former)| moved(&former, &processes)),
+        };
         // The list was there: not to be in it is to use nothing. One that is listed without a
         // number uses something, and nobody knows how much.
         let own = processes.own.or(processes.uses_nothing().then_some(Bytes::ZERO));
-        if plane.opening_own_bytes.is_none() && plane.epoch.is_none() {
+        if plane.opening_own_bytes.is_none() && plane.opening_bytes.is_none() {
             plane.opening_own_bytes = own.map(|own| opening_balance(own, seen));
         }
+        plane.others_moved_bytes
     }
 
     /// Notes that a device did not answer; the last good epoch stays.
@@ -208,6 +216,16 @@ impl Planes {
             self.devices.len() - 1
         })
     }
+}
+
+/// What others moved by between two looks; `None` where some of them are not told.
+fn moved(former: &Processes, now: &Processes) -> Option<Bytes> {
+    if former.is_alone() && now.is_alone() {
+        return Some(Bytes::ZERO);
+    }
+    let is_told = former.others_untold == 0 && now.others_untold == 0;
+    let (was, is) = former.others.zip(now.others).filter(|_| is_told)?;
+    Some(Bytes(was.0.abs_diff(is.0)))
 }
 
 /// Physical bytes that were seen to be taken: allocations, pools and graphs in whole pages, and what

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::event::{Body, DeviceIndex, Event, SeenBy};
 use crate::source::driver::DeviceInfo;
 use crate::source::loader::{self, LoadReport, Outcome};
+use crate::source::nvml_meter::METER;
 use crate::source::{clock, privileges};
 use crate::units::Bytes;
 use nvml_wrapper::enums::device::UsedGpuMemory;
@@ -130,6 +131,11 @@ impl Nvml {
             .map_err(|problem| failed("nvmlDeviceGetHandleByUUID", &problem, Some(&device.uuid)))?;
         self.remember(device);
         Ok(handle)
+    }
+
+    /// From now on callbacks measure by this NVML. `devices`: those that are known by now.
+    pub fn measure(&self, devices: &[DeviceInfo]) {
+        METER.connect(self, devices);
     }
 
     /// The leaked library.

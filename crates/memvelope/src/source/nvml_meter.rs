@@ -34,19 +34,23 @@ impl Meter {
         let library = std::ptr::from_ref(nvml.library()).cast_mut();
         self.sees_own_pid.store(nvml.own_pid().is_some(), Ordering::Relaxed);
         self.library.store(library, Ordering::Release);
-        for device in devices {
-            let place = self.handles.get(device.index.0 as usize);
-            if let (Some(place), Ok(handle)) = (place, nvml.handle(device)) {
-                // SAFETY: the handle is kept as a number and used with the library that gave it.
-                let handle = unsafe { handle.handle() };
-                place.store(handle.expose_provenance(), Ordering::Release);
-            }
-        }
+        devices.iter().for_each(|device| self.know(device.index, &device.uuid));
     }
 
     /// Whether the device is known.
     pub(crate) fn knows(&self, device: DeviceIndex) -> bool {
         self.handle(device).is_some()
+    }
+
+    /// Remembers a device by its UUID. Takes locks and may allocate.
+    pub(crate) fn know(&self, device: DeviceIndex, uuid: &str) {
+        let place = self.handles.get(device.0 as usize);
+        let Some((place, library)) = place.zip(self.library()) else { return };
+        if let Ok(handle) = library.device_by_uuid(uuid) {
+            // SAFETY: the handle is kept as a number and used with the library that gave it.
+            let handle = unsafe { handle.handle() };
+            place.store(handle.expose_provenance(), Ordering::Release);
+        }
     }
 
     /// Free bytes of a device, all processes together; 12 µs.
@@ -60,11 +64,14 @@ impl Meter {
         nvml::processes(&self.handle(device)?, own).ok()
     }
 
+    fn library(&self) -> Option<&'static nvml_wrapper::Nvml> {
+        // SAFETY: only `connect` stores here, and only what is leaked.
+        unsafe { self.library.load(Ordering::Acquire).cast_const().as_ref() }
+    }
+
     fn handle(&self, device: DeviceIndex) -> Option<nvml_wrapper::Device<'static>> {
         let handle = self.handles.get(device.0 as usize)?.load(Ordering::Acquire);
-        // SAFETY: only `connect` stores here, and only what is leaked.
-        let library = unsafe { self.library.load(Ordering::Acquire).cast_const().as_ref() };
-        let library = library.filter(|_| handle != 0)?;
+        let library = self.library().filter(|_| handle != 0)?;
         let handle = std::ptr::with_exposed_provenance_mut(handle);
         // SAFETY: the handle is NVML's own, of the library that is never shut down.
         Some(unsafe { nvml_wrapper::Device::new(handle, library) })

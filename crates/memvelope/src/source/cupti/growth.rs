@@ -278,6 +278,11 @@ unsafe fn device_of(step: Step, call: &Call, driver: &Driver) -> Option<DeviceIn
 fn start(step: Step, driver: &Driver, device: DeviceIndex) -> Option<Start> {
     let _relaxed = driver.relaxed();
     let by_nvml = driver.current_device().ok().flatten() != Some(device);
+    if by_nvml && !METER.knows(device) {
+        // Attached inside `cuInit`, where the driver could not be asked yet. It answers by now.
+        let info = driver.describe(device).ok()?;
+        METER.know(device, &info.uuid);
+    }
     let is_making = matches!(step, Step::Make { .. });
     let processes = if is_making { METER.processes(device) } else { None };
     let (reading, _) = read(driver, device, by_nvml)?;

@@ -199,6 +199,14 @@ impl Driver {
         (0..count.max(0)).map(|ordinal| self.device(ordinal)).collect()
     }
 
+    /// One device. Needs [`Self::init`].
+    ///
+    /// # Errors
+    /// [`crate::Error::DriverCall`].
+    pub fn describe(&self, device: DeviceIndex) -> Result<DeviceInfo> {
+        self.device(c_int::try_from(device.0).unwrap_or(c_int::MAX))
+    }
+
     fn device(&self, ordinal: c_int) -> Result<DeviceInfo> {
         let mut device: CuDevice = 0;
         call!(self, device_get = "cuDeviceGet"(&raw mut device, ordinal))?;
