@@ -106,6 +106,7 @@ fn attempt(
         matched: Vec::new(),
         is_torn,
         moved_bytes: moved,
+        others_bytes: inner.planes().plane(index).others_bytes,
     })
 }
 

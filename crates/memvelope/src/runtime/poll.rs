@@ -2,9 +2,9 @@
 
 use super::attach::{self, Links};
 use super::epoch::{self, Whence};
-use super::publish;
 use super::session;
 use super::state::{self, Inner};
+use super::{follow, publish};
 use crate::config::Record;
 use crate::error::Error;
 use crate::source::cgroup;
@@ -44,6 +44,7 @@ pub(super) fn run(inner: &Inner) {
             inner.break_off("polling panicked");
         }
         inner.check();
+        follow::tick(inner);
         inner.note_cpu(state::POLL);
     }
     inner.note_cpu(state::POLL);

@@ -7,6 +7,7 @@
 
 use super::attach::Links;
 use super::control::Control;
+use super::follow::Followers;
 use super::planes::Planes;
 use super::requests::Requests;
 use super::sampler::Sampler;
@@ -81,6 +82,7 @@ pub(super) struct Inner {
     pub(super) names: &'static Names,
     pub(super) scopes: &'static Scopes,
     pub(super) control: Control,
+    pub(super) followers: Followers,
     links: Mutex<Links>,
     recorded: Mutex<Recorded>,
     /// Spans that are not in there yet: the host's threads, which end them, do not wait for a reader
@@ -122,6 +124,7 @@ impl Inner {
             names,
             scopes,
             control: Control::default(),
+            followers: Followers::default(),
             links: Mutex::new(links),
             recorded: Mutex::new(Recorded {
                 timeline: Timeline::new(names_max),
@@ -317,6 +320,11 @@ impl Inner {
         }
     }
 
+    /// Whether recording was switched off.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Acquire)
+    }
+
     /// Switches recording off, loudly and once.
     pub(super) fn break_off(&self, what: &str) {
         let recorder = self.recorder().filter(|_| self.may_call());
@@ -442,6 +450,7 @@ impl Inner {
             unseen,
             libraries,
             allocations_unseen,
+            ..Parts::default()
         })
     }
 

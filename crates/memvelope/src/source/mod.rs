@@ -10,3 +10,4 @@ pub(crate) mod nvml_meter;
 pub mod peers;
 pub mod privileges;
 pub mod signals;
+pub mod torch;
