@@ -10,6 +10,7 @@ pub use term::{Origin, TermName};
 
 use crate::event::{DeviceIndex, DropReason};
 use crate::framework::Framework;
+pub use crate::ledger::Matched;
 use crate::ledger::{DeviceTotals, Findings};
 use crate::timeline::Summary;
 use crate::units::{Bytes, Nanos};
@@ -179,18 +180,6 @@ pub struct Epoch {
     pub is_torn: bool,
     /// Bytes that moved meanwhile, when it is torn.
     pub moved_bytes: Bytes,
-}
-
-/// A framework segment as the driver plane knows it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Matched {
-    /// Bytes of driver allocations inside of it that count as VRAM, by [`crate::event::Tag`]
-    /// in its order; all zero if the ledger never saw it.
-    pub by_tag: [Bytes; crate::event::Tag::COUNT],
-    /// Allocations inside of it.
-    pub count: u64,
-    /// The library that asked for them.
-    pub library: crate::event::LibraryId,
 }
 
 impl Snapshot {
