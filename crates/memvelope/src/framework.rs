@@ -37,6 +37,9 @@ pub struct Framework {
     pub by_tag: [Bytes; Tag::COUNT],
     /// Of the cached bytes, those that `empty_cache()` gives back.
     pub releasable_bytes: Bytes,
+    /// What `empty_cache()` gives back beyond those, because it waits for streams first: segments and
+    /// pages in which all that is in use awaits one. 0 if not told.
+    pub awaiting_releasable_bytes: Bytes,
     /// By pool, stream and size class.
     pub spaces: Vec<Space>,
     /// Segments, by address. Empty where there were more than [`Framework::SEGMENTS_MAX`]; the sums
@@ -84,9 +87,21 @@ pub struct Space {
     pub free_blocks: u64,
     /// Whether its segments are expandable.
     pub is_expandable: bool,
+    /// Of an expandable segment, the free block at the end of what is mapped: a larger request takes
+    /// it, and has the rest mapped behind it. 0 if not told, or where there are holes in what is
+    /// mapped, since growth may begin at one of them.
+    pub tail_free_bytes: Bytes,
+    /// With a [`Settings::max_split_size`]: the largest free block below it. 0 if not told.
+    pub largest_splittable_free_bytes: Bytes,
+    /// With a [`Settings::max_split_size`]: sizes of the free blocks of that size or above,
+    /// ascending, at most [`Self::UNSPLITTABLE_MAX`] of the smallest. Empty if not told.
+    pub unsplittable_free: Vec<Bytes>,
 }
 
 impl Space {
+    /// Blocks that are kept in [`Self::unsplittable_free`].
+    pub const UNSPLITTABLE_MAX: usize = 256;
+
     /// Whether the pool was made by a graph's capture. Others that are not (0, 0) were made by
     /// `graph_pool_handle()` or are `MemPool`s, and nothing tells which.
     #[must_use]

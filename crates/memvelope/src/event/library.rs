@@ -29,11 +29,19 @@ impl Libraries {
     /// Names that are kept: more than any process of this field loads and allocates from.
     pub const MAX: usize = 256;
 
+    const FIXED: [&str; 3] = ["(unknown)", "(other libraries)", "(program)"];
+
+    /// The name of one of the three fixed numbers; any other is unknown here.
+    #[must_use]
+    pub fn fixed_name(id: LibraryId) -> &'static str {
+        let [unknown, ..] = Self::FIXED;
+        Self::FIXED.get(usize::from(id.0)).copied().unwrap_or(unknown)
+    }
+
     /// Knows the three fixed ones.
     #[must_use]
     pub fn new() -> Self {
-        let fixed = ["(unknown)", "(other libraries)", "(program)"];
-        Self { names: Mutex::new(fixed.map(String::from).to_vec()) }
+        Self { names: Mutex::new(Self::FIXED.map(String::from).to_vec()) }
     }
 
     /// The number of a library by its short name (`libnccl`). Takes a lock and may allocate: not for
@@ -55,7 +63,7 @@ impl Libraries {
     #[must_use]
     pub fn name(&self, id: LibraryId) -> String {
         let names = self.lock();
-        names.get(usize::from(id.0)).cloned().unwrap_or_else(|| "(unknown)".into())
+        names.get(usize::from(id.0)).cloned().unwrap_or_else(|| Self::fixed_name(id).into())
     }
 
     /// Every name, by number.

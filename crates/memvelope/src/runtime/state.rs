@@ -426,8 +426,8 @@ impl Inner {
                 (DropReason::TraceSampled, sampled),
             ],
             unseen,
-            libraries: Vec::new(),
             allocations_unseen,
+            ..Parts::default()
         })
     }
 
