@@ -138,8 +138,9 @@ def snapshot(device: Any = None) -> Framework:
 
 def _tell(framework: Framework) -> None:
     session = Session.current()
-    if session is not None:
-        session._accept_framework(framework)
+    accept = getattr(session, "_accept_framework", None)
+    if accept is not None:
+        accept(framework)
 
 
 def ingest(
@@ -297,9 +298,13 @@ def watch_oom(path: str | PathLike[str] | None = None, *, keep: int = _KEEP_MAX)
     if attach is None:
         raise TorchUnavailable("this torch has no observers for running out of memory (CUDA, 2.0 and later)")
     watch = OomWatch(path, keep)
-    _attach(torch, attach)
     with _lock:
         _watches.append(watch)
+    try:
+        _attach(torch, attach)
+    except Exception as error:  # cudaMallocAsync and some pluggable allocators have none
+        watch.stop()
+        raise TorchUnavailable(f"torch's allocator takes no observer: {error}") from error
     return watch
 
 
@@ -310,12 +315,25 @@ def _attach(torch: Any, attach: Callable[[Callable[..., None]], None]) -> None:
         if _is_attached:
             return
         _is_attached = True
-    # The observer goes to the allocators of all devices, and there are none before CUDA is
-    # initialised. `_lazy_call` is how torch itself puts things off until then.
-    if torch.cuda.is_initialized():
+    try:
+        # The observer goes to the allocators of all devices, and there are none before CUDA is
+        # initialised. `_lazy_call` is how torch itself puts things off until then.
+        if torch.cuda.is_initialized():
+            attach(_observe)
+        else:
+            torch.cuda._lazy_call(lambda: _attach_late(attach))
+    except BaseException:
+        _is_attached = False
+        raise
+
+
+def _attach_late(attach: Callable[[Callable[..., None]], None]) -> None:
+    """In the middle of torch's initialisation, which must not fail because of us."""
+    try:
         attach(_observe)
-    else:
-        torch.cuda._lazy_call(lambda: attach(_observe))
+    except Exception as error:
+        for watch in list(_watches):
+            watch._note(f"torch's allocator takes no observer: {error}")
 
 
 def _observe(device: int, taken_bytes: int, limit_bytes: int, free_bytes: int) -> None:
