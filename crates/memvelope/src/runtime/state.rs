@@ -19,8 +19,8 @@ use crate::event::{DeviceIndex, DropReason, Event, Names, Scopes};
 use crate::fork;
 use crate::ledger::{HistoryPoint, Ledger};
 use crate::snapshot::{Epoch, Parts, Snapshot};
-use crate::source::clock;
 use crate::source::cupti::{Counters, Recorder, State};
+use crate::source::{attribution, clock};
 use crate::timeline::Timeline;
 use crate::units::Nanos;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -421,7 +421,6 @@ impl Inner {
         }
         // Each lock is let go before the next is taken: a guard inside the literal below would
         // live to its end.
-        let libraries = session::libraries().names();
         let (simulated, unseen, time) = (self.is_simulated(), self.unseen(), self.now());
         let allocations_unseen =
             !matches!(self.mode(), Mode::Cupti(coverage) if coverage.callbacks);
@@ -448,7 +447,7 @@ impl Inner {
                 (DropReason::TraceSampled, sampled),
             ],
             unseen,
-            libraries,
+            libraries: attribution::names(),
             allocations_unseen,
             ..Parts::default()
         })
@@ -490,6 +489,7 @@ impl Inner {
         unseen.extend(super::scope::unread_sentence());
         let now = self.now();
         unseen.extend(self.planes().silences(now));
+        unseen.extend(attribution::unseen());
         let problems = lock(&self.problems);
         let Problems { driver, cupti, nvml, unfinalized, unpublished, .. } = &*problems;
         let texts = [driver, cupti, nvml, unfinalized, unpublished];
