@@ -27,6 +27,7 @@ __all__ = [
     "DriverCallError",
     "Envelope",
     "FlushTimeoutError",
+    "Follow",
     "Gate",
     "InternalError",
     "Lease",
@@ -453,7 +454,7 @@ class Session:
     def follow(
         self,
         gate: Gate,
-        plan: Plan | Envelope | _Config,
+        plan: Plan | Envelope | _Document,
         *,
         device: int = 0,
         budget_blocks: int | None = None,
