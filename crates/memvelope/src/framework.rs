@@ -193,7 +193,8 @@ pub struct Demand {
 
 /// Buckets an octave, as a power of two.
 const DEMAND_SHIFT: u32 = 2;
-const DEMAND_BUCKETS: usize = 64 << DEMAND_SHIFT;
+/// Buckets in all.
+pub(crate) const DEMAND_BUCKETS: usize = 64 << DEMAND_SHIFT;
 
 impl Demand {
     /// Without requests.
@@ -213,6 +214,17 @@ impl Demand {
         if let Some(bucket) = self.counts.get_mut(bucket_of(bytes.0)) {
             *bucket = bucket.saturating_add(count);
         }
+    }
+
+    /// Which bucket a size is counted in; `None` for 0 bytes.
+    pub(crate) fn bucket(bytes: Bytes) -> Option<usize> {
+        (bytes.0 > 0).then(|| bucket_of(bytes.0))
+    }
+
+    /// From counts by bucket.
+    pub(crate) fn of_buckets(counts: impl Iterator<Item = u32>) -> Self {
+        let counts: Vec<u32> = counts.collect();
+        if counts.iter().all(|count| *count == 0) { Self::new() } else { Self { counts } }
     }
 
     /// Adds what another one counted.

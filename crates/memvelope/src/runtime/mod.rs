@@ -1,5 +1,6 @@
 //! The runtime owns the threads, the clock and the CUPTI session. One session a process.
 
+mod ask;
 mod attach;
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
@@ -8,10 +9,13 @@ mod client;
 mod control;
 pub mod doctor;
 mod drain;
+mod epoch;
 mod follow;
+mod planes;
 mod poll;
 mod publish;
 mod report;
+mod requests;
 mod sampler;
 mod scope;
 mod session;

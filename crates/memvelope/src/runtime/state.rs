@@ -8,18 +8,19 @@
 use super::attach::Links;
 use super::control::Control;
 use super::follow::Followers;
-use super::poll::Planes;
+use super::planes::Planes;
+use super::requests::Requests;
 use super::sampler::Sampler;
 use super::session;
 use super::{Mode, SelfCost};
 use crate::config::Config;
 use crate::error::Error;
-use crate::event::{DropReason, Event, Names, Scopes};
+use crate::event::{DeviceIndex, DropReason, Event, Names, Scopes};
 use crate::fork;
 use crate::ledger::{HistoryPoint, Ledger};
-use crate::snapshot::{Parts, Snapshot};
-use crate::source::clock;
+use crate::snapshot::{Epoch, Parts, Snapshot};
 use crate::source::cupti::{Counters, Recorder, State};
+use crate::source::{attribution, clock};
 use crate::timeline::Timeline;
 use crate::units::Nanos;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -201,6 +202,18 @@ impl Inner {
             recorded.timeline.accept(span);
             recorded.sampler.accept(span);
         }
+    }
+
+    /// The last epoch of each device.
+    pub(super) fn epochs(&self) -> Vec<(DeviceIndex, Epoch)> {
+        let planes = self.planes();
+        let read = planes.devices.iter().filter_map(|it| Some((it.device, it.epoch.clone()?)));
+        read.collect()
+    }
+
+    /// What is asked for, and how often.
+    pub(super) fn requests(&self) -> &'static Requests {
+        session::requests()
     }
 
     pub(super) fn planes(&self) -> MutexGuard<'_, Planes> {
@@ -434,6 +447,7 @@ impl Inner {
                 (DropReason::TraceSampled, sampled),
             ],
             unseen,
+            libraries: attribution::names(),
             allocations_unseen,
             ..Parts::default()
         })
@@ -473,6 +487,9 @@ impl Inner {
             }
         }
         unseen.extend(super::scope::unread_sentence());
+        let now = self.now();
+        unseen.extend(self.planes().silences(now));
+        unseen.extend(attribution::unseen());
         let problems = lock(&self.problems);
         let Problems { driver, cupti, nvml, unfinalized, unpublished, .. } = &*problems;
         let texts = [driver, cupti, nvml, unfinalized, unpublished];

@@ -1,9 +1,11 @@
 //! A snapshot: one epoch of everything, immutable, internally consistent.
 
+mod again;
 mod balance;
 mod fit;
 mod reconcile;
 mod term;
+mod text;
 
 pub use balance::{Balance, Finding, FindingKind, Line, Part};
 pub use fit::{
@@ -12,6 +14,7 @@ pub use fit::{
 };
 pub use reconcile::{Reconcile, reconcile};
 pub use term::{Origin, TermName};
+pub use text::fit_text;
 
 use crate::event::{DeviceIndex, DropReason, Libraries, LibraryId};
 use crate::framework::{Demand, Framework};
@@ -172,7 +175,8 @@ pub struct DevicePlane {
 }
 
 /// The planes of a device, read together: nothing moved in between, or [`Self::is_torn`].
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Epoch {
     /// When, on the recorder's clock.
     pub time: Nanos,
@@ -196,7 +200,8 @@ pub struct Epoch {
 }
 
 /// A framework segment as the driver plane knows it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Matched {
     /// Bytes of driver allocations inside of it that count as VRAM, by [`crate::event::Tag`]
     /// in its order; all zero if the ledger never saw it.
