@@ -10,6 +10,7 @@ mod control;
 pub mod doctor;
 mod drain;
 mod epoch;
+mod follow;
 mod planes;
 mod poll;
 mod publish;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use client::meet_recorder;
+pub use follow::{Follow, FollowConfig, FollowStatus};
 pub use scope::{Instrumented, OpenScope, ScopeGuard, ScopeName};
 
 /// A handle to the process's session. Cheap to clone; the session ends with [`Session::stop`].

@@ -2,9 +2,9 @@
 
 use super::attach::{self, Links};
 use super::epoch::{self, Whence};
-use super::publish;
 use super::session;
 use super::state::{self, Inner};
+use super::{follow, publish};
 use crate::config::Record;
 use crate::error::Error;
 use crate::source::cgroup;
@@ -43,6 +43,7 @@ pub(super) fn run(inner: &Inner) {
             inner.break_off("polling panicked");
         }
         inner.check();
+        follow::tick(inner);
         inner.note_cpu(state::POLL);
     }
     inner.note_cpu(state::POLL);
@@ -132,7 +133,10 @@ fn ask_nvml(inner: &Inner, links: &Links, device: &DeviceInfo) {
         if let Some(processes) = noted(inner, nvml.processes_of(device)) {
             // Of what comes and goes meanwhile, only what surely was there is taken off.
             let seen = seen.min(epoch::seen(inner, device.index));
-            inner.planes().note_processes(device.index, processes, seen);
+            let moved = inner.planes().note_processes(device.index, processes, seen);
+            if let Some(recorder) = links.recorder {
+                recorder.note_others(device.index, moved);
+            }
         }
     }
     let Some(nvml) = nvml() else { return };

@@ -7,6 +7,7 @@
 
 use super::attach::Links;
 use super::control::Control;
+use super::follow::Followers;
 use super::planes::Planes;
 use super::requests::Requests;
 use super::sampler::Sampler;
@@ -18,8 +19,8 @@ use crate::event::{DeviceIndex, DropReason, Event, Names, Scopes};
 use crate::fork;
 use crate::ledger::{HistoryPoint, Ledger};
 use crate::snapshot::{Balance, Epoch, Parts, Snapshot};
-use crate::source::clock;
 use crate::source::cupti::{Counters, Recorder, State};
+use crate::source::{attribution, clock};
 use crate::timeline::Timeline;
 use crate::units::Nanos;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -81,6 +82,7 @@ pub(super) struct Inner {
     pub(super) names: &'static Names,
     pub(super) scopes: &'static Scopes,
     pub(super) control: Control,
+    pub(super) followers: Followers,
     links: Mutex<Links>,
     recorded: Mutex<Recorded>,
     /// Spans that are not in there yet: the host's threads, which end them, do not wait for a reader
@@ -124,6 +126,7 @@ impl Inner {
             names,
             scopes,
             control: Control::default(),
+            followers: Followers::default(),
             links: Mutex::new(links),
             recorded: Mutex::new(Recorded {
                 timeline: Timeline::new(names_max),
@@ -320,6 +323,11 @@ impl Inner {
         }
     }
 
+    /// Whether recording was switched off.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Acquire)
+    }
+
     /// Switches recording off, loudly and once.
     pub(super) fn break_off(&self, what: &str) {
         let recorder = self.recorder().filter(|_| self.may_call());
@@ -416,7 +424,6 @@ impl Inner {
         }
         // Each lock is let go before the next is taken: a guard inside the literal below would
         // live to its end.
-        let libraries = session::libraries().names();
         let (simulated, unseen, time) = (self.is_simulated(), self.unseen(), self.now());
         let allocations_unseen =
             !matches!(self.mode(), Mode::Cupti(coverage) if coverage.callbacks);
@@ -443,7 +450,7 @@ impl Inner {
                 (DropReason::TraceSampled, sampled),
             ],
             unseen,
-            libraries,
+            libraries: attribution::names(),
             allocations_unseen,
             ..Parts::default()
         });
@@ -506,6 +513,7 @@ impl Inner {
         unseen.extend(super::scope::unread_sentence());
         let now = self.now();
         unseen.extend(self.planes().silences(now));
+        unseen.extend(attribution::unseen());
         let problems = lock(&self.problems);
         let Problems { driver, cupti, nvml, unfinalized, unpublished, .. } = &*problems;
         let texts = [driver, cupti, nvml, unfinalized, unpublished];

@@ -69,6 +69,8 @@ pub struct DeviceSnapshot {
     pub total_bytes: Option<Bytes>,
     /// Free as `cuMemGetInfo` told last.
     pub free_bytes: Option<Bytes>,
+    /// How often the driver told that so far: where it stands still, nobody told anything new.
+    pub reads: u64,
     /// Used by all processes as NVML told last.
     pub nvml_used_bytes: Option<Bytes>,
     /// Used by this process as NVML told last.
@@ -88,6 +90,8 @@ pub struct DeviceSnapshot {
     pub reserved_bytes: Option<Bytes>,
     /// Used by other processes, as NVML told last; `None` if it does not list them.
     pub others_bytes: Option<Bytes>,
+    /// The most that the others moved by, either way, between the last looks: their error bar.
+    pub others_moved_bytes: Option<Bytes>,
     /// Of the other processes, those whose bytes NVML does not tell.
     pub others_untold: u32,
     /// Of `opening_bytes`, what this process itself used then; `None` where NVML does not list it.
@@ -158,6 +162,7 @@ pub struct DevicePlane {
     pub name: String,
     pub total_bytes: Option<Bytes>,
     pub free_bytes: Option<Bytes>,
+    pub reads: u64,
     pub nvml_used_bytes: Option<Bytes>,
     pub process_used_bytes: Option<Bytes>,
     pub opening_bytes: Option<Bytes>,
@@ -165,6 +170,7 @@ pub struct DevicePlane {
     pub recorder_bytes_max: Option<Bytes>,
     pub reserved_bytes: Option<Bytes>,
     pub others_bytes: Option<Bytes>,
+    pub others_moved_bytes: Option<Bytes>,
     pub others_untold: u32,
     pub opening_own_bytes: Option<Bytes>,
     /// Whether the primary context was made while CUPTI was attached; `None` until known.
@@ -309,6 +315,7 @@ fn device_snapshot(
         name: plane.name,
         total_bytes: plane.total_bytes,
         free_bytes: plane.free_bytes,
+        reads: plane.reads,
         nvml_used_bytes: plane.nvml_used_bytes,
         process_used_bytes: plane.process_used_bytes,
         opening_bytes: plane.opening_bytes,
@@ -317,6 +324,7 @@ fn device_snapshot(
         allocations_unseen,
         reserved_bytes: plane.reserved_bytes,
         others_bytes: plane.others_bytes,
+        others_moved_bytes: plane.others_moved_bytes,
         others_untold: plane.others_untold,
         opening_own_bytes: plane.opening_own_bytes,
         framework: plane.epoch.and_then(|epoch| epoch.framework),

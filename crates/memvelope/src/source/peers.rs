@@ -17,6 +17,7 @@
 #![expect(unsafe_code, reason = "dlopen and dlsym are foreign, and so is another copy's table")]
 
 mod owner;
+mod tags;
 mod tell;
 
 pub(crate) use owner::Refusal;
@@ -24,9 +25,9 @@ pub use tell::Teller;
 pub(crate) use tell::told;
 
 use super::loader;
-use crate::event::{self, Tag, TraceContext};
+use crate::event::{self, TraceContext};
 use std::ffi::{CStr, CString, OsStr, c_void};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -51,7 +52,7 @@ pub struct SessionTable {
     owner: AtomicU64,
     /// What the session does for clients; null in a copy that has had none, absent in older ones.
     functions: AtomicPtr<Functions>,
-    /// The calling thread's tag in this copy, by its place in [`Tag::ALL`]. Absent in older copies,
+    /// The calling thread's tag in this copy, by its place in [`event::Tag::ALL`]. Absent in older copies,
     /// as is the next.
     tag: extern "C" fn() -> u32,
     /// Copies whose tags this one asks for: those that it found when it took the process, and those
@@ -98,7 +99,7 @@ pub struct Functions {
     pub scope_suspend: extern "C" fn(u64, u64) -> u32,
     /// Ends the scope, with a span of the calling thread: `(id, when it began)`.
     pub scope_end: extern "C" fn(u64, u64) -> u32,
-    /// Puts a tag (its place in [`crate::event::Tag::ALL`]) in force on the calling thread; returns the former.
+    /// Puts a tag (its place in [`event::Tag::ALL`]) in force on the calling thread; returns the former.
     pub set_tag: extern "C" fn(u32) -> u32,
     /// Writes the trace: `(path, bytes, most bytes of the file, five numbers of TraceStats)`.
     pub write_trace: extern "C" fn(*const u8, usize, u64, *mut [u64; 5]) -> u32,
@@ -200,59 +201,9 @@ static TABLE: SessionTable = SessionTable {
     version: VERSION,
     owner: AtomicU64::new(0),
     functions: AtomicPtr::new(std::ptr::null_mut()),
-    tag: tag_here,
+    tag: tags::tag_here,
     others: [const { AtomicPtr::new(std::ptr::null_mut()) }; OTHERS_MAX],
 };
-
-extern "C" fn tag_here() -> u32 {
-    std::panic::catch_unwind(|| event::own_tag() as u32).unwrap_or(0)
-}
-
-/// The calling thread's tag in another copy. Lock-free: it is asked for in driver callbacks.
-fn tag_elsewhere() -> Tag {
-    for other in &TABLE.others {
-        // SAFETY: only tables of copies that stay loaded are entered.
-        let Some(other) = (unsafe { other.load(Ordering::Acquire).as_ref() }) else { break };
-        let tag = Tag::ALL.get((other.tag)() as usize).copied().unwrap_or_default();
-        if tag != Tag::Untagged {
-            return tag;
-        }
-    }
-    Tag::Untagged
-}
-
-impl SessionTable {
-    const fn has_tags(&self) -> bool {
-        self.size_bytes as usize >= size_of::<Self>()
-    }
-
-    /// Enters `other`, once. Past the bound it is not asked, and its tags are not seen.
-    fn enter(&self, other: &'static Self) {
-        if !other.has_tags() {
-            return;
-        }
-        let other = std::ptr::from_ref(other).cast_mut();
-        for place in &self.others {
-            let null = std::ptr::null_mut();
-            match place.compare_exchange(null, other, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return,
-                Err(known) if known == other => return,
-                Err(_) => {}
-            }
-        }
-    }
-}
-
-/// Keeps the object that this copy is in loaded: others call into it from now on.
-fn stay_loaded() {
-    let Some(path) = loader::path_of(session_table().cast()) else { return };
-    let Ok(path) = CString::new(path.into_vec()) else { return };
-    // The main program, whose path need not be one that can be opened, is never unloaded anyway.
-    // SAFETY: the path is a C string; RTLD_NOLOAD loads nothing and so runs no initialiser.
-    let _ = unsafe {
-        libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE)
-    };
-}
 
 /// This copy's table.
 #[must_use]
@@ -297,7 +248,7 @@ const RIVAL_MAX: Duration = Duration::from_secs(2);
 pub(crate) fn claim() -> Result<(), Owner> {
     TABLE.owner.store(word(STARTING), Ordering::SeqCst);
     let deadline = Instant::now() + RIVAL_MAX;
-    event::look_elsewhere(tag_elsewhere);
+    event::look_elsewhere(tags::tag_elsewhere);
     for (path, peer) in peers() {
         TABLE.enter(peer);
         let is_first = std::ptr::from_ref(peer).addr() < session_table().addr();
@@ -425,7 +376,6 @@ fn table_of(object: Option<&OsStr>) -> Option<&'static SessionTable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Tag;
 
     #[test]
     fn a_copy_alone_gets_the_process_and_gives_it_back() {
@@ -502,40 +452,6 @@ mod tests {
         let is_null = |place: &AtomicPtr<SessionTable>| place.load(Ordering::Relaxed).is_null();
         assert!(OLD.others.iter().all(is_null), "nothing is written past its end");
         assert!(TABLE.others.iter().all(is_null), "and nothing called");
-    }
-
-    #[test]
-    fn a_copy_is_asked_for_its_tag_once_it_is_entered() {
-        extern "C" fn weights() -> u32 {
-            std::panic::catch_unwind(|| Tag::Weights as u32).unwrap_or(0)
-        }
-        extern "C" fn later_version() -> u32 {
-            std::panic::catch_unwind(|| u32::MAX).unwrap_or(0)
-        }
-        fn table(tag: extern "C" fn() -> u32) -> &'static SessionTable {
-            Box::leak(Box::new(SessionTable {
-                size_bytes: size_of::<SessionTable>() as u32,
-                version: VERSION,
-                owner: AtomicU64::new(0),
-                functions: AtomicPtr::new(std::ptr::null_mut()),
-                tag,
-                others: [const { AtomicPtr::new(std::ptr::null_mut()) }; OTHERS_MAX],
-            }))
-        }
-        let count = |table: &SessionTable| {
-            table.others.iter().filter(|place| !place.load(Ordering::Relaxed).is_null()).count()
-        };
-        let owner = table(weights);
-        let unknown = table(later_version);
-        for _ in 0..3 {
-            owner.enter(unknown);
-        }
-        assert_eq!(count(owner), 1, "once");
-        for _ in 0..2 * OTHERS_MAX {
-            owner.enter(table(weights));
-        }
-        assert_eq!(count(owner), OTHERS_MAX, "bounded");
-        assert_eq!((tag_here(), tag_elsewhere()), (0, Tag::Untagged));
     }
 
     #[test]

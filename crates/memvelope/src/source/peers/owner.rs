@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "another copy's table")]
 
 use super::{FUNCTIONS_FIRST_BYTES, Functions, Owner, RUNNING, SECOND_FORM_BYTES, STARTING, TABLE};
-use super::{Trace, code, stay_loaded, tell, word};
+use super::{Trace, code, tags, tell, word};
 use crate::event::TraceContext;
 use crate::fork;
 use std::os::unix::ffi::OsStrExt;
@@ -76,7 +76,7 @@ impl Owner {
     /// Enters this copy with it, so that it asks for the tags that are in force here.
     pub(crate) fn greet(&self) {
         if self.table.has_tags() {
-            stay_loaded();
+            tags::stay_loaded();
             self.table.enter(&TABLE);
         }
     }
