@@ -17,6 +17,13 @@ pub(crate) enum Family {
     PinnedHost,
     /// Used bytes inside pools.
     PoolUsed,
+    /// Used bytes inside pools of host memory, and of managed memory.
+    PoolHost,
+    PoolManaged,
+    /// Memory of other processes, charged to them.
+    ImportedAddress,
+    /// What graphs have allocated and not freed.
+    GraphUsed,
     Vmm,
     /// Handles to host memory.
     VmmHost,
@@ -74,6 +81,13 @@ struct Reserved {
     peak_bytes: u64,
 }
 
+impl Reserved {
+    fn add(&mut self, change: i64) {
+        self.live_bytes = self.live_bytes.saturating_add_signed(change);
+        self.peak_bytes = self.peak_bytes.max(self.live_bytes);
+    }
+}
+
 /// What the injection contract came to.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Injection {
@@ -87,6 +101,9 @@ pub(crate) struct Injection {
 pub(crate) struct Books {
     families: BTreeMap<(usize, Family), FamilyBooks>,
     reserved: BTreeMap<usize, Reserved>,
+    graph_reserved: BTreeMap<usize, Reserved>,
+    /// The same for pools of host memory.
+    host_reserved: BTreeMap<usize, Reserved>,
     /// By name id.
     kernels: Vec<Total>,
     copies: BTreeMap<&'static str, Moved>,
@@ -120,10 +137,13 @@ impl Books {
         books.frees += 1;
     }
 
-    pub(crate) fn pool_reserved(&mut self, device: usize, change: i64) {
-        let books = self.reserved.entry(device).or_default();
-        books.live_bytes = books.live_bytes.saturating_add_signed(change);
-        books.peak_bytes = books.peak_bytes.max(books.live_bytes);
+    pub(crate) fn pool_reserved(&mut self, device: usize, is_on_device: bool, change: i64) {
+        let all = if is_on_device { &mut self.reserved } else { &mut self.host_reserved };
+        all.entry(device).or_default().add(change);
+    }
+
+    pub(crate) fn graph_reserved(&mut self, device: usize, change: i64) {
+        self.graph_reserved.entry(device).or_default().add(change);
     }
 
     pub(crate) fn kernel(&mut self, name: u32, ns: u64) {
@@ -177,6 +197,9 @@ struct DevicePage<'a> {
     /// What only exported descriptors keep.
     exported_only_bytes: u64,
     pool_reserved: Reserved,
+    host_pool_reserved: Reserved,
+    /// What graphs hold for what they allocate.
+    graph_reserved: Reserved,
     families: BTreeMap<Family, FamilyBooks>,
 }
 
@@ -294,6 +317,8 @@ impl World {
             requested_peak_bytes: device.requested_peak,
             exported_only_bytes: self.vmm.exported_only_bytes(index),
             pool_reserved: self.books.reserved.get(&index).copied().unwrap_or_default(),
+            host_pool_reserved: self.books.host_reserved.get(&index).copied().unwrap_or_default(),
+            graph_reserved: self.books.graph_reserved.get(&index).copied().unwrap_or_default(),
             families: families.map(|((_, family), books)| (*family, *books)).collect(),
         }
     }

@@ -6,6 +6,7 @@ use crate::edge::{put, put_if, put_text};
 use crate::entry::Call;
 use crate::scenario;
 use crate::thread;
+use crate::world::pools::PoolPlace;
 use crate::world::{Tag, World};
 use std::ffi::c_char;
 
@@ -343,7 +344,8 @@ pub(crate) fn set_pool(call: &Call, device: i32, pool: u64) -> Done {
     call.world(|world| {
         let index = world.device_index(device)?;
         needs_pools(world, index)?;
-        if world.pool(pool)?.device != index {
+        let found = world.pool(pool)?;
+        if found.device != index || found.place != PoolPlace::Device {
             return Err(Code::INVALID_VALUE);
         }
         world.devices[index].pool = pool;

@@ -7,16 +7,18 @@
 
 use super::attach::Links;
 use super::control::Control;
-use super::poll::Planes;
+use super::follow::Followers;
+use super::planes::Planes;
+use super::requests::Requests;
 use super::sampler::Sampler;
 use super::session;
 use super::{Mode, SelfCost};
 use crate::config::Config;
 use crate::error::Error;
-use crate::event::{DropReason, Event, Names, Scopes};
+use crate::event::{DeviceIndex, DropReason, Event, Names, Scopes};
 use crate::fork;
 use crate::ledger::{HistoryPoint, Ledger};
-use crate::snapshot::{Parts, Snapshot};
+use crate::snapshot::{Epoch, Parts, Snapshot};
 use crate::source::cupti::{Counters, Recorder, State};
 use crate::source::{attribution, clock};
 use crate::timeline::Timeline;
@@ -80,6 +82,7 @@ pub(super) struct Inner {
     pub(super) names: &'static Names,
     pub(super) scopes: &'static Scopes,
     pub(super) control: Control,
+    pub(super) followers: Followers,
     links: Mutex<Links>,
     recorded: Mutex<Recorded>,
     /// Spans that are not in there yet: the host's threads, which end them, do not wait for a reader
@@ -121,6 +124,7 @@ impl Inner {
             names,
             scopes,
             control: Control::default(),
+            followers: Followers::default(),
             links: Mutex::new(links),
             recorded: Mutex::new(Recorded {
                 timeline: Timeline::new(names_max),
@@ -198,6 +202,18 @@ impl Inner {
             recorded.timeline.accept(span);
             recorded.sampler.accept(span);
         }
+    }
+
+    /// The last epoch of each device.
+    pub(super) fn epochs(&self) -> Vec<(DeviceIndex, Epoch)> {
+        let planes = self.planes();
+        let read = planes.devices.iter().filter_map(|it| Some((it.device, it.epoch.clone()?)));
+        read.collect()
+    }
+
+    /// What is asked for, and how often.
+    pub(super) fn requests(&self) -> &'static Requests {
+        session::requests()
     }
 
     pub(super) fn planes(&self) -> MutexGuard<'_, Planes> {
@@ -302,6 +318,11 @@ impl Inner {
         } else if self.counters().caught_panics > 0 {
             self.break_off("a callback panicked");
         }
+    }
+
+    /// Whether recording was switched off.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Acquire)
     }
 
     /// Switches recording off, loudly and once.
@@ -428,6 +449,7 @@ impl Inner {
             unseen,
             libraries: attribution::names(),
             allocations_unseen,
+            ..Parts::default()
         })
     }
 
@@ -466,6 +488,8 @@ impl Inner {
         }
         unseen.extend(super::scope::unread_sentence());
         unseen.extend(attribution::unseen());
+        let now = self.now();
+        unseen.extend(self.planes().silences(now));
         let problems = lock(&self.problems);
         let Problems { driver, cupti, nvml, unfinalized, unpublished, .. } = &*problems;
         let texts = [driver, cupti, nvml, unfinalized, unpublished];

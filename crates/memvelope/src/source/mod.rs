@@ -10,3 +10,4 @@ pub mod nvml;
 pub mod peers;
 pub mod privileges;
 pub mod signals;
+pub mod torch;
