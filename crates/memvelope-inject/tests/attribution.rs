@@ -39,7 +39,10 @@ const CASES: [&str; 17] = [
 const EXPECTED: &[(&str, &[&str])] = &[
     ("(unknown)", &["bare runtime", "made at run time"]),
     ("(program)", &["by pointer"]),
-    ("libomitted", &["omitted", "one by another", "aligned", "passed on", "small stack", "context"]),
+    (
+        "libomitted",
+        &["omitted", "one by another", "aligned", "passed on", "small stack", "context"],
+    ),
     ("libkept", &["kept", "signal"]),
     ("liblater", &["late"]),
     ("libsecond", &["reused"]),
