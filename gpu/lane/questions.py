@@ -85,6 +85,33 @@ QUESTIONS: dict[str, tuple[str, str, Variants]] = {
         {"CUPTI's": [], "ours": ["--own", 1]},
     ),
     "name-reads": ("under a microsecond a name", "name-reads", {"self": []}),
+    "fragments": (
+        "gaps between addresses are no fragmentation: with every second page free, one allocation "
+        "gets all that is free, to a page",
+        "fragments",
+        {
+            **{f"{by}, a page each": ["--by", by] for by in ("alloc", "create", "map")},
+            "alloc, 32 pages each": ["--by", "alloc", "--pages", 32],
+        },
+    ),
+    "rounding": (
+        "up to half a page, allocations share pages without gaps; above, each takes whole pages; "
+        "all of it comes back with the last one",
+        "rounding",
+        {"64 of each": []},
+    ),
+    "block-ids": (
+        "MEMORY_BLOCK_ID is one for all views of a handle, and is told for plain and for shared "
+        "memory; memory that was opened takes nothing here, and opened again has the same address",
+        "block-ids",
+        {"all families": []},
+    ),
+    "context-size": (
+        "a context grows when modules are loaded, lazily at their first launch, and when the stack "
+        "is set; no published size holds for every GPU",
+        "context-size",
+        {"as it is": []},
+    ),
     "attach": (
         "attaching late takes seconds at most; after disabling, launches cost what they did",
         "attach",
@@ -93,7 +120,14 @@ QUESTIONS: dict[str, tuple[str, str, Variants]] = {
 }
 
 #: What a quick run, which proves the scripts and not the GPU, does of everything.
-QUICK = {"footprint": 3000, "pressure": 3000, "clock": 500, "attach": 100}
+QUICK: dict[str, list[Any]] = {
+    **{
+        probe: ["--launches", launches]
+        for probe, launches in
+        {"footprint": 3000, "pressure": 3000, "clock": 500, "attach": 100}.items()
+    },
+    "fragments": ["--blocks", 512],
+}
 
 
 def ask(place: Place, name: str) -> dict[str, Any]:
@@ -103,7 +137,7 @@ def ask(place: Place, name: str) -> dict[str, Any]:
     for variant, words in variants.items():
         words = ["probe", probe, *words]
         if place.quick and probe in QUICK:
-            words += ["--launches", QUICK[probe]]
+            words += QUICK[probe]
         if "runtime" in words and words[words.index("--api") + 1] == "runtime":
             library = None if place.is_sim else cudart()
             if library is None:
@@ -132,6 +166,12 @@ def in_short(name: str, answers: dict[str, Any]) -> dict[str, Any]:
             short[variant] = found["steps"]
         elif name == "attach":
             short[variant] = {step["step"]: step["ns"] for step in found["steps"]}
+        elif name == "context-size":
+            short[variant] = {s["step"]: s["nvml_used_bytes"] for s in found["steps"]}
+        elif name == "rounding":
+            short[variant] = {s["bytes"]: s["all_take_bytes"] for s in found["sizes"]}
+        elif name == "block-ids":
+            short[variant] = {key: ids for key, ids in found.items() if isinstance(ids, dict)}
         elif name in ("attributes", "name-reads"):
             short[variant] = found.get("attributes") or found.get("process_vm_readv")
         else:

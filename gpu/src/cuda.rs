@@ -2,6 +2,10 @@
 //! wrappers of those that the workloads call. An outsider on purpose: nothing here is memvelope's
 //! own loader, so that what is measured is not also what measures.
 
+mod memory;
+
+pub use memory::PhysicalId;
+
 use anyhow::{Context as _, Result, bail};
 use std::ffi::{CString, c_char, c_void};
 
@@ -89,6 +93,21 @@ functions! {
     mem_free_async = cuMemFreeAsync(address: Address, stream: Handle);
     mem_alloc_host = cuMemAllocHost_v2(to: *mut *mut c_void, bytes: usize);
     mem_get_info = cuMemGetInfo_v2(free: *mut usize, total: *mut usize);
+    mem_alloc_managed = cuMemAllocManaged(to: *mut Address, bytes: usize, flags: u32);
+    mem_create = cuMemCreate(to: *mut u64, bytes: usize, prop: *const c_void, flags: u64);
+    mem_release = cuMemRelease(handle: u64);
+    mem_address_reserve = cuMemAddressReserve(
+        to: *mut Address, bytes: usize, alignment: usize, at: Address, flags: u64
+    );
+    mem_address_free = cuMemAddressFree(address: Address, bytes: usize);
+    mem_map = cuMemMap(address: Address, bytes: usize, offset: usize, handle: u64, flags: u64);
+    mem_unmap = cuMemUnmap(address: Address, bytes: usize);
+    pointer_attribute = cuPointerGetAttribute(to: *mut c_void, attribute: u32, address: Address);
+    ipc_get = cuIpcGetMemHandle(to: *mut [u8; 64], address: Address);
+    ipc_open = cuIpcOpenMemHandle_v2(to: *mut Address, handle: [u8; 64], flags: u32);
+    ipc_close = cuIpcCloseMemHandle(address: Address);
+    ctx_set_limit = cuCtxSetLimit(limit: u32, value: usize);
+    granularity = cuMemGetAllocationGranularity(to: *mut usize, prop: *const c_void, option: u32);
     memcpy_htod = cuMemcpyHtoDAsync_v2(
         to: Address, from: *const c_void, bytes: usize, stream: Handle
     );

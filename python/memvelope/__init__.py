@@ -27,6 +27,7 @@ from ._native import (
     PastMaximum,
     Plan,
     PlanRefused,
+    ReadAllocatorError,
     ReadConfigError,
     ReadFileError,
     ReadModelError,
@@ -42,6 +43,7 @@ from ._native import (
     plan,
 )
 from ._profile import Profile, profile, snapshot
+from ._tag import Tag, tag
 
 __all__ = [
     "ConfigureGateError",
@@ -62,6 +64,7 @@ __all__ = [
     "Plan",
     "PlanRefused",
     "Profile",
+    "ReadAllocatorError",
     "ReadConfigError",
     "ReadFileError",
     "ReadModelError",
@@ -69,6 +72,7 @@ __all__ = [
     "Session",
     "SessionExistsError",
     "StartThreadError",
+    "Tag",
     "Term",
     "UnknownModelError",
     "WriteFileError",
@@ -79,6 +83,7 @@ __all__ = [
     "profile",
     "sim_path",
     "snapshot",
+    "tag",
 ]
 
 

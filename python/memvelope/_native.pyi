@@ -54,6 +54,10 @@ __all__ = [
     "_Mark",
     "_Open",
     "_Ticket",
+    "_replace_tag",
+    "_tag_name",
+    "_tag_number",
+    "_thread_tag",
     "doctor",
     "plan",
 ]
@@ -496,6 +500,15 @@ class _Open:
     def enter(self) -> None: ...
     def leave(self) -> None: ...
     def end(self) -> None: ...
+
+def _tag_number(name: str) -> int:
+    """Raises `ValueError` for what is no tag, with those that are."""
+
+def _tag_name(number: int) -> str | None: ...
+def _replace_tag(number: int) -> int:
+    """Puts a tag in force on this thread; returns the former."""
+
+def _thread_tag() -> int: ...
 
 class MemvelopeError(Exception): ...
 

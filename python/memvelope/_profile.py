@@ -6,13 +6,12 @@ from __future__ import annotations
 
 # Typing, functools and the like are not imported here: they cost more than this whole package.
 from ._native import Session, _Mark
+from ._steps import check, step_by_step, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
     from typing import Any, TypeVar, overload
-
-    from ._native import _Open
 
     F = TypeVar("F", bound=Callable[..., Any])
     T = TypeVar("T")
@@ -40,152 +39,15 @@ class Profile(_Mark):
         scope = self._open()
         if scope is None:
             return await awaitable
-        if not hasattr(awaitable, "send"):
-            awaitable = awaitable.__await__()  # type: ignore[assignment]
-        return await _Steps(scope, awaitable, True)
+        return await step_by_step(scope, awaitable)
 
     def __call__(self, function: F) -> F:
         """Wraps a function, a coroutine function or a generator of either kind: each call is a scope
         of its own. Those that wait are entered for each of their steps, as by `run`."""
-        from functools import wraps
-
-        # A static method may be called since Python 3.10; what wrapped it would be a method again.
-        if not callable(function) or isinstance(function, staticmethod):
-            raise TypeError(
-                f"profile() wraps functions, not {type(function).__name__}\n"
-                "hint: below @property, @staticmethod and the like, put it next to the function"
-            )
+        check(function, "profile")
         if self.name is None:
             self._name_it(getattr(function, "__qualname__", type(function).__name__))
-        kind = _kind(function)
-        if kind == "coroutine":
-
-            @wraps(function)
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                scope = self._open()
-                if scope is None:
-                    return await function(*args, **kwargs)
-                return await _Steps(scope, function(*args, **kwargs), True)
-
-        elif kind == "async generator":
-
-            @wraps(function)
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                scope = self._open()
-                try:
-                    inner = function(*args, **kwargs)
-                    step = inner.__anext__()
-                    while True:
-                        try:
-                            item = await (_Steps(scope, step, False) if scope else step)
-                        except StopAsyncIteration:
-                            return
-                        thrown = None
-                        try:
-                            sent = yield item
-                        except GeneratorExit:
-                            step = inner.aclose()
-                            await (_Steps(scope, step, False) if scope else step)
-                            raise
-                        except BaseException as error:
-                            thrown = error
-                        step = inner.asend(sent) if thrown is None else inner.athrow(thrown)
-                finally:
-                    if scope is not None:
-                        scope.end()
-
-        elif kind == "generator":
-
-            @wraps(function)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                scope = self._open()
-                inner = function(*args, **kwargs)
-                if scope is None:
-                    return (yield from inner)
-                return (yield from _drive(scope, inner, True))
-
-        else:
-
-            @wraps(function)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with self:
-                    return function(*args, **kwargs)
-
-        return wrapper  # type: ignore[return-value]
-
-
-class _Steps:
-    """An awaitable whose steps are those of `inner`, each made inside of `scope`."""
-
-    __slots__ = ("_ends", "_inner", "_scope")
-
-    def __init__(self, scope: _Open, inner: Any, ends: bool) -> None:
-        self._scope, self._inner, self._ends = scope, inner, ends
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return _drive(self._scope, self._inner, self._ends)
-
-
-def _drive(scope: _Open, inner: Any, ends: bool) -> Generator[Any, Any, Any]:
-    """What `yield from inner` does (PEP 380), with `scope` entered around each step. `ends`: the
-    scope is over when `inner` is."""
-    enter, leave = scope.enter, scope.leave
-    send = getattr(inner, "send", None)
-    value = thrown = None
-    try:
-        while True:
-            enter()
-            try:
-                if thrown is not None:
-                    error, thrown = thrown, None
-                    throw = getattr(inner, "throw", None)
-                    if throw is None:
-                        raise error
-                    out = throw(error)
-                else:
-                    # Awaitables of C or of hand need not have more than an iterator has.
-                    out = next(inner) if send is None else send(value)
-            except StopIteration as stop:
-                return stop.value
-            finally:
-                error = None  # it knows this frame, which would know it
-                leave()
-            try:
-                value = yield out
-            except GeneratorExit:
-                close = getattr(inner, "close", None)
-                enter()
-                try:
-                    if close is not None:
-                        close()
-                finally:
-                    leave()
-                raise
-            except BaseException as caught:
-                thrown = caught
-    finally:
-        if ends:
-            scope.end()
-
-
-# Bits of `co_flags` as documented with `inspect`, which takes milliseconds to import.
-_KINDS = {0x20: "generator", 0x80: "coroutine", 0x200: "async generator"}
-
-
-def _kind(function: Any) -> str:
-    """What a call of it makes, seen through partials and callable objects; else `function`."""
-    while True:
-        if hasattr(function, "__func__"):  # a bound method
-            function = function.__func__
-        elif hasattr(function, "func") and hasattr(function, "keywords"):  # functools.partial
-            function = function.func
-        elif not hasattr(function, "__code__") and hasattr(type(function).__call__, "__code__"):
-            function = type(function).__call__
-        else:
-            break
-    code = getattr(function, "__code__", None)
-    flags = code.co_flags if code is not None else 0
-    return next((kind for bit, kind in _KINDS.items() if flags & bit), "function")
+        return wrap(self, function)
 
 
 if TYPE_CHECKING:

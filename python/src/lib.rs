@@ -19,7 +19,9 @@ mod plan;
 mod request;
 mod scope;
 mod session;
+mod tag;
 mod ticket;
+mod torch;
 
 memvelope::export_session_table!();
 
@@ -33,8 +35,9 @@ mod _native {
     use super::errors::{
         ConfigureGateError, CuptiCallError, DriverCallError, FlushTimeoutError, InternalError,
         LeaseReleased, LoadLibraryError, MemvelopeError, MissingSymbolError, NoRoomError,
-        NvmlCallError, PastMaximum, PlanRefused, ReadConfigError, ReadFileError, ReadModelError,
-        Rejected, SessionExistsError, StartThreadError, UnknownModelError, WriteFileError,
+        NvmlCallError, PastMaximum, PlanRefused, ReadAllocatorError, ReadConfigError,
+        ReadFileError, ReadModelError, Rejected, SessionExistsError, StartThreadError,
+        UnknownModelError, WriteFileError,
     };
     #[pymodule_export]
     use super::floor::Floor;
@@ -49,7 +52,11 @@ mod _native {
     #[pymodule_export]
     use super::session::Session;
     #[pymodule_export]
+    use super::tag::{_replace_tag, _tag_name, _tag_number, _thread_tag};
+    #[pymodule_export]
     use super::ticket::Ticket;
+    #[pymodule_export]
+    use super::torch::{_torch_ingest, _torch_turnover, BlockScope, Framework};
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name is Python's")]

@@ -7,13 +7,12 @@
 //! Files are only ever written on this thread, also at exit: signals that belong to writing
 //! (`SIGXFSZ`, where the size of files is limited) are blocked here, and would end the host there.
 
-use crate::document::{self, Identity};
 use crate::place::Places;
 use memvelope::config::Config;
 use memvelope::error::{Error, say};
-use memvelope::export::summary::Summary;
+use memvelope::export::summary::{Identity, Slot, Summary, fitting, process_document, vitals};
 use memvelope::export::write_atomically;
-use memvelope::runtime::Session;
+use memvelope::runtime::{Mode, Session};
 use memvelope::snapshot::Snapshot;
 use memvelope::source::signals::without_signals;
 use memvelope::units::Nanos;
@@ -178,17 +177,17 @@ impl Keeper {
             return;
         }
         let mut snapshot = self.session.snapshot();
-        let vitals = document::vitals(&self.session.mode(), &snapshot);
+        let is_recording = matches!(self.session.mode(), Mode::Cupti(_));
+        let vitals = vitals(is_recording, &snapshot);
         let is_news = last.snapshot.as_mut().is_none_or(|known| {
             (known.epoch, known.time_ns) = (snapshot.epoch, snapshot.time_ns);
             *known != snapshot
         });
         if is_news || is_final {
-            let own = &self.identity;
-            let cpu_ns = last.report_cpu_ns;
-            let document = document::whole(own, &self.session, &snapshot, is_final, cpu_ns);
+            let report = self.session.report_of(&snapshot);
+            let document = process_document(report, &self.identity, is_final, last.report_cpu_ns);
             // What does not fit was left out; it is never longer.
-            let _ = slot.report(&document::for_slot(document));
+            let _ = slot.report(&fitting(document, Slot::REPORT_BYTES_MAX));
             last.snapshot = Some(std::mem::take(&mut snapshot));
         }
         slot.tell(&vitals);
@@ -196,9 +195,8 @@ impl Keeper {
 
     fn write_report(&self, last: &mut Last, is_final: bool) {
         let Some(path) = &last.places.report else { return };
-        let (own, cpu_ns) = (&self.identity, last.report_cpu_ns);
-        let snapshot = self.session.snapshot();
-        let document = document::whole(own, &self.session, &snapshot, is_final, cpu_ns);
+        let report = self.session.report_of(&self.session.snapshot());
+        let document = process_document(report, &self.identity, is_final, last.report_cpu_ns);
         let outcome = write_atomically(path, |out| {
             serde_json::to_writer_pretty(&mut *out, &document)?;
             out.write_all(b"\n")

@@ -9,7 +9,6 @@
 
 #![expect(unsafe_code, reason = "exports a C symbol and registers an exit handler")]
 
-mod document;
 mod keeper;
 mod place;
 
@@ -38,7 +37,9 @@ pub extern "C" fn InitializeInjection() -> c_int {
 fn begin() {
     // Nobody reads: the program runs as if it had never been recorded.
     let Ok(places) = Places::from_env() else { return };
-    let (config, problems) = Config::from_env();
+    let (mut config, problems) = Config::from_env();
+    // Whoever asks finds the slot.
+    config.publish &= places.slot.is_none();
     for problem in problems {
         say(&problem);
     }

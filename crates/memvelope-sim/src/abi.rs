@@ -76,8 +76,8 @@ impl Code {
     }
 }
 
-/// `CUmemLocation`: type 1 is a device.
-#[derive(Clone, Copy, Debug)]
+/// `CUmemLocation`: type 1 is a device, 2 to 4 are hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct MemLocation {
     pub(crate) kind: i32,
@@ -92,6 +92,16 @@ pub(crate) struct MemAllocationProp {
     pub(crate) handle_types: i32,
     pub(crate) location: MemLocation,
     pub(crate) win32: u64,
+    pub(crate) flags: u64,
+}
+
+/// `CUmulticastObjectProp`, 32 bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct MulticastProp {
+    pub(crate) devices: u32,
+    pub(crate) bytes: usize,
+    pub(crate) handle_types: u64,
     pub(crate) flags: u64,
 }
 
@@ -130,6 +140,19 @@ pub(crate) struct KernelNodeParams {
     pub(crate) extra: u64,
     pub(crate) kernel: u64,
     pub(crate) context: u64,
+}
+
+/// `CUDA_MEM_ALLOC_NODE_PARAMS`, 120 bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct MemAllocNodeParams {
+    pub(crate) pool: MemPoolProps,
+    /// What of `CUmemPoolProps` is never read.
+    rest: [u64; 7],
+    access: u64,
+    access_count: usize,
+    pub(crate) bytes: usize,
+    pub(crate) address: u64,
 }
 
 /// `CUDA_MEMSET_NODE_PARAMS`, 40 bytes.
@@ -197,8 +220,11 @@ mod tests {
     fn parameters_are_laid_out_as_cuda_has_them() {
         assert_eq!(size_of::<KernelNodeParams>(), 72);
         assert_eq!(size_of::<MemsetNodeParams>(), 40);
+        assert_eq!(size_of::<MemAllocNodeParams>(), 120);
+        assert_eq!(std::mem::offset_of!(MemAllocNodeParams, bytes), 104);
         assert_eq!(size_of::<Memcpy3d>(), 200);
         assert_eq!(std::mem::offset_of!(Memcpy3d, target), 88);
         assert_eq!(size_of::<LaunchConfig>(), 56);
+        assert_eq!((size_of::<MulticastProp>(), size_of::<MemAllocationProp>()), (32, 32));
     }
 }

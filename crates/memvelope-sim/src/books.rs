@@ -17,7 +17,24 @@ pub(crate) enum Family {
     PinnedHost,
     /// Used bytes inside pools.
     PoolUsed,
+    /// Used bytes inside pools of host memory, and of managed memory.
+    PoolHost,
+    PoolManaged,
+    /// Memory of other processes, charged to them.
+    ImportedAddress,
+    /// What graphs have allocated and not freed.
+    GraphUsed,
     Vmm,
+    /// Handles to host memory.
+    VmmHost,
+    /// Imported handles; their bytes are in nobody's sum.
+    ImportedHandle,
+    /// Exported descriptors of which a copy is open somewhere.
+    Exported,
+    /// Multicast objects, which have no memory of their own.
+    Multicast,
+    /// What is bound to them.
+    MulticastBound,
 }
 
 /// One family on one device.
@@ -64,6 +81,13 @@ struct Reserved {
     peak_bytes: u64,
 }
 
+impl Reserved {
+    fn add(&mut self, change: i64) {
+        self.live_bytes = self.live_bytes.saturating_add_signed(change);
+        self.peak_bytes = self.peak_bytes.max(self.live_bytes);
+    }
+}
+
 /// What the injection contract came to.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Injection {
@@ -77,6 +101,9 @@ pub(crate) struct Injection {
 pub(crate) struct Books {
     families: BTreeMap<(usize, Family), FamilyBooks>,
     reserved: BTreeMap<usize, Reserved>,
+    graph_reserved: BTreeMap<usize, Reserved>,
+    /// The same for pools of host memory.
+    host_reserved: BTreeMap<usize, Reserved>,
     /// By name id.
     kernels: Vec<Total>,
     copies: BTreeMap<&'static str, Moved>,
@@ -110,10 +137,13 @@ impl Books {
         books.frees += 1;
     }
 
-    pub(crate) fn pool_reserved(&mut self, device: usize, change: i64) {
-        let books = self.reserved.entry(device).or_default();
-        books.live_bytes = books.live_bytes.saturating_add_signed(change);
-        books.peak_bytes = books.peak_bytes.max(books.live_bytes);
+    pub(crate) fn pool_reserved(&mut self, device: usize, is_on_device: bool, change: i64) {
+        let all = if is_on_device { &mut self.reserved } else { &mut self.host_reserved };
+        all.entry(device).or_default().add(change);
+    }
+
+    pub(crate) fn graph_reserved(&mut self, device: usize, change: i64) {
+        self.graph_reserved.entry(device).or_default().add(change);
     }
 
     pub(crate) fn kernel(&mut self, name: u32, ns: u64) {
@@ -164,7 +194,12 @@ struct DevicePage<'a> {
     /// Allocations as asked for (pools: what is used in them).
     requested_live_bytes: u64,
     requested_peak_bytes: u64,
+    /// What only exported descriptors keep.
+    exported_only_bytes: u64,
     pool_reserved: Reserved,
+    host_pool_reserved: Reserved,
+    /// What graphs hold for what they allocate.
+    graph_reserved: Reserved,
     families: BTreeMap<Family, FamilyBooks>,
 }
 
@@ -216,7 +251,8 @@ struct Pages<'a> {
 
 impl World {
     /// The books as JSON text.
-    pub(crate) fn books_json(&self) -> String {
+    pub(crate) fn books_json(&mut self) -> String {
+        self.reap_exports();
         let books = &self.books;
         let kernels = books.kernels.iter().enumerate().filter(|(_, total)| total.count > 0);
         let delivery = crate::cupti::buffers::totals();
@@ -279,7 +315,10 @@ impl World {
             physical_peak_bytes: device.physical_peak,
             requested_live_bytes: device.requested,
             requested_peak_bytes: device.requested_peak,
+            exported_only_bytes: self.vmm.exported_only_bytes(index),
             pool_reserved: self.books.reserved.get(&index).copied().unwrap_or_default(),
+            host_pool_reserved: self.books.host_reserved.get(&index).copied().unwrap_or_default(),
+            graph_reserved: self.books.graph_reserved.get(&index).copied().unwrap_or_default(),
             families: families.map(|((_, family), books)| (*family, *books)).collect(),
         }
     }
@@ -309,7 +348,7 @@ fn write_books() {
     let Some(path) = std::env::var_os("MEMVELOPE_SIM_BOOKS").filter(|path| !path.is_empty()) else {
         return;
     };
-    let Some(text) = machine_if_made().map(|world| world.books_json()) else { return };
+    let Some(text) = machine_if_made().map(|mut world| world.books_json()) else { return };
     let path = std::path::PathBuf::from(path);
     let mut temporary = path.clone().into_os_string();
     temporary.push(format!(".{}.tmp", std::process::id()));

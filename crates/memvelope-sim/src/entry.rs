@@ -90,6 +90,7 @@ impl Call {
             };
             world.now = world.now.saturating_add(ns);
         }
+        world.reap_exports();
         action(&mut world)
     }
 

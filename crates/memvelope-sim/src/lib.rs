@@ -22,6 +22,7 @@ mod fault;
 mod nvml;
 mod pinned;
 pub mod scenario;
+mod share;
 mod thread;
 mod world;
 
@@ -72,7 +73,7 @@ pub extern "C" fn memvelope_sim_version() -> *const c_char {
 #[expect(unsafe_code, reason = "an exported symbol")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn memvelope_sim_books(buffer: *mut u8, len: usize) -> usize {
-    let text = std::panic::catch_unwind(|| world::machine_if_made().map(|w| w.books_json()));
+    let text = std::panic::catch_unwind(|| world::machine_if_made().map(|mut w| w.books_json()));
     let Ok(Some(text)) = text else { return 0 };
     if text.len() <= len
         && let Ok(room) = edge::host_mut(buffer, text.len())

@@ -176,7 +176,10 @@ fn on_world(action: impl FnOnce(&mut World) -> u32) -> u32 {
     if USERS.load(Ordering::Acquire) == 0 {
         return code::UNINITIALIZED;
     }
-    world::machine().map_or(code::DRIVER_NOT_LOADED, |mut world| action(&mut world))
+    world::machine().map_or(code::DRIVER_NOT_LOADED, |mut world| {
+        world.reap_exports();
+        action(&mut world)
+    })
 }
 
 fn on_device(device: u64, action: impl FnOnce(&mut World, usize) -> u32) -> u32 {

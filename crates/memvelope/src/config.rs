@@ -85,6 +85,8 @@ keys! {
         "Whether ranges that the program marks with NVTX are recorded. NVTX must be pointed at libcupti before the program starts (`NVTX_INJECTION64_PATH`); `memvelope run --nvtx` does both.";
     CORRELATION = "MEMVELOPE_CORRELATION", Library, Shape::Word(&["auto", "off"]),
         "Whether work on the device is tied to the scopes (`profile`) it was launched in. With `auto` it begins with the first scope, and costs a record a launch from then on.";
+    ATTRIBUTION = "MEMVELOPE_ATTRIBUTION", Library, Shape::Word(&["auto", "off"]),
+        "Whether the library that asked for a driver allocation is found out, by the return addresses on the stack. It costs microseconds an allocation; where there is no safe way to do it, `auto` is `off` and says so.";
     SCOPES_MAX = "MEMVELOPE_SCOPES_MAX", Library, number("count", 256, 1 << 22, 65_536),
         "How many of the latest scopes keep their trace ids, 64 bytes each; work of older ones counts under its scope's name all the same.";
     CLOCK = "MEMVELOPE_CLOCK", Library, Shape::Word(&["auto", "realtime", "monotonic"]),
@@ -95,6 +97,8 @@ keys! {
         "How often completed activity buffers are asked for.";
     POLL_PERIOD_MS = "MEMVELOPE_POLL_PERIOD_MS", Library, number("ms", 100, 600_000, 1_000),
         "How often the driver, NVML and the cgroup are asked. NVML's process list takes the driver's global lock for milliseconds, hence not below 100 ms.";
+    PUBLISH = "MEMVELOPE_PUBLISH", Library, Shape::Word(&["auto", "off"]),
+        "Whether `memvelope snapshot` finds this session: with `auto` its report stands in a file without a path (a memfd of 260 KiB, seen by those alone who may look into `/proc/PID/fd`), renewed every poll period at a hundredth of a core at most.";
     ALLOCATIONS_MAX = "MEMVELOPE_ALLOCATIONS_MAX", Library, number("count", 1024, 1 << 24, 1 << 16),
         "Limit on live driver allocations in the ledger (a serving process has 10^2 to 10^4); past it they are counted as dropped.";
     HISTORY_POINTS_MAX = "MEMVELOPE_HISTORY_POINTS_MAX", Library, number("count", 128, 1 << 22, 8192),
@@ -150,6 +154,8 @@ pub struct Config {
     pub nvtx: bool,
     /// [`CORRELATION`]: whether work is tied to scopes.
     pub correlation: bool,
+    /// [`ATTRIBUTION`]: whether libraries are found out.
+    pub attribution: bool,
     /// [`SCOPES_MAX`].
     pub scopes_max: u64,
     /// [`CLOCK`].
@@ -160,6 +166,8 @@ pub struct Config {
     pub drain_period_ms: u64,
     /// [`POLL_PERIOD_MS`].
     pub poll_period_ms: u64,
+    /// [`PUBLISH`]: whether `memvelope snapshot` finds this session.
+    pub publish: bool,
     /// [`ALLOCATIONS_MAX`].
     pub allocations_max: u64,
     /// [`HISTORY_POINTS_MAX`].
@@ -260,6 +268,7 @@ impl Config {
             whole_graphs: reader.word(&GRAPHS) == "whole",
             nvtx: reader.word(&NVTX) == "on",
             correlation: reader.word(&CORRELATION) == "auto",
+            attribution: reader.word(&ATTRIBUTION) == "auto",
             scopes_max: reader.number(&SCOPES_MAX),
             clock: match reader.word(&CLOCK) {
                 "realtime" => Clock::Realtime,
@@ -269,6 +278,7 @@ impl Config {
             finalize_ms: reader.number(&FINALIZE_MS),
             drain_period_ms: reader.number(&DRAIN_PERIOD_MS),
             poll_period_ms: reader.number(&POLL_PERIOD_MS),
+            publish: reader.word(&PUBLISH) == "auto",
             allocations_max: reader.number(&ALLOCATIONS_MAX),
             history_points_max: reader.number(&HISTORY_POINTS_MAX),
             names_max: reader.number(&NAMES_MAX),

@@ -23,8 +23,8 @@ pub use memory::{
 };
 pub use names::{NameId, Names};
 pub use scope::{ParseTraceparent, Scope, ScopeId, Scopes, TraceContext, unread_traceparents};
-pub use tag::{Tag, TagGuard, current_tag, tagged};
-pub(crate) use tag::{forward_tags, set_current_tag};
+pub(crate) use tag::look_elsewhere;
+pub use tag::{ParseTag, Tag, TagGuard, Tagged, current_tag, own_tag, replace_tag, tagged};
 pub use work::{
     ApiCall, CallKind, Copied, Direction, DriverCall, GraphLaunch, Kernel, Memset, Overhead,
     OverheadKind, PoolChange, PoolRecord, Span, SpanOrigin, Sync, SyncKind,

@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 pub struct Framework {
     /// The device.
     pub device: DeviceIndex,
-    /// Allocations so far, as the allocator counts them: where two such numbers are equal, it did
-    /// nothing in between.
+    /// Allocations and frees so far, of blocks and of segments, as the allocator counts them: where
+    /// two such numbers are equal, it did nothing in between. 0 if not told.
     pub turnover: u64,
     /// Bytes that were asked for and not freed.
     pub requested_bytes: Bytes,
@@ -37,6 +37,9 @@ pub struct Framework {
     pub by_tag: [Bytes; Tag::COUNT],
     /// Of the cached bytes, those that `empty_cache()` gives back.
     pub releasable_bytes: Bytes,
+    /// What `empty_cache()` gives back beyond those, because it waits for streams first: segments and
+    /// pages in which all that is in use awaits one. 0 if not told.
+    pub awaiting_releasable_bytes: Bytes,
     /// By pool, stream and size class.
     pub spaces: Vec<Space>,
     /// Segments, by address. Empty where there were more than [`Framework::SEGMENTS_MAX`]; the sums
@@ -52,6 +55,9 @@ pub struct Framework {
     pub settings: Settings,
     /// Sizes of the requests behind the blocks in use: what is asked for here.
     pub requests: Demand,
+    /// What somebody should know who relies on the numbers, one sentence each: what was not told,
+    /// and what was taken instead.
+    pub notes: Vec<String>,
 }
 
 /// Where blocks are looked for together: a request is served from one space only.
@@ -68,8 +74,10 @@ pub struct Space {
     pub reserved_bytes: Bytes,
     /// Bytes of blocks in use, or awaiting a stream.
     pub active_bytes: Bytes,
-    /// Bytes that were asked for.
+    /// Bytes that were asked for and not freed.
     pub requested_bytes: Bytes,
+    /// Of those, what carries no tag.
+    pub untagged_bytes: Bytes,
     /// The largest free block: the most that this space serves without asking the driver. In an
     /// expandable segment the free end can grow; that is not in it.
     pub largest_free_bytes: Bytes,
@@ -79,9 +87,28 @@ pub struct Space {
     pub free_blocks: u64,
     /// Whether its segments are expandable.
     pub is_expandable: bool,
+    /// Of an expandable segment, the free block at the end of what is mapped: a larger request takes
+    /// it, and has the rest mapped behind it. 0 if not told, or where there are holes in what is
+    /// mapped, since growth may begin at one of them.
+    pub tail_free_bytes: Bytes,
+    /// With a [`Settings::max_split_size`]: the largest free block below it. 0 if not told.
+    pub largest_splittable_free_bytes: Bytes,
+    /// With a [`Settings::max_split_size`]: sizes of the free blocks of that size or above,
+    /// ascending, at most [`Self::UNSPLITTABLE_MAX`] of the smallest. Empty if not told.
+    pub unsplittable_free: Vec<Bytes>,
 }
 
 impl Space {
+    /// Blocks that are kept in [`Self::unsplittable_free`].
+    pub const UNSPLITTABLE_MAX: usize = 256;
+
+    /// Whether the pool was made by a graph's capture. Others that are not (0, 0) were made by
+    /// `graph_pool_handle()` or are `MemPool`s, and nothing tells which.
+    #[must_use]
+    pub const fn is_of_capture(&self) -> bool {
+        self.pool.0 != 0
+    }
+
     /// Bytes in no block that is in use or awaits a stream.
     #[must_use]
     pub fn cached_bytes(&self) -> Bytes {
@@ -134,6 +161,9 @@ pub struct Settings {
     pub expandable_segments: Option<bool>,
     /// `max_split_size` in bytes; `None`: without limit, or not told.
     pub max_split_size: Option<Bytes>,
+    /// `large_segment_size_mb` in bytes: what requests of 1 to 10 MiB take a segment of, and the page
+    /// of large expandable segments. `None`: 20 MiB, or not told.
+    pub large_segment_bytes: Option<Bytes>,
     /// `roundup_power2_divisions` or the like is in force: sizes are rounded in ways that we do not
     /// compute.
     pub rounds_otherwise: bool,
@@ -163,7 +193,8 @@ pub struct Demand {
 
 /// Buckets an octave, as a power of two.
 const DEMAND_SHIFT: u32 = 2;
-const DEMAND_BUCKETS: usize = 64 << DEMAND_SHIFT;
+/// Buckets in all.
+pub(crate) const DEMAND_BUCKETS: usize = 64 << DEMAND_SHIFT;
 
 impl Demand {
     /// Without requests.
@@ -183,6 +214,17 @@ impl Demand {
         if let Some(bucket) = self.counts.get_mut(bucket_of(bytes.0)) {
             *bucket = bucket.saturating_add(count);
         }
+    }
+
+    /// Which bucket a size is counted in; `None` for 0 bytes.
+    pub(crate) fn bucket(bytes: Bytes) -> Option<usize> {
+        (bytes.0 > 0).then(|| bucket_of(bytes.0))
+    }
+
+    /// From counts by bucket.
+    pub(crate) fn of_buckets(counts: impl Iterator<Item = u32>) -> Self {
+        let counts: Vec<u32> = counts.collect();
+        if counts.iter().all(|count| *count == 0) { Self::new() } else { Self { counts } }
     }
 
     /// Adds what another one counted.
@@ -219,19 +261,24 @@ impl Default for Demand {
 fn bucket_of(bytes: u64) -> usize {
     // A bucket ends at its largest size, so that powers of two are told as themselves.
     let below = bytes.saturating_sub(1);
-    let Some(octave) = below.checked_ilog2() else { return 0 };
-    let part = if octave >= DEMAND_SHIFT {
-        (below >> (octave - DEMAND_SHIFT)) & ((1 << DEMAND_SHIFT) - 1)
-    } else {
-        (below << (DEMAND_SHIFT - octave)) & ((1 << DEMAND_SHIFT) - 1)
+    let part = match below.checked_ilog2() {
+        // One byte and two have a bucket each, of the four that the first octave has no use for.
+        None => return 0,
+        Some(0) => return 1,
+        Some(octave) if octave >= DEMAND_SHIFT => below >> (octave - DEMAND_SHIFT),
+        Some(octave) => below << (DEMAND_SHIFT - octave),
     };
-    ((octave << DEMAND_SHIFT) as usize) + part as usize
+    let octave = below.ilog2();
+    ((octave << DEMAND_SHIFT) as usize) + (part & ((1 << DEMAND_SHIFT) - 1)) as usize
 }
 
 fn bucket_end(at: usize) -> u64 {
     let (octave, part) = ((at >> DEMAND_SHIFT) as u32, (at & ((1 << DEMAND_SHIFT) - 1)) as u128);
-    let end = ((part + 1 + (1 << DEMAND_SHIFT)) << octave) >> DEMAND_SHIFT;
-    u64::try_from(end.max(1)).unwrap_or(u64::MAX)
+    let end = (part + 1 + (1 << DEMAND_SHIFT)) << octave;
+    match at {
+        0 => 1,
+        _ => u64::try_from(end.div_ceil(1 << DEMAND_SHIFT)).unwrap_or(u64::MAX),
+    }
 }
 
 #[cfg(test)]

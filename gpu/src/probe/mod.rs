@@ -1,11 +1,13 @@
-//! Questions to the CUPTI at hand, one process each. Nothing here knows the answers; what a reader
+//! Questions to the CUPTI and the driver at hand, one process each. Nothing here knows the answers; what a reader
 //! expects stands in the lane's Python half, beside what was found.
 
 mod attach;
 mod correlation;
 mod cost;
 mod footprint;
+mod fragments;
 mod graphs;
+mod memory;
 mod pressure;
 mod records;
 
@@ -22,13 +24,17 @@ use std::time::Instant;
 pub(crate) const ALL: &[(&str, Run)] = &[
     ("attach", attach::attach),
     ("attributes", cost::attributes),
+    ("block-ids", memory::block_ids),
     ("clock", cost::clock),
+    ("context-size", memory::context_size),
     ("correlation", correlation::correlation),
     ("footprint", footprint::footprint),
+    ("fragments", fragments::fragments),
     ("graphs", graphs::graphs),
     ("name-reads", cost::name_reads),
     ("pressure", pressure::pressure),
     ("records", records::records),
+    ("rounding", memory::rounding),
 ];
 
 /// The driver started, and libcupti open beside it. No context yet.

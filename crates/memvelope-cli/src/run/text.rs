@@ -1,8 +1,8 @@
 //! The report as a person reads it: made from the document, so that both say the same.
 
-use super::names;
 use super::table::{Table, WIDTH, wrapped};
 use super::totals::rows;
+use crate::names;
 use memvelope::units::{Bytes, Nanos};
 use serde_json::Value;
 use std::fmt::{Result, Write};

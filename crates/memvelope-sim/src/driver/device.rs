@@ -6,6 +6,7 @@ use crate::edge::{put, put_if, put_text};
 use crate::entry::Call;
 use crate::scenario;
 use crate::thread;
+use crate::world::pools::PoolPlace;
 use crate::world::{Tag, World};
 use std::ffi::c_char;
 
@@ -94,8 +95,8 @@ fn attribute_of(spec: &scenario::Device, index: usize, attribute: i32) -> Done<i
         40 => 3,
         75 => spec.compute_capability.0,
         76 => spec.compute_capability.1,
-        // Virtual memory management, and its POSIX handles.
-        102 | 103 => 1,
+        // Virtual memory management, its POSIX handles, and multicast objects.
+        102 | 103 | 132 => 1,
         106 => 32,
         111 => 1 << 10,
         115 => i32::from(spec.memory_pools),
@@ -343,7 +344,8 @@ pub(crate) fn set_pool(call: &Call, device: i32, pool: u64) -> Done {
     call.world(|world| {
         let index = world.device_index(device)?;
         needs_pools(world, index)?;
-        if world.pool(pool)?.device != index {
+        let found = world.pool(pool)?;
+        if found.device != index || found.place != PoolPlace::Device {
             return Err(Code::INVALID_VALUE);
         }
         world.devices[index].pool = pool;

@@ -1,10 +1,11 @@
-//! Allocation calls: plain, pitched, managed, pinned, stream-ordered, and virtual.
+//! Allocation calls: plain, pitched, managed, pinned, stream-ordered.
 
-use crate::abi::{Code, Done, MemAllocationProp, MemLocation, MemPoolProps};
+use crate::abi::{Code, Done};
 use crate::books::Family;
 use crate::driver::device::{current_device_index, needs_pools};
-use crate::driver::records::{Operation, PoolOperation, memory_record, pool_record};
-use crate::edge::{get, put, put_if};
+use crate::driver::graph;
+use crate::driver::records::{Operation, memory_record};
+use crate::edge::{put, put_if};
 use crate::entry::Call;
 use crate::world::World;
 
@@ -85,17 +86,15 @@ pub(crate) fn free(call: &Call, address: u64) -> Done {
     }
     call.world(|world| {
         world.graphs.refuse_unsafe()?;
-        let (context, device) = match world.allocs.get(&address) {
-            Some(alloc) => (alloc.context, alloc.device),
-            None => return Err(Code::INVALID_VALUE),
-        };
+        let alloc = world.freeable(address)?;
+        let (context, device) = (alloc.context, alloc.device);
         if world.scenario.costs.free_waits {
             let done = world.context_done_at(context);
             world.wait_until(done);
             world.trim_pools_of(device);
         }
         memory_record(world, call, &Operation::released(address));
-        world.release(address).map(|_| ())
+        world.free(address)
     })
 }
 
@@ -154,12 +153,6 @@ pub(crate) fn alloc_from_pool(
     })
 }
 
-/// Memory nodes of graphs are not simulated.
-fn not_captured(world: &mut World, stream: u64) -> Done {
-    let handle = world.stream_handle(stream)?;
-    if world.graphs.is_captured(handle) { Err(Code::NOT_SUPPORTED) } else { Ok(()) }
-}
-
 fn from_pool(
     world: &mut World,
     call: &Call,
@@ -171,7 +164,11 @@ fn from_pool(
     if to.is_null() {
         return Err(Code::INVALID_VALUE);
     }
-    not_captured(world, stream)?;
+    let handle = world.stream_handle(stream)?;
+    if world.graphs.is_captured(handle) {
+        let address = graph::capture_alloc(world, handle, pool, bytes as u64)?;
+        return put(to, address);
+    }
     let address = world.allocate_from_pool(pool, bytes as u64)?;
     memory_record(world, call, &Operation::allocated(address).on(stream));
     put(to, address)
@@ -182,164 +179,12 @@ pub(crate) fn free_async(call: &Call, address: u64, stream: u64) -> Done {
         return Ok(());
     }
     call.world(|world| {
-        not_captured(world, stream)?;
-        if !world.allocs.contains_key(&address) {
-            return Err(Code::INVALID_VALUE);
+        let handle = world.stream_handle(stream)?;
+        if world.graphs.is_captured(handle) {
+            return graph::capture_free(world, handle, address);
         }
+        world.freeable(address)?;
         memory_record(world, call, &Operation::released(address).on(stream));
-        world.release(address).map(|_| ())
-    })
-}
-
-pub(crate) fn pool_create(call: &Call, to: *mut u64, props: *const MemPoolProps) -> Done {
-    call.world(|world| {
-        let props = get(props)?;
-        let device = location_device(world, props.location)?;
-        needs_pools(world, device)?;
-        let pool = world.make_pool(device, false, props.max_bytes as u64);
-        pool_record(world, call, PoolOperation::Created, pool, 0);
-        put(to, pool)
-    })
-}
-
-pub(crate) fn pool_destroy(call: &Call, pool: u64) -> Done {
-    call.world(|world| {
-        let is_known = world.pool(pool).is_ok_and(|pool| !pool.is_default);
-        if is_known {
-            pool_record(world, call, PoolOperation::Destroyed, pool, 0);
-        }
-        world.destroy_pool(pool)
-    })
-}
-
-pub(crate) fn pool_trim(call: &Call, pool: u64, keep: usize) -> Done {
-    call.world(|world| {
-        world.trim_pool(pool, keep as u64)?;
-        pool_record(world, call, PoolOperation::Trimmed, pool, keep as u64);
-        Ok(())
-    })
-}
-
-/// Reuse policies (1 to 3) are `int`s and always on; the rest are 64-bit byte counts.
-pub(crate) fn pool_get(call: &Call, pool: u64, attribute: u32, to: *mut u64) -> Done {
-    call.world(|world| {
-        let pool = *world.pool(pool)?;
-        let value = match attribute {
-            1..=3 => return put(to.cast::<i32>(), 1),
-            4 => pool.release_threshold,
-            5 => pool.reserved,
-            6 => pool.reserved_high,
-            7 => pool.used,
-            8 => pool.used_high,
-            _ => return Err(Code::INVALID_VALUE),
-        };
-        put(to, value)
-    })
-}
-
-pub(crate) fn pool_set(call: &Call, pool: u64, attribute: u32, from: *const u64) -> Done {
-    call.world(|world| {
-        let pool = world.pool(pool)?;
-        match attribute {
-            1..=3 => get(from.cast::<i32>()).map(|_| ()),
-            4 => {
-                pool.release_threshold = get(from)?;
-                Ok(())
-            }
-            // High-water marks can only be reset.
-            6 if get(from)? == 0 => {
-                pool.reserved_high = pool.reserved;
-                Ok(())
-            }
-            8 if get(from)? == 0 => {
-                pool.used_high = pool.used;
-                Ok(())
-            }
-            _ => Err(Code::INVALID_VALUE),
-        }
-    })
-}
-
-fn location_device(world: &World, location: MemLocation) -> Done<usize> {
-    // CU_MEM_LOCATION_TYPE_DEVICE; host and NUMA locations are not simulated.
-    if location.kind != 1 {
-        return Err(Code::NOT_SUPPORTED);
-    }
-    world.device_index(location.id)
-}
-
-pub(crate) fn granularity(call: &Call, to: *mut usize, props: *const MemAllocationProp) -> Done {
-    call.world(|world| {
-        let device = location_device(world, get(props)?.location)?;
-        put(to, world.devices[device].spec.page_bytes as usize)
-    })
-}
-
-pub(crate) fn reserve(call: &Call, to: *mut u64, bytes: usize, align: usize) -> Done {
-    call.world(|world| {
-        if to.is_null() {
-            return Err(Code::INVALID_VALUE);
-        }
-        let address = world.vmm_reserve(bytes as u64, align as u64)?;
-        put(to, address)
-    })
-}
-
-pub(crate) fn unreserve(call: &Call, address: u64, bytes: usize) -> Done {
-    call.world(|world| world.vmm_unreserve(address, bytes as u64))
-}
-
-pub(crate) fn create(
-    call: &Call,
-    to: *mut u64,
-    bytes: usize,
-    props: *const MemAllocationProp,
-) -> Done {
-    call.world(|world| {
-        let props = get(props)?;
-        // CU_MEM_ALLOCATION_TYPE_PINNED is the only one for cuMemCreate.
-        if to.is_null() || props.kind != 1 {
-            return Err(Code::INVALID_VALUE);
-        }
-        let device = location_device(world, props.location)?;
-        let handle = world.vmm_create(device, bytes as u64)?;
-        put(to, handle)
-    })
-}
-
-pub(crate) fn release(call: &Call, handle: u64) -> Done {
-    call.world(|world| world.vmm_release(handle))
-}
-
-pub(crate) fn retain(call: &Call, to: *mut u64, address: u64) -> Done {
-    call.world(|world| {
-        let handle = world.vmm_retain(address)?;
-        put(to, handle)
-    })
-}
-
-pub(crate) fn map(call: &Call, address: u64, bytes: usize, offset: usize, handle: u64) -> Done {
-    call.world(|world| world.vmm_map(address, bytes as u64, offset as u64, handle))
-}
-
-pub(crate) fn unmap(call: &Call, address: u64, bytes: usize) -> Done {
-    call.world(|world| world.vmm_unmap(address, bytes as u64))
-}
-
-/// `CUmemAccessDesc` is a location and flags: 0 none, 1 read, 3 read and write.
-pub(crate) fn set_access(
-    call: &Call,
-    address: u64,
-    bytes: usize,
-    from: *const [i32; 3],
-    count: usize,
-) -> Done {
-    call.world(|world| {
-        if count == 0 {
-            return Err(Code::INVALID_VALUE);
-        }
-        let [kind, id, flags] = get(from)?;
-        location_device(world, MemLocation { kind, id })?;
-        world.vmm_set_access(address, bytes as u64, flags != 0)
+        world.free(address)
     })
 }

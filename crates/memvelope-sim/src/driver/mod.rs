@@ -12,22 +12,27 @@ pub(crate) mod copy;
 pub(crate) mod device;
 pub(crate) mod graph;
 pub(crate) mod init;
+pub(crate) mod ipc;
 pub(crate) mod memory;
 pub(crate) mod module;
+pub(crate) mod pools;
 pub(crate) mod records;
 pub(crate) mod stream;
+pub(crate) mod vmm;
 pub(crate) mod work;
 
 use crate::abi::{
-    Code, KernelNodeParams, LaunchConfig, MemAllocationProp, MemPoolProps, Memcpy3d,
-    MemsetNodeParams,
+    Code, KernelNodeParams, LaunchConfig, MemAllocNodeParams, MemAllocationProp, MemLocation,
+    MemPoolProps, Memcpy3d, MemsetNodeParams, MulticastProp,
 };
 use crate::entry::driver_functions;
 use crate::world::timeline::PER_THREAD_HANDLE;
 use copy::Direction;
 use graph::After;
+use ipc::IpcHandle;
 use module::Launch;
 use std::ffi::{c_char, c_void};
+use vmm::Bound;
 use work::Wait;
 
 /// What a null stream means to the `_ptsz` variants.
@@ -154,30 +159,90 @@ driver_functions! {
     cuMemFreeAsync_ptsz(dptr: u64, hStream: u64) = 601 Release
         => |call| memory::free_async(call, dptr, ptsz(hStream));
     cuMemPoolCreate(pool: *mut u64, poolProps: *const MemPoolProps) = 607 Call
-        => |call| memory::pool_create(call, pool, poolProps);
-    cuMemPoolDestroy(pool: u64) = 608 Call => |call| memory::pool_destroy(call, pool);
+        => |call| pools::create(call, pool, poolProps);
+    cuMemPoolDestroy(pool: u64) = 608 Call => |call| pools::destroy(call, pool);
     cuMemPoolTrimTo(pool: u64, minBytesToKeep: usize) = 602 Call
-        => |call| memory::pool_trim(call, pool, minBytesToKeep);
+        => |call| pools::trim(call, pool, minBytesToKeep);
     cuMemPoolGetAttribute(pool: u64, attr: u32, value: *mut u64) = 604 Free
-        => |call| memory::pool_get(call, pool, attr, value);
+        => |call| pools::get(call, pool, attr, value);
     cuMemPoolSetAttribute(pool: u64, attr: u32, value: *const u64) = 603 Call
-        => |call| memory::pool_set(call, pool, attr, value);
+        => |call| pools::set(call, pool, attr, value);
+
+    cuMemPoolSetAccess(pool: u64, map: *const [i32; 3], count: usize) = 605 Call
+        => |call| pools::set_access(call, pool, map, count);
+    cuMemPoolGetAccess(flags: *mut i32, memPool: u64, location: *const MemLocation) = 617 Call
+        => |call| pools::get_access(call, flags, memPool, location);
+    cuMemGetDefaultMemPool(pool_out: *mut u64, location: *const MemLocation, kind: i32) = 801 Call
+        => |call| pools::of_location(call, pool_out, location, kind, false);
+    cuMemGetMemPool(pool: *mut u64, location: *const MemLocation, kind: i32) = 802 Call
+        => |call| pools::of_location(call, pool, location, kind, true);
+    cuMemSetMemPool(location: *const MemLocation, kind: i32, pool: u64) = 803 Call
+        => |call| pools::set_of_location(call, location, kind, pool);
+    cuMemPoolExportToShareableHandle(handle_out: *mut i32, pool: u64, handleType: i32,
+        flags: u64) = 613 Call
+        => |call| pools::export(call, handle_out, pool, handleType, flags);
+    cuMemPoolImportFromShareableHandle(pool_out: *mut u64, handle: u64, handleType: i32,
+        flags: u64) = 614 Call
+        => |call| pools::import(call, pool_out, handle, handleType, flags);
+    cuMemPoolExportPointer(shareData_out: *mut [u8; 64], ptr: u64) = 615 Call
+        => |call| pools::export_pointer(call, shareData_out, ptr);
+    cuMemPoolImportPointer(ptr_out: *mut u64, pool: u64, shareData: *const [u8; 64]) = 616 Call
+        => |call| pools::import_pointer(call, ptr_out, pool, shareData);
+
+    cuIpcGetMemHandle(pHandle: *mut IpcHandle, dptr: u64) = 328 Call
+        => |call| ipc::get(call, pHandle, dptr);
+    cuIpcOpenMemHandle(pdptr: *mut u64, handle: IpcHandle, Flags: u32) = 329 Call
+        => |call| ipc::open(call, pdptr, &handle, Flags);
+    cuIpcOpenMemHandle_v2(pdptr: *mut u64, handle: IpcHandle, Flags: u32) = 567 Call
+        => |call| ipc::open(call, pdptr, &handle, Flags);
+    cuIpcCloseMemHandle(dptr: u64) = 330 Call => |call| ipc::close(call, dptr);
 
     cuMemAddressReserve(ptr: *mut u64, size: usize, alignment: usize, addr: u64, flags: u64)
-        = 547 Call => |call| { let _ = (addr, flags); memory::reserve(call, ptr, size, alignment) };
-    cuMemAddressFree(ptr: u64, size: usize) = 548 Call => |call| memory::unreserve(call, ptr, size);
+        = 547 Call => |call| { let _ = (addr, flags); vmm::reserve(call, ptr, size, alignment) };
+    cuMemAddressFree(ptr: u64, size: usize) = 548 Call => |call| vmm::unreserve(call, ptr, size);
     cuMemCreate(handle: *mut u64, size: usize, prop: *const MemAllocationProp, flags: u64)
-        = 549 Alloc => |call| { let _ = flags; memory::create(call, handle, size, prop) };
-    cuMemRelease(handle: u64) = 550 Release => |call| memory::release(call, handle);
+        = 549 Alloc => |call| { let _ = flags; vmm::create(call, handle, size, prop) };
+    cuMemRelease(handle: u64) = 550 Release => |call| vmm::release(call, handle);
     cuMemMap(ptr: u64, size: usize, offset: usize, handle: u64, flags: u64) = 551 Call
-        => |call| { let _ = flags; memory::map(call, ptr, size, offset, handle) };
-    cuMemUnmap(ptr: u64, size: usize) = 552 Call => |call| memory::unmap(call, ptr, size);
+        => |call| { let _ = flags; vmm::map(call, ptr, size, offset, handle) };
+    cuMemUnmap(ptr: u64, size: usize) = 552 Call => |call| vmm::unmap(call, ptr, size);
     cuMemSetAccess(ptr: u64, size: usize, desc: *const [i32; 3], count: usize) = 553 Call
-        => |call| memory::set_access(call, ptr, size, desc, count);
+        => |call| vmm::set_access(call, ptr, size, desc, count);
     cuMemRetainAllocationHandle(handle: *mut u64, addr: u64) = 565 Call
-        => |call| memory::retain(call, handle, addr);
+        => |call| vmm::retain(call, handle, addr);
+    cuMemGetAllocationPropertiesFromHandle(prop: *mut MemAllocationProp, handle: u64) = 557 Call
+        => |call| vmm::properties(call, prop, handle);
+    cuMemGetAccess(flags: *mut u64, location: *const MemLocation, ptr: u64) = 558 Call
+        => |call| vmm::get_access(call, flags, location, ptr);
+    cuMemExportToShareableHandle(shareableHandle: *mut i32, handle: u64, handleType: i32,
+        flags: u64) = 554 Call
+        => |call| vmm::export(call, shareableHandle, handle, handleType, flags);
+    cuMemImportFromShareableHandle(handle: *mut u64, osHandle: u64, shHandleType: i32) = 555 Call
+        => |call| vmm::import(call, handle, osHandle, shHandleType);
+    cuMulticastCreate(mcHandle: *mut u64, prop: *const MulticastProp) = 706 Call
+        => |call| vmm::multicast_create(call, mcHandle, prop);
+    cuMulticastAddDevice(mcHandle: u64, dev: i32) = 707 Call
+        => |call| vmm::multicast_add(call, mcHandle, dev);
+    cuMulticastBindMem(mcHandle: u64, mcOffset: usize, memHandle: u64, memOffset: usize,
+        size: usize, flags: u64) = 708 Call
+        => |call| vmm::multicast_bind(call, (mcHandle, mcOffset), None,
+            Bound::Handle(memHandle, memOffset), size, flags);
+    cuMulticastBindMem_v2(mcHandle: u64, dev: i32, mcOffset: usize, memHandle: u64,
+        memOffset: usize, size: usize, flags: u64) = 820 Call
+        => |call| vmm::multicast_bind(call, (mcHandle, mcOffset), Some(dev),
+            Bound::Handle(memHandle, memOffset), size, flags);
+    cuMulticastBindAddr(mcHandle: u64, mcOffset: usize, memptr: u64, size: usize, flags: u64)
+        = 709 Call => |call| vmm::multicast_bind(call, (mcHandle, mcOffset), None,
+            Bound::Address(memptr), size, flags);
+    cuMulticastBindAddr_v2(mcHandle: u64, dev: i32, mcOffset: usize, memptr: u64, size: usize,
+        flags: u64) = 821 Call => |call| vmm::multicast_bind(call, (mcHandle, mcOffset), Some(dev),
+            Bound::Address(memptr), size, flags);
+    cuMulticastUnbind(mcHandle: u64, dev: i32, mcOffset: usize, size: usize) = 710 Call
+        => |call| vmm::multicast_unbind(call, mcHandle, dev, mcOffset, size);
+    cuMulticastGetGranularity(granularity: *mut usize, prop: *const MulticastProp, _option: u32)
+        = 711 Call => |call| vmm::multicast_granularity(call, granularity, prop);
     cuMemGetAllocationGranularity(granularity: *mut usize, prop: *const MemAllocationProp,
-        _option: u32) = 556 Call => |call| memory::granularity(call, granularity, prop);
+        _option: u32) = 556 Call => |call| vmm::granularity(call, granularity, prop);
 
     cuMemcpy(dst: u64, src: u64, ByteCount: usize) = 305 Copy
         => |call| copy::unified(call, dst, src, ByteCount, Wait::Here);
@@ -340,12 +405,25 @@ driver_functions! {
         numDependencies: usize, memsetParams: *const MemsetNodeParams, ctx: u64) = 506 Call
         => |call| graph::add_fill(call, phGraphNode, hGraph,
             After(dependencies, numDependencies), memsetParams, ctx);
+    cuGraphAddMemAllocNode(phGraphNode: *mut u64, hGraph: u64, dependencies: *const u64,
+        numDependencies: usize, nodeParams: *mut MemAllocNodeParams) = 638 Alloc
+        => |call| graph::add_alloc(call, phGraphNode, hGraph,
+            After(dependencies, numDependencies), nodeParams);
+    cuGraphAddMemFreeNode(phGraphNode: *mut u64, hGraph: u64, dependencies: *const u64,
+        numDependencies: usize, dptr: u64) = 639 Call
+        => |call| graph::add_free(call, phGraphNode, hGraph,
+            After(dependencies, numDependencies), dptr);
+    cuDeviceGetGraphMemAttribute(device: i32, attr: u32, value: *mut u64) = 641 Free
+        => |call| graph::get_memory(call, device, attr, value);
+    cuDeviceSetGraphMemAttribute(device: i32, attr: u32, value: *const u64) = 642 Call
+        => |call| graph::set_memory(call, device, attr, value);
+    cuDeviceGraphMemTrim(device: i32) = 640 Call => |call| graph::trim_memory(call, device);
     cuGraphInstantiate_v2(phGraphExec: *mut u64, hGraph: u64, phErrorNode: *mut u64,
         logBuffer: *mut c_char, bufferSize: usize) = 578 Call
         => |call| graph::instantiate_with_log(call, phGraphExec, hGraph, phErrorNode,
             (logBuffer, bufferSize));
-    cuGraphInstantiateWithFlags(phGraphExec: *mut u64, hGraph: u64, _flags: u64) = 643 Call
-        => |call| graph::instantiate(call, phGraphExec, hGraph);
+    cuGraphInstantiateWithFlags(phGraphExec: *mut u64, hGraph: u64, flags: u64) = 643 Call
+        => |call| graph::instantiate(call, phGraphExec, hGraph, flags);
     cuGraphUpload(hGraphExec: u64, hStream: u64) = 580 Call
         => |call| graph::upload(call, hGraphExec, hStream);
     cuGraphUpload_ptsz(hGraphExec: u64, hStream: u64) = 581 Call

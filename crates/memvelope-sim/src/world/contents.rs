@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 const PAGE: u64 = 4096;
 
-/// All contents, by allocation base or VMM handle.
+/// All contents, by allocation base or number of physical memory.
 #[derive(Debug)]
 pub(crate) struct Store {
     limit: scenario::Contents,
@@ -122,10 +122,10 @@ impl World {
             } else {
                 let (base, mapping) =
                     self.vmm.mapping_around(address).ok_or(Code::INVALID_VALUE)?;
-                if !mapping.accessible {
+                if !mapping.is_accessible() {
                     return Err(Code::INVALID_VALUE);
                 }
-                (base, mapping.handle, self.vmm.bytes_of(mapping))
+                (base, mapping.physical, mapping.bytes)
             };
             let offset = address - base;
             let n = left.min(bytes - offset);

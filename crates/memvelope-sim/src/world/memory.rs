@@ -8,6 +8,8 @@ use crate::abi::{Code, Done};
 use crate::books::Family;
 use crate::scenario;
 use crate::world::World;
+use crate::world::graph_memory::GraphStore;
+use crate::world::vmm::Backing;
 use std::collections::HashMap;
 
 /// Small allocations are rounded to this, the alignment `cuMemAlloc` is known for.
@@ -37,6 +39,8 @@ pub(crate) struct Device {
     pub(crate) primary_flags: u32,
     pub(crate) default_pool: u64,
     pub(crate) pool: u64,
+    /// What graphs allocate when they run.
+    pub(crate) graph_store: GraphStore,
     /// When the GPU's last work ends, and how long it was busy until then.
     pub(crate) busy_until: u64,
     pub(crate) busy_ns: u64,
@@ -64,6 +68,7 @@ impl Device {
             primary_flags: 0,
             default_pool: 0,
             pool: 0,
+            graph_store: GraphStore::default(),
             busy_until: 0,
             busy_ns: 0,
             utilization: (0, 0, 0),
@@ -103,6 +108,8 @@ impl Device {
 /// A live allocation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Alloc {
+    /// See [`World::buffer_id`].
+    pub(crate) id: u64,
     pub(crate) device: usize,
     pub(crate) context: u64,
     pub(crate) family: Family,
@@ -114,6 +121,13 @@ pub(crate) struct Alloc {
     pub(crate) small: bool,
     /// The pool it came from; 0 for none.
     pub(crate) pool: u64,
+}
+
+impl Alloc {
+    /// Whether it lives in host pages that the program may touch.
+    pub(crate) fn is_on_host(&self) -> bool {
+        matches!(self.family, Family::Managed | Family::PoolHost | Family::PoolManaged)
+    }
 }
 
 /// A live host allocation.
@@ -262,33 +276,71 @@ impl World {
             self.addresses.give(address, span, align);
             return Err(code);
         }
-        let alloc = Alloc { device, context, family, requested, span, align, small, pool: 0 };
+        let (id, pool) = (self.buffer_id(), 0);
+        let alloc = Alloc { id, device, context, family, requested, span, align, small, pool };
         self.allocs.insert(address, alloc);
         self.count_requested(device, family, requested);
         Ok(address)
     }
 
-    /// Frees what starts at `address`, of whatever family.
-    pub(crate) fn release(&mut self, address: u64) -> Done<Alloc> {
+    /// Frees what starts at `address`, of whatever family, as a program does. What is imported goes
+    /// with its last opening.
+    pub(crate) fn free(&mut self, address: u64) -> Done {
+        let is_import = self.freeable(address)?.family == Family::ImportedAddress;
+        if is_import && !self.close_import(address)? {
+            return Ok(());
+        }
+        self.release(address)
+    }
+
+    /// What a free call may free. Legacy IPC has a call of its own, and what a graph allocates and
+    /// frees is that graph's.
+    pub(crate) fn freeable(&self, address: u64) -> Done<Alloc> {
+        let alloc = self.allocs.get(&address).ok_or(Code::INVALID_VALUE)?;
+        let is_ipc = alloc.family == Family::ImportedAddress && alloc.pool == 0;
+        if is_ipc || self.is_freed_in_its_graph(address) {
+            return Err(Code::INVALID_VALUE);
+        }
+        Ok(*alloc)
+    }
+
+    /// Takes an allocation out of every account.
+    pub(crate) fn release(&mut self, address: u64) -> Done {
         let alloc = self.allocs.remove(&address).ok_or(Code::INVALID_VALUE)?;
         self.contents.forget(address);
-        if alloc.pool != 0 {
-            self.give_to_pool(&alloc);
-        } else if alloc.small {
-            // Giving back never fails.
-            let small = self.devices[alloc.device].small.saturating_sub(alloc.span);
-            let _ = self.small_changed(alloc.device, small);
-        } else if alloc.family != Family::Managed {
-            self.give_physical(alloc.device, alloc.span);
+        let (device, bytes) = (alloc.device, alloc.requested);
+        match alloc.family {
+            Family::Managed => crate::pinned::unmap(address, bytes),
+            Family::PoolHost | Family::PoolManaged => {
+                self.give_to_pool(&alloc);
+                crate::pinned::unmap(address, alloc.span);
+            }
+            Family::ImportedAddress => {
+                self.imports.remove(&address);
+                self.addresses.give(address, alloc.span, alloc.align);
+            }
+            Family::GraphUsed => {
+                self.give_graph_memory(address, &alloc);
+                self.uncount_requested(device, alloc.family, bytes);
+                return Ok(());
+            }
+            family => {
+                if alloc.pool != 0 {
+                    self.give_to_pool(&alloc);
+                } else if alloc.small {
+                    // Giving back never fails.
+                    let small = self.devices[device].small.saturating_sub(alloc.span);
+                    let _ = self.small_changed(device, small);
+                } else {
+                    self.give_physical(device, alloc.span);
+                }
+                self.addresses.give(address, alloc.span, alloc.align);
+                self.uncount_requested(device, family, bytes);
+                return Ok(());
+            }
         }
-        if alloc.family == Family::Managed {
-            crate::pinned::unmap(address, alloc.requested);
-            self.books.freed(alloc.device, Family::Managed, alloc.requested);
-        } else {
-            self.addresses.give(address, alloc.span, alloc.align);
-            self.uncount_requested(alloc.device, alloc.family, alloc.requested);
-        }
-        Ok(alloc)
+        self.books.freed(device, alloc.family, bytes);
+        Ok(())
     }
 
     /// Managed memory lives in host pages: the simulator never migrates it, and it takes no
@@ -298,8 +350,8 @@ impl World {
         let device = self.context(context)?.device;
         let address = crate::pinned::map(requested)?;
         let family = Family::Managed;
-        let (span, align, small, pool) = (requested, 1, false, 0);
-        let alloc = Alloc { device, context, family, requested, span, align, small, pool };
+        let (id, span, align, small, pool) = (self.buffer_id(), requested, 1, false, 0);
+        let alloc = Alloc { id, device, context, family, requested, span, align, small, pool };
         self.allocs.insert(address, alloc);
         self.books.allocated(device, family, requested);
         Ok(address)
@@ -347,11 +399,17 @@ impl World {
     /// Whose device memory is at `address`. Mappings have no context: theirs is the current one.
     pub(crate) fn place_of(&self, address: u64) -> Option<Place> {
         let (device, context) = match self.alloc_around(address) {
-            Some((_, alloc)) if alloc.family == Family::Managed => return None,
+            Some((_, alloc)) if alloc.is_on_host() => return None,
             Some((_, alloc)) => (alloc.device, alloc.context),
+            None if self.graph_alloc_around(address).is_some() => {
+                (self.graph_alloc_around(address)?.device, crate::thread::current())
+            }
             None => {
-                let handle = self.vmm.mapping_around(address)?.1.handle;
-                (self.vmm.device_of(handle)?, crate::thread::current())
+                let mapping = self.vmm.mapping_around(address)?.1;
+                match self.vmm.backing_of(mapping)? {
+                    Backing::Host(_) => return None,
+                    backing => (backing.device(), crate::thread::current()),
+                }
             }
         };
         let context_uid = self.contexts.get(&context).map_or(0, |context| context.uid);
@@ -361,10 +419,20 @@ impl World {
     /// `CUpti_ActivityMemoryKind` of an address: 1 pageable, 2 pinned, 3 device, 5 managed.
     pub(crate) fn memory_kind(&self, address: u64) -> u8 {
         if let Some((_, alloc)) = self.alloc_around(address) {
-            return if alloc.family == Family::Managed { 5 } else { 3 };
+            return match alloc.family {
+                Family::Managed | Family::PoolManaged => 5,
+                Family::PoolHost => 2,
+                _ => 3,
+            };
         }
-        if self.vmm.mapping_around(address).is_some() {
+        if self.graph_alloc_around(address).is_some() {
             return 3;
+        }
+        if let Some((_, mapping)) = self.vmm.mapping_around(address) {
+            return match self.vmm.backing_of(mapping) {
+                Some(Backing::Host(_)) => 2,
+                _ => 3,
+            };
         }
         let host = self.hosts.range(..=address).next_back();
         match host {
@@ -377,6 +445,7 @@ impl World {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::MemAllocationProp;
     use crate::scenario::Scenario;
 
     /// A naive account of who holds what.
@@ -415,6 +484,8 @@ mod tests {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (random >> 33) % below
         };
+        let (backing, location) = (Backing::Device(0), crate::abi::MemLocation { kind: 1, id: 0 });
+        let props = MemAllocationProp { kind: 1, handle_types: 0, location, win32: 0, flags: 0 };
         for _ in 0..20_000 {
             let bytes = 1 + draw(3) * draw(6 << 20);
             match draw(7) {
@@ -426,7 +497,7 @@ mod tests {
                     Ok(address) => naive.pool.push((address, bytes)),
                     Err(_) => ooms += 1,
                 },
-                3 => match world.vmm_create(0, bytes.div_ceil(page) * page) {
+                3 => match world.vmm_create(backing, bytes.div_ceil(page) * page, props) {
                     Ok(handle) => naive.handles.push((handle, bytes.div_ceil(page) * page)),
                     Err(_) => ooms += 1,
                 },

@@ -4,8 +4,11 @@
 //! into the simulator.
 
 pub(crate) mod contents;
+pub(crate) mod graph_memory;
 pub(crate) mod graphs;
+pub(crate) mod imports;
 pub(crate) mod memory;
+pub(crate) mod multicast;
 pub(crate) mod pools;
 pub(crate) mod timeline;
 pub(crate) mod vmm;
@@ -14,6 +17,7 @@ use crate::abi::{Code, Done};
 use crate::books::Books;
 use crate::cupti::pending::Pending;
 use crate::scenario::{KernelCost, Scenario};
+use crate::share::Export;
 use crate::thread;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::{CStr, CString};
@@ -110,8 +114,16 @@ pub(crate) struct World {
     pub(crate) hosts: BTreeMap<u64, memory::Host>,
     pub(crate) addresses: memory::Addresses,
     pub(crate) pools: HashMap<u64, pools::Pool>,
+    /// Default and current pool by kind and id of a location, and allocation type: those that are
+    /// not of a device's pinned memory.
+    pub(crate) located_pools: HashMap<(i32, i32, i32), (u64, u64)>,
+    /// Memory of other processes, by its address here.
+    pub(crate) imports: BTreeMap<u64, imports::Import>,
     pub(crate) vmm: vmm::Vmm,
+    /// Exported descriptors of which a copy is open somewhere.
+    pub(crate) exports: Vec<Export>,
     pub(crate) graphs: graphs::Graphs,
+    pub(crate) graph_allocs: graph_memory::GraphAllocs,
     pub(crate) contents: contents::Store,
     pub(crate) names: Names,
     pub(crate) books: Books,
@@ -119,6 +131,7 @@ pub(crate) struct World {
     /// How many of the scenario's overheads were told.
     pub(crate) overheads_told: usize,
     next_handle: u64,
+    next_buffer: u64,
     next_context_uid: u32,
 }
 
@@ -174,6 +187,7 @@ pub(crate) enum Tag {
     Graph = 0xc8,
     Node = 0xc9,
     Executable = 0xca,
+    Physical = 0xcb,
 }
 
 impl World {
@@ -201,14 +215,19 @@ impl World {
             hosts: BTreeMap::new(),
             addresses: memory::Addresses::default(),
             pools: HashMap::new(),
+            located_pools: HashMap::new(),
+            imports: BTreeMap::new(),
             vmm: vmm::Vmm::default(),
+            exports: Vec::new(),
             graphs: graphs::Graphs::default(),
+            graph_allocs: graph_memory::GraphAllocs::new(),
             contents: contents::Store::new(scenario.contents),
             names: Names::default(),
             books: Books::default(),
             activity: Pending::of(&scenario),
             overheads_told: 0,
             next_handle: 1,
+            next_buffer: 1,
             next_context_uid: 1,
             devices,
             scenario,
@@ -223,6 +242,13 @@ impl World {
         let handle = ((tag as u64) << 40) | (self.next_handle << 4);
         self.next_handle += 1;
         handle
+    }
+
+    /// A number for an allocation, never used again (`CU_POINTER_ATTRIBUTE_BUFFER_ID`).
+    pub(crate) fn buffer_id(&mut self) -> u64 {
+        let id = self.next_buffer;
+        self.next_buffer += 1;
+        id
     }
 
     pub(crate) fn device_index(&self, ordinal: i32) -> Done<usize> {

@@ -131,6 +131,11 @@ macro_rules! functions {
     };
 }
 
+/// `CUipcMemHandle`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct IpcHandle(pub(crate) [u8; 64]);
+
 functions! { cu, "libcuda.so.1":
     fn cuInit(flags: u32);
     fn cuDriverGetVersion(to: *mut i32);
@@ -164,6 +169,21 @@ functions! { cu, "libcuda.so.1":
     fn cuMemPoolTrimTo(pool: u64, keep: usize);
     fn cuMemPoolGetAttribute(pool: u64, attribute: u32, to: *mut u64);
     fn cuMemPoolSetAttribute(pool: u64, attribute: u32, from: *mut u64);
+    fn cuIpcGetMemHandle(to: *mut IpcHandle, address: u64);
+    fn cuIpcOpenMemHandle(to: *mut u64, handle: IpcHandle, flags: u32);
+    fn cuIpcOpenMemHandle_v2(to: *mut u64, handle: IpcHandle, flags: u32);
+    fn cuIpcCloseMemHandle(address: u64);
+    fn cuDeviceGetMemPool(to: *mut u64, device: i32);
+    fn cuDeviceSetMemPool(device: i32, pool: u64);
+    fn cuMemPoolSetAccess(pool: u64, what: *const [i32; 3], count: usize);
+    fn cuMemPoolGetAccess(to: *mut i32, pool: u64, location: *const [i32; 2]);
+    fn cuMemGetDefaultMemPool(to: *mut u64, location: *const [i32; 2], kind: i32);
+    fn cuMemGetMemPool(to: *mut u64, location: *const [i32; 2], kind: i32);
+    fn cuMemSetMemPool(location: *const [i32; 2], kind: i32, pool: u64);
+    fn cuMemPoolExportToShareableHandle(to: *mut i32, pool: u64, kind: i32, flags: u64);
+    fn cuMemPoolImportFromShareableHandle(to: *mut u64, from: u64, kind: i32, flags: u64);
+    fn cuMemPoolExportPointer(to: *mut [u8; 64], address: u64);
+    fn cuMemPoolImportPointer(to: *mut u64, pool: u64, from: *const [u8; 64]);
     fn cuDeviceGetDefaultMemPool(to: *mut u64, device: i32);
     fn cuMemAddressReserve(to: *mut u64, bytes: usize, align: usize, at: u64, flags: u64);
     fn cuMemAddressFree(address: u64, bytes: usize);
@@ -172,6 +192,18 @@ functions! { cu, "libcuda.so.1":
     fn cuMemMap(address: u64, bytes: usize, offset: usize, handle: u64, flags: u64);
     fn cuMemUnmap(address: u64, bytes: usize);
     fn cuMemSetAccess(address: u64, bytes: usize, what: *const [i32; 3], count: usize);
+    fn cuMemRetainAllocationHandle(to: *mut u64, address: u64);
+    fn cuMemGetAccess(to: *mut u64, location: *const [i32; 2], address: u64);
+    fn cuMemGetAllocationPropertiesFromHandle(to: *mut [u64; 4], handle: u64);
+    fn cuMemExportToShareableHandle(to: *mut i32, handle: u64, kind: i32, flags: u64);
+    fn cuMemImportFromShareableHandle(to: *mut u64, from: u64, kind: i32);
+    fn cuMulticastCreate(to: *mut u64, props: *const [u64; 4]);
+    fn cuMulticastAddDevice(multicast: u64, device: i32);
+    fn cuMulticastBindMem(multicast: u64, offset: usize, memory: u64, at: usize, bytes: usize,
+        flags: u64);
+    fn cuMulticastBindAddr(multicast: u64, offset: usize, address: u64, bytes: usize, flags: u64);
+    fn cuMulticastUnbind(multicast: u64, device: i32, offset: usize, bytes: usize);
+    fn cuMulticastGetGranularity(to: *mut usize, props: *const [u64; 4], option: u32);
     fn cuMemGetAllocationGranularity(to: *mut usize, props: *const [u64; 4], option: u32);
     fn cuMemcpyHtoD_v2(to: u64, from: *const u8, bytes: usize);
     fn cuMemcpyDtoH_v2(to: *mut u8, from: u64, bytes: usize);
@@ -192,6 +224,13 @@ functions! { cu, "libcuda.so.1":
         params: *const [u64; 25], context: u64);
     fn cuGraphAddMemsetNode(to: *mut u64, graph: u64, after: *const u64, count: usize,
         params: *const [u64; 5], context: u64);
+    fn cuGraphAddMemAllocNode(to: *mut u64, graph: u64, after: *const u64, count: usize,
+        params: *mut [u64; 15]);
+    fn cuGraphAddMemFreeNode(to: *mut u64, graph: u64, after: *const u64, count: usize,
+        address: u64);
+    fn cuDeviceGetGraphMemAttribute(device: i32, attribute: u32, to: *mut u64);
+    fn cuDeviceSetGraphMemAttribute(device: i32, attribute: u32, from: *mut u64);
+    fn cuDeviceGraphMemTrim(device: i32);
     fn cuGraphInstantiateWithFlags(to: *mut u64, graph: u64, flags: u64);
     fn cuGraphInstantiate_v2(to: *mut u64, graph: u64, node: *mut u64, log: *mut c_char,
         bytes: usize);
@@ -302,6 +341,76 @@ pub(crate) fn now() -> u64 {
     let mut now = 0;
     assert_eq!(cupti::cuptiGetTimestamp(&mut now), 0);
     now
+}
+
+/// Another process that runs the same test, with `WHAT` in its environment.
+pub(crate) struct Other {
+    child: std::process::Child,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+/// Set in such a process.
+const WHAT: &str = "SIM_TEST_OTHER";
+
+/// What this process was told, if it is another one.
+pub(crate) fn other_was_told() -> Option<Vec<u8>> {
+    let hex = std::env::var(WHAT).ok()?;
+    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex");
+    Some((0..hex.len()).step_by(2).map(byte).collect())
+}
+
+impl Other {
+    /// Starts it with `told`, and `stdin` as its standard input.
+    pub(crate) fn start(test: &str, told: &[u8], stdin: impl Into<std::process::Stdio>) -> Self {
+        use std::io::BufRead;
+        let hex: String = told.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut child = Command::new(std::env::current_exe().expect("own path"))
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .env(WHAT, hex)
+            .env_remove("MEMVELOPE_SIM_BOOKS")
+            .stdin(stdin)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("another process");
+        let lines = std::io::BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { child, lines }
+    }
+
+    /// Waits until it has said `word`.
+    pub(crate) fn until(&mut self, word: &str) {
+        let is_word = |line: std::io::Result<String>| line.expect("text").ends_with(word);
+        assert!(self.lines.any(is_word), "it ended without {word}");
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The books at this moment.
+pub(crate) fn books() -> serde_json::Value {
+    type Books = unsafe extern "C" fn(*mut u8, usize) -> usize;
+    // SAFETY: the simulator, which is loaded already.
+    let library = unsafe { Library::new("libcuda.so.1") }.expect("libcuda");
+    // SAFETY: the declared type; the buffer's length is passed along.
+    let text = unsafe {
+        let books = library.get::<Books>(b"memvelope_sim_books\0").expect("the books");
+        let mut text = vec![0; books(std::ptr::null_mut(), 0) + 4096];
+        let length = books(text.as_mut_ptr(), text.len());
+        text.truncate(length);
+        text
+    };
+    serde_json::from_slice(&text).expect("the books are JSON")
+}
+
+/// Live bytes of a family on a device.
+pub(crate) fn live(device: usize, family: &str) -> u64 {
+    let books = books();
+    let families = &books["devices"][device]["families"];
+    families[family]["live_bytes"].as_u64().unwrap_or(0)
 }
 
 /// Free and total bytes of the current context's device.

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 const PORTION: usize = 512;
 
 /// A framework segment as the driver plane knows it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Matched {
     /// Bytes of driver allocations inside of it that count as VRAM, by [`crate::event::Tag`]
     /// in its order; all zero if the ledger never saw it.

@@ -1,13 +1,16 @@
 //! A session of a copy that is not the first in the process: it does nothing itself and asks the
 //! first ([`crate::source::peers`]).
 
+use super::epoch::Reader;
 use super::{Mode, Role, SelfCost, Session, TraceStats};
 use crate::error::{Error, Result};
-use crate::event::{self, Tag};
+use crate::event::{DeviceIndex, TraceContext};
 use crate::fork;
-use crate::snapshot::Snapshot;
+use crate::framework::Framework;
+use crate::snapshot::{Epoch, Snapshot};
 use crate::source::cupti::State;
 use crate::source::peers::{self, Owner, Refusal, code, document};
+use crate::units::Bytes;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,9 +40,6 @@ pub(super) struct Client {
     /// The owner was asked to prepare for scopes.
     has_prepared: AtomicBool,
 }
-
-/// To whom tags are told; there is one owner a process.
-static CURRENT: Mutex<Option<Arc<Client>>> = Mutex::new(None);
 
 /// Names of libraries that are ours have this in them.
 const OUR_NAME: &str = "memvelope";
@@ -83,6 +83,14 @@ pub(super) fn joined() -> Option<Session> {
     INJECTED_CLIENT.get().map(|client| Session { role: Role::Client(Arc::clone(client)) })
 }
 
+/// Makes this copy's tags known to one that was injected into this process, if there is one and it is
+/// not known yet. Else takes next to no time.
+pub fn meet_recorder() {
+    if matches!(INJECTED.load(Ordering::Acquire), UNASKED | LOOKING) {
+        drop(joined());
+    }
+}
+
 fn look() {
     {
         // Whoever holds it is looking.
@@ -98,21 +106,9 @@ fn look() {
         return;
     };
     fork::watch();
+    owner.greet();
     INJECTED_CLIENT.get_or_init(|| Arc::new(Client::of(owner)));
     INJECTED.store(JOINED, Ordering::Release);
-}
-
-fn current() -> MutexGuard<'static, Option<Arc<Client>>> {
-    CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn forward_tag(tag: Tag) -> Option<Tag> {
-    if fork::in_child() {
-        return None;
-    }
-    // Copied out: no lock is held while another copy is called.
-    let client = current().clone()?;
-    client.owner.set_tag(tag)
 }
 
 impl Client {
@@ -132,10 +128,8 @@ impl Client {
         if !owner.is_able() {
             return Err(NoClient::Unable(owner.path));
         }
-        let client = Arc::new(Self::of(owner));
-        event::forward_tags(forward_tag);
-        *current() = Some(Arc::clone(&client));
-        Ok(client)
+        owner.greet();
+        Ok(Arc::new(Self::of(owner)))
     }
 
     fn of(owner: Owner) -> Self {
@@ -238,6 +232,44 @@ impl Client {
         }
     }
 
+    pub(super) fn read_epoch(
+        &self,
+        device: DeviceIndex,
+        read: Option<&mut Reader<'_>>,
+    ) -> Option<Epoch> {
+        if !self.is_live() {
+            return None;
+        }
+        let is_read = match read {
+            None => self.owner.read_epoch(device.0, None),
+            Some(read) => {
+                let mut as_text = || serde_json::to_vec(&read()?).ok();
+                self.owner.read_epoch(device.0, Some(&mut as_text))
+            }
+        };
+        if !is_read {
+            // It may be too old for that; what it can do is to look.
+            self.owner.sample();
+            return None;
+        }
+        let epochs: Vec<(DeviceIndex, Epoch)> = self.read(document::EPOCHS).ok()?;
+        epochs.into_iter().find(|(known, _)| *known == device).map(|(_, epoch)| epoch)
+    }
+
+    pub(super) fn accept_framework(&self, framework: &Framework) {
+        if self.is_live()
+            && let Ok(text) = serde_json::to_vec(framework)
+        {
+            self.owner.accept_framework(&text);
+        }
+    }
+
+    pub(super) fn note_request(&self, device: DeviceIndex, bytes: Bytes) {
+        if self.is_live() {
+            self.owner.note_request(device.0, bytes.0);
+        }
+    }
+
     /// The recorder's clock; `None` where there is none.
     pub(super) fn now(&self) -> Option<u64> {
         Some(self.owner.now()).filter(|now| self.is_live() && *now != 0)
@@ -256,7 +288,7 @@ impl Client {
     }
 
     /// Opens a scope; `None` where there is none to be had.
-    pub(super) fn scope_open(&self, name: &str, trace: Option<event::TraceContext>) -> Option<u64> {
+    pub(super) fn scope_open(&self, name: &str, trace: Option<TraceContext>) -> Option<u64> {
         let scope = if self.is_live() { self.owner.scope_open(name, trace) } else { 0 };
         (scope != 0).then_some(scope)
     }
@@ -329,10 +361,6 @@ impl Client {
             let _ = (self.mode(), self.state(), self.self_cost(), self.report());
         }
         self.is_detached.store(true, Ordering::Release);
-        let mut current = current();
-        if current.as_ref().is_some_and(|client| std::ptr::eq(&raw const **client, self)) {
-            *current = None;
-        }
         flushed.map(|()| snapshot)
     }
 }

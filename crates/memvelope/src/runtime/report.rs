@@ -1,5 +1,6 @@
 //! The session's report: everything that is known, as one JSON document.
 
+use super::state::Inner;
 use super::{Mode, Session};
 use crate::snapshot::Snapshot;
 use serde_json::{Value, json};
@@ -18,12 +19,15 @@ impl Session {
     /// The same around a snapshot that was taken already.
     #[must_use]
     pub fn report_of(&self, snapshot: &Snapshot) -> Value {
+        if let Some(inner) = self.own() {
+            return inner.report_of(snapshot);
+        }
         json!({
             "simulated": snapshot.simulated,
             "pid": std::process::id(),
             "state": self.state(),
             "mode": self.mode(),
-            "clock": self.own().map(|inner| inner.clock_origin()),
+            "clock": null,
             "is_findable": crate::source::peers::is_findable(),
             "self": self.self_cost(),
             "load_reports": self.load_reports(),
@@ -36,6 +40,24 @@ impl Session {
     #[must_use]
     pub fn owner_path(&self) -> Option<&str> {
         self.client().map(|client| client.owner_path())
+    }
+}
+
+impl Inner {
+    /// See [`Session::report_of`].
+    pub(super) fn report_of(&self, snapshot: &Snapshot) -> Value {
+        let reports = if self.is_awake() { self.links().reports } else { Vec::new() };
+        json!({
+            "simulated": snapshot.simulated,
+            "pid": std::process::id(),
+            "state": self.recorder_state(),
+            "mode": self.mode(),
+            "clock": self.clock_origin(),
+            "is_findable": crate::source::peers::is_findable(),
+            "self": self.self_cost(),
+            "load_reports": reports,
+            "snapshot": snapshot,
+        })
     }
 }
 

@@ -8,8 +8,9 @@
 use super::attach::Links;
 use super::client::{Client, NoClient};
 use super::control::deadline_after;
+use super::requests::Requests;
 use super::state::{FORKED, Inner, Last};
-use super::{Role, Session, drain, poll, table};
+use super::{Role, Session, drain, poll, publish, table};
 use crate::config::{Config, Record};
 use crate::error::{Error, Result};
 use crate::event::{Body, Event, Names, Scopes, Sink};
@@ -43,6 +44,7 @@ struct Process {
     names: OnceLock<Names>,
     scopes: OnceLock<Scopes>,
     calls: CallTimes,
+    requests: Requests,
     is_recording: AtomicBool,
     /// A session runs that is not off, here or in another copy.
     is_active: AtomicBool,
@@ -70,6 +72,7 @@ static PROCESS: Process = Process {
     names: OnceLock::new(),
     scopes: OnceLock::new(),
     calls: CallTimes::new(),
+    requests: Requests::new(),
     is_recording: AtomicBool::new(false),
     is_active: AtomicBool::new(false),
     is_exiting: AtomicBool::new(false),
@@ -115,7 +118,10 @@ impl Sink for Process {
         // Times of calls have a place without a lock.
         if let Body::DriverCall(call) = &event.body {
             self.calls.accept(call);
-        } else if let Some(ledger) = self.ledger.get() {
+            return;
+        }
+        self.requests.accept(&event.body);
+        if let Some(ledger) = self.ledger.get() {
             ledger.accept(event);
         }
     }
@@ -129,6 +135,11 @@ pub(super) fn sink() -> &'static dyn Sink {
 /// Host time in allocation calls since the session began.
 pub(super) fn calls() -> &'static CallTimes {
     &PROCESS.calls
+}
+
+/// How often which sizes are asked for.
+pub(super) fn requests() -> &'static Requests {
+    &PROCESS.requests
 }
 
 /// Whether the process is on its way out: nothing foreign is called any more.
@@ -208,6 +219,7 @@ pub(super) fn start(
     }
     let ledger = PROCESS.fresh_ledger(config);
     PROCESS.calls.reset();
+    PROCESS.requests.reset();
     PROCESS.is_recording.store(config.record != Record::Off, Ordering::Release);
     // A bug of ours must not unwind into a host that only wanted to be looked at.
     let attached = std::panic::AssertUnwindSafe(|| attach(config, sink(), names));
@@ -408,6 +420,7 @@ fn end(inner: &Inner, timeout: Duration) -> bool {
         history: inner.history(),
         cost: inner.self_cost(),
     });
+    publish::finish(inner);
     inner.control.close();
     is_ended && is_detached
 }

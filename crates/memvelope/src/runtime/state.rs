@@ -7,18 +7,20 @@
 
 use super::attach::Links;
 use super::control::Control;
-use super::poll::Planes;
+use super::follow::Followers;
+use super::planes::Planes;
+use super::requests::Requests;
 use super::sampler::Sampler;
 use super::session;
 use super::{Mode, SelfCost};
 use crate::config::Config;
 use crate::error::Error;
-use crate::event::{DropReason, Event, Names, Scopes};
+use crate::event::{DeviceIndex, DropReason, Event, Names, Scopes};
 use crate::fork;
 use crate::ledger::{HistoryPoint, Ledger};
-use crate::snapshot::{Parts, Snapshot};
-use crate::source::clock;
+use crate::snapshot::{Epoch, Parts, Snapshot};
 use crate::source::cupti::{Counters, Recorder, State};
+use crate::source::{attribution, clock};
 use crate::timeline::Timeline;
 use crate::units::Nanos;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -67,6 +69,8 @@ struct Problems {
     nvml: Option<String>,
     /// Why CUPTI was not finalized, where it was to be.
     unfinalized: Option<String>,
+    /// Why `memvelope snapshot` does not find this session.
+    unpublished: Option<String>,
     /// Why recording was switched off.
     broken: Option<String>,
 }
@@ -78,6 +82,7 @@ pub(super) struct Inner {
     pub(super) names: &'static Names,
     pub(super) scopes: &'static Scopes,
     pub(super) control: Control,
+    pub(super) followers: Followers,
     links: Mutex<Links>,
     recorded: Mutex<Recorded>,
     /// Spans that are not in there yet: the host's threads, which end them, do not wait for a reader
@@ -119,6 +124,7 @@ impl Inner {
             names,
             scopes,
             control: Control::default(),
+            followers: Followers::default(),
             links: Mutex::new(links),
             recorded: Mutex::new(Recorded {
                 timeline: Timeline::new(names_max),
@@ -196,6 +202,18 @@ impl Inner {
             recorded.timeline.accept(span);
             recorded.sampler.accept(span);
         }
+    }
+
+    /// The last epoch of each device.
+    pub(super) fn epochs(&self) -> Vec<(DeviceIndex, Epoch)> {
+        let planes = self.planes();
+        let read = planes.devices.iter().filter_map(|it| Some((it.device, it.epoch.clone()?)));
+        read.collect()
+    }
+
+    /// What is asked for, and how often.
+    pub(super) fn requests(&self) -> &'static Requests {
+        session::requests()
     }
 
     pub(super) fn planes(&self) -> MutexGuard<'_, Planes> {
@@ -287,6 +305,12 @@ impl Inner {
         lock(&self.problems).unfinalized = Some(why);
     }
 
+    /// Keeps why nobody else can look at this session; the first time stands.
+    pub(super) fn note_unpublished(&self, why: String) {
+        let sentence = format!("this session to `memvelope snapshot`: {why}");
+        lock(&self.problems).unpublished.get_or_insert(sentence);
+    }
+
     /// Checks our own books; a broken invariant ends the recording.
     pub(super) fn check(&self) {
         if self.ledger.findings().underflows > 0 {
@@ -294,6 +318,11 @@ impl Inner {
         } else if self.counters().caught_panics > 0 {
             self.break_off("a callback panicked");
         }
+    }
+
+    /// Whether recording was switched off.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Acquire)
     }
 
     /// Switches recording off, loudly and once.
@@ -418,8 +447,9 @@ impl Inner {
                 (DropReason::TraceSampled, sampled),
             ],
             unseen,
-            libraries: Vec::new(),
+            libraries: attribution::names(),
             allocations_unseen,
+            ..Parts::default()
         })
     }
 
@@ -457,8 +487,12 @@ impl Inner {
             }
         }
         unseen.extend(super::scope::unread_sentence());
+        let now = self.now();
+        unseen.extend(self.planes().silences(now));
+        unseen.extend(attribution::unseen());
         let problems = lock(&self.problems);
-        let texts = [&problems.driver, &problems.cupti, &problems.nvml, &problems.unfinalized];
+        let Problems { driver, cupti, nvml, unfinalized, unpublished, .. } = &*problems;
+        let texts = [driver, cupti, nvml, unfinalized, unpublished];
         unseen.extend(texts.into_iter().flatten().cloned());
         unseen
     }

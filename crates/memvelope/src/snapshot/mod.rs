@@ -1,15 +1,23 @@
 //! A snapshot: one epoch of everything, immutable, internally consistent.
 
+mod again;
 mod balance;
 mod fit;
+mod reconcile;
 mod term;
+mod text;
 
 pub use balance::{Balance, Finding, FindingKind, Line, Part};
-pub use fit::{Fit, FitSource, Fragmentation, Remedy, RemedyKind, SpaceFragmentation, Via};
+pub use fit::{
+    Fit, FitSource, Fragmentation, Remedy, RemedyKind, SpaceFragmentation, Via, fragmentation,
+    would_fit,
+};
+pub use reconcile::{Reconcile, reconcile};
 pub use term::{Origin, TermName};
+pub use text::fit_text;
 
-use crate::event::{DeviceIndex, DropReason};
-use crate::framework::Framework;
+use crate::event::{DeviceIndex, DropReason, Libraries, LibraryId};
+use crate::framework::{Demand, Framework};
 pub use crate::ledger::Matched;
 use crate::ledger::{DeviceTotals, Findings};
 use crate::timeline::Summary;
@@ -62,6 +70,8 @@ pub struct DeviceSnapshot {
     pub total_bytes: Option<Bytes>,
     /// Free as `cuMemGetInfo` told last.
     pub free_bytes: Option<Bytes>,
+    /// How often the driver told that so far: where it stands still, nobody told anything new.
+    pub reads: u64,
     /// Used by all processes as NVML told last.
     pub nvml_used_bytes: Option<Bytes>,
     /// Used by this process as NVML told last.
@@ -134,6 +144,10 @@ pub struct Parts {
     pub libraries: Vec<String>,
     /// Whether single allocations go unseen.
     pub allocations_unseen: bool,
+    /// By device, when earlier balances were read and what was unaccounted for, oldest first.
+    pub earlier: Vec<(DeviceIndex, Vec<(Nanos, i64)>)>,
+    /// By device, which sizes were asked for lately.
+    pub demand: Vec<(DeviceIndex, Demand)>,
 }
 
 /// The last readings of a device; the fields are those of [`DeviceSnapshot`].
@@ -145,6 +159,7 @@ pub struct DevicePlane {
     pub name: String,
     pub total_bytes: Option<Bytes>,
     pub free_bytes: Option<Bytes>,
+    pub reads: u64,
     pub nvml_used_bytes: Option<Bytes>,
     pub process_used_bytes: Option<Bytes>,
     pub opening_bytes: Option<Bytes>,
@@ -161,7 +176,8 @@ pub struct DevicePlane {
 }
 
 /// The planes of a device, read together: nothing moved in between, or [`Self::is_torn`].
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Epoch {
     /// When, on the recorder's clock.
     pub time: Nanos,
@@ -180,28 +196,51 @@ pub struct Epoch {
     pub is_torn: bool,
     /// Bytes that moved meanwhile, when it is torn.
     pub moved_bytes: Bytes,
+    /// Used by other processes, as NVML told last; `None` if it does not list them.
+    pub others_bytes: Option<Bytes>,
 }
 
 impl Snapshot {
     /// Puts the parts together: a device is in the snapshot if the ledger or a plane knows it.
     #[must_use]
     pub fn assemble(parts: Parts) -> Self {
-        let Parts { mut totals, mut planes, findings, dropped, .. } = parts;
+        let called_allocations = called_allocations(&parts);
+        let Parts { mut totals, mut planes, findings, dropped, libraries, .. } = parts;
         let mut indices: Vec<_> =
             totals.iter().map(|t| t.device).chain(planes.iter().map(|p| p.device)).collect();
         indices.sort_unstable();
         indices.dedup();
+        let balances = |plane: &DevicePlane| {
+            let epoch = plane.epoch.as_ref()?;
+            let earlier = parts.earlier.iter().find(|(device, _)| *device == plane.device);
+            let recent = parts.demand.iter().find(|(device, _)| *device == plane.device);
+            // Before anything was noted, what is in use tells what is asked for.
+            let held = epoch.framework.as_ref().map(|framework| &framework.requests);
+            let recent = recent.map(|(_, demand)| demand).filter(|demand| demand.total() > 0);
+            let demand = recent.or(held).cloned().unwrap_or_default();
+            let fragmentation = fragmentation(epoch, &demand);
+            let balance = reconcile(&Reconcile {
+                epoch,
+                plane,
+                findings: &findings,
+                called_allocations,
+                allocations_unseen: parts.allocations_unseen,
+                library_name: &|library| library_name(&libraries, library),
+                earlier: earlier.map_or(&[], |(_, points)| points),
+                fragmentation: Some(&fragmentation),
+            });
+            (!balance.lines.is_empty()).then_some((balance, fragmentation))
+        };
         let devices = indices
             .into_iter()
             .map(|device| {
                 let plane = planes.iter_mut().find(|plane| plane.device == device);
+                let plane = plane.map(std::mem::take).unwrap_or_default();
                 let known = totals.iter_mut().find(|totals| totals.device == device);
-                device_snapshot(
-                    plane.map(std::mem::take).unwrap_or_default(),
-                    known.map(std::mem::take).unwrap_or_default(),
-                    device,
-                    parts.allocations_unseen,
-                )
+                let known = known.map(std::mem::take).unwrap_or_default();
+                let (balance, fragmentation) = balances(&plane).unzip();
+                let snapshot = device_snapshot(plane, known, device, parts.allocations_unseen);
+                DeviceSnapshot { balance, fragmentation, ..snapshot }
             })
             .collect();
         Self {
@@ -215,7 +254,7 @@ impl Snapshot {
             findings,
             dropped: losses(&dropped, findings.refused),
             unseen: parts.unseen,
-            libraries: parts.libraries,
+            libraries,
         }
     }
 
@@ -233,6 +272,20 @@ pub fn opening_balance(used: Bytes, seen: Bytes) -> Bytes {
     used.saturating_sub(seen)
 }
 
+/// Allocations that callbacks told of, of any kind, to compare with CUPTI's own records; `None`
+/// where there are none of those.
+fn called_allocations(parts: &Parts) -> Option<u64> {
+    let kinds = parts.totals.iter().flat_map(|device| &device.by_kind);
+    let called =
+        kinds.fold(parts.findings.refused, |sum, kind| sum.saturating_add(kind.allocated_count));
+    (parts.findings.recorded_allocations > 0 && !parts.allocations_unseen).then_some(called)
+}
+
+fn library_name(names: &[String], library: LibraryId) -> String {
+    let known = names.get(usize::from(library.0)).cloned();
+    known.unwrap_or_else(|| Libraries::fixed_name(library).into())
+}
+
 fn device_snapshot(
     plane: DevicePlane,
     totals: DeviceTotals,
@@ -245,6 +298,7 @@ fn device_snapshot(
         name: plane.name,
         total_bytes: plane.total_bytes,
         free_bytes: plane.free_bytes,
+        reads: plane.reads,
         nvml_used_bytes: plane.nvml_used_bytes,
         process_used_bytes: plane.process_used_bytes,
         opening_bytes: plane.opening_bytes,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Where a number comes from. Never mixed up, always shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// Read from a device, a ledger or a file.
@@ -11,6 +11,7 @@ pub enum Origin {
     /// Computed from numbers that have an origin themselves.
     Derived,
     /// Declared by a person or a default of ours.
+    #[default]
     Assumed,
 }
 

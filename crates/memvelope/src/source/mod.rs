@@ -1,5 +1,6 @@
 //! Sources turn foreign APIs into events. Each owns all `unsafe` of its API and has no opinion.
 
+pub(crate) mod attribution;
 pub mod cgroup;
 pub mod clock;
 pub mod cupti;
@@ -9,3 +10,4 @@ pub mod nvml;
 pub mod peers;
 pub mod privileges;
 pub mod signals;
+pub mod torch;

@@ -16,12 +16,18 @@
 
 #![expect(unsafe_code, reason = "dlopen and dlsym are foreign, and so is another copy's table")]
 
+mod owner;
+mod tags;
+mod tell;
+
+pub(crate) use owner::Refusal;
+pub use tell::Teller;
+pub(crate) use tell::told;
+
 use super::loader;
-use crate::event::{Tag, TraceContext};
-use crate::fork;
+use crate::event::{self, TraceContext};
 use std::ffi::{CStr, CString, OsStr, c_void};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -46,10 +52,21 @@ pub struct SessionTable {
     owner: AtomicU64,
     /// What the session does for clients; null in a copy that has had none, absent in older ones.
     functions: AtomicPtr<Functions>,
+    /// The calling thread's tag in this copy, by its place in [`event::Tag::ALL`]. Absent in older copies,
+    /// as is the next.
+    tag: extern "C" fn() -> u32,
+    /// Copies whose tags this one asks for: those that it found when it took the process, and those
+    /// that came later and entered themselves.
+    others: [AtomicPtr<SessionTable>; OTHERS_MAX],
 }
 
 /// Bytes of the first form, without functions.
 const FIRST_FORM_BYTES: usize = 16;
+/// Bytes of the second form, without tags.
+const SECOND_FORM_BYTES: usize = 24;
+/// Copies beside the one that records: an injection library, a Python module and one in the
+/// program make two.
+const OTHERS_MAX: usize = 6;
 
 /// What a session does for the clients in other copies. Every function returns a [`code`] unless
 /// said otherwise. Texts are UTF-8 by address and length.
@@ -82,7 +99,7 @@ pub struct Functions {
     pub scope_suspend: extern "C" fn(u64, u64) -> u32,
     /// Ends the scope, with a span of the calling thread: `(id, when it began)`.
     pub scope_end: extern "C" fn(u64, u64) -> u32,
-    /// Puts a tag (its place in [`Tag::ALL`]) in force on the calling thread; returns the former.
+    /// Puts a tag (its place in [`event::Tag::ALL`]) in force on the calling thread; returns the former.
     pub set_tag: extern "C" fn(u32) -> u32,
     /// Writes the trace: `(path, bytes, most bytes of the file, five numbers of TraceStats)`.
     pub write_trace: extern "C" fn(*const u8, usize, u64, *mut [u64; 5]) -> u32,
@@ -90,7 +107,20 @@ pub struct Functions {
     pub pause: extern "C" fn(*const u8, usize) -> u32,
     /// Ends that. [`code::OK`] where it records again.
     pub resume: extern "C" fn() -> u32,
+    /// Reads a device's planes together: `(device, who tells the framework plane or none, its
+    /// data)`. Its epoch is then in [`document::EPOCHS`]. The second form of the table begins here.
+    pub read_epoch: extern "C" fn(u32, Option<Teller>, *mut c_void) -> u32,
+    /// Takes a framework plane as JSON: `(text, bytes)`.
+    pub accept_framework: extern "C" fn(*const u8, usize) -> u32,
+    /// Notes that so many bytes were asked for: `(device, bytes)`.
+    pub note_request: extern "C" fn(u32, u64) -> u32,
+    /// Answers a [`question`], JSON to JSON: `(which, text, bytes, to, room, bytes)`; as
+    /// [`Self::read`] otherwise.
+    pub answer: extern "C" fn(u32, *const u8, usize, *mut u8, usize, *mut usize) -> u32,
 }
+
+/// Bytes of a table whose last field is `resume`.
+const FUNCTIONS_FIRST_BYTES: usize = std::mem::offset_of!(Functions, read_epoch);
 
 /// A scope's place in a distributed trace.
 #[repr(C)]
@@ -156,6 +186,14 @@ pub mod document {
     pub const SELF_COST: u32 = 3;
     /// [`crate::source::cupti::State`].
     pub const STATE: u32 = 4;
+    /// The last [`crate::snapshot::Epoch`] of each device, with its index.
+    pub const EPOCHS: u32 = 5;
+}
+
+/// What can be asked.
+pub mod question {
+    /// [`crate::runtime::Session::would_fit`]: device, bytes and [`crate::snapshot::Via`].
+    pub const WOULD_FIT: u32 = 0;
 }
 
 static TABLE: SessionTable = SessionTable {
@@ -163,6 +201,8 @@ static TABLE: SessionTable = SessionTable {
     version: VERSION,
     owner: AtomicU64::new(0),
     functions: AtomicPtr::new(std::ptr::null_mut()),
+    tag: tags::tag_here,
+    others: [const { AtomicPtr::new(std::ptr::null_mut()) }; OTHERS_MAX],
 };
 
 /// This copy's table.
@@ -208,7 +248,9 @@ const RIVAL_MAX: Duration = Duration::from_secs(2);
 pub(crate) fn claim() -> Result<(), Owner> {
     TABLE.owner.store(word(STARTING), Ordering::SeqCst);
     let deadline = Instant::now() + RIVAL_MAX;
+    event::look_elsewhere(tags::tag_elsewhere);
     for (path, peer) in peers() {
+        TABLE.enter(peer);
         let is_first = std::ptr::from_ref(peer).addr() < session_table().addr();
         loop {
             match rule(peer.owner.load(Ordering::SeqCst), is_first) {
@@ -331,135 +373,6 @@ fn table_of(object: Option<&OsStr>) -> Option<&'static SessionTable> {
     (version == VERSION && size >= FIRST_FORM_BYTES).then(|| unsafe { &*table })
 }
 
-/// Why a call to the owner came to nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal(pub(crate) u32);
-
-fn outcome(code: u32) -> Result<(), Refusal> {
-    if code == code::OK { Ok(()) } else { Err(Refusal(code)) }
-}
-
-/// Documents past this are refused: a bug, or another version's.
-const DOCUMENT_BYTES_MAX: usize = 256 << 20;
-
-impl Owner {
-    /// Its functions; `None` in a copy too old to have any, and in a forked child.
-    fn functions(&self) -> Option<&'static Functions> {
-        let has_field = self.table.size_bytes as usize >= size_of::<SessionTable>();
-        if !has_field || fork::in_child() {
-            return None;
-        }
-        // SAFETY: only `serve` stores here, and only a static of an object that stays loaded.
-        let functions = unsafe { self.table.functions.load(Ordering::Acquire).as_ref() }?;
-        (functions.size_bytes as usize >= size_of::<Functions>()).then_some(functions)
-    }
-
-    fn ask(&self, call: impl FnOnce(&Functions) -> u32) -> Result<(), Refusal> {
-        outcome(self.functions().map_or(code::NO_SESSION, call))
-    }
-
-    /// Whether it still has the process, or is about to.
-    pub(crate) fn has_process(&self) -> bool {
-        let owner = self.table.owner.load(Ordering::SeqCst);
-        owner == word(RUNNING) || owner == word(STARTING)
-    }
-
-    /// Whether it serves clients at all, now or once its session has started.
-    pub(crate) fn is_able(&self) -> bool {
-        self.table.size_bytes as usize >= size_of::<SessionTable>()
-    }
-
-    /// A document of one moment. It may grow between the two questions that it takes to get it.
-    pub(crate) fn read(&self, which: u32) -> Result<Vec<u8>, Refusal> {
-        let functions = self.functions().ok_or(Refusal(code::NO_SESSION))?;
-        let mut text = vec![0_u8; 64 << 10];
-        for _ in 0..8 {
-            let mut bytes = 0;
-            match (functions.read)(which, text.as_mut_ptr(), text.len(), &raw mut bytes) {
-                code::OK => {
-                    text.truncate(bytes);
-                    return Ok(text);
-                }
-                code::TOO_SMALL if bytes < DOCUMENT_BYTES_MAX => {
-                    text.resize(bytes.saturating_add(bytes / 4).max(text.len()), 0);
-                }
-                code => return Err(Refusal(code)),
-            }
-        }
-        Err(Refusal(code::TOO_SMALL))
-    }
-
-    pub(crate) fn flush(&self, timeout: Duration) -> Result<(), Refusal> {
-        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        self.ask(|functions| (functions.flush)(nanos))
-    }
-
-    pub(crate) fn sample(&self) {
-        // Without a session there is nobody to ask.
-        let _ = self.ask(|functions| (functions.sample)());
-    }
-
-    pub(crate) fn now(&self) -> u64 {
-        self.functions().map_or(0, |functions| (functions.now)())
-    }
-
-    pub(crate) fn scope_prepare(&self) {
-        // Without a session there is nothing to prepare.
-        let _ = self.ask(|functions| (functions.scope_prepare)());
-    }
-
-    /// The id of the scope; 0 where there is none.
-    pub(crate) fn scope_open(&self, name: &str, trace: Option<TraceContext>) -> u64 {
-        let trace = trace.map(Trace::from);
-        let trace = trace.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        self.functions()
-            .map_or(0, |functions| (functions.scope_open)(name.as_ptr(), name.len(), trace))
-    }
-
-    /// Whether there is something to leave.
-    pub(crate) fn scope_enter(&self, scope: u64, task: u64) -> bool {
-        self.ask(|functions| (functions.scope_enter)(scope, task)).is_ok()
-    }
-
-    pub(crate) fn scope_leave(&self, scope: u64, task: u64) {
-        // It cannot be refused.
-        let _ = self.ask(|functions| (functions.scope_leave)(scope, task));
-    }
-
-    pub(crate) fn scope_suspend(&self, scope: u64, task: u64) {
-        // It cannot be refused.
-        let _ = self.ask(|functions| (functions.scope_suspend)(scope, task));
-    }
-
-    pub(crate) fn scope_end(&self, scope: u64, start: u64) {
-        // Without a session there is no trace to be in.
-        let _ = self.ask(|functions| (functions.scope_end)(scope, start));
-    }
-
-    /// The former tag of this thread there.
-    pub(crate) fn set_tag(&self, tag: Tag) -> Option<Tag> {
-        let former = (self.functions()?.set_tag)(tag as u32);
-        Tag::ALL.get(former as usize).copied()
-    }
-
-    pub(crate) fn write_trace(&self, path: &Path, bytes_max: u64) -> Result<[u64; 5], Refusal> {
-        let path = path.as_os_str().as_bytes();
-        let mut numbers = [0; 5];
-        self.ask(|functions| {
-            (functions.write_trace)(path.as_ptr(), path.len(), bytes_max, &raw mut numbers)
-        })?;
-        Ok(numbers)
-    }
-
-    pub(crate) fn pause(&self, why: &str) -> Result<(), Refusal> {
-        self.ask(|functions| (functions.pause)(why.as_ptr(), why.len()))
-    }
-
-    pub(crate) fn resume(&self) -> bool {
-        self.ask(|functions| (functions.resume)()).is_ok()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -518,18 +431,27 @@ mod tests {
     #[test]
     fn an_older_copy_has_no_functions() {
         // The first form ends before the functions: what lies there is not a pointer of ours.
+        extern "C" fn not_there() -> u32 {
+            std::panic::catch_unwind(|| unreachable!()).unwrap_or(0)
+        }
         static OLD: SessionTable = SessionTable {
             size_bytes: FIRST_FORM_BYTES as u32,
             version: VERSION,
             owner: AtomicU64::new(0),
             functions: AtomicPtr::new(std::ptr::dangling_mut()),
+            tag: not_there,
+            others: [const { AtomicPtr::new(std::ptr::null_mut()) }; OTHERS_MAX],
         };
         let owner = Owner { path: "old.so".into(), table: &OLD };
         assert!(!owner.is_able() && !owner.has_process());
         assert_eq!(owner.read(document::SNAPSHOT), Err(Refusal(code::NO_SESSION)));
         assert_eq!(owner.flush(Duration::ZERO), Err(Refusal(code::NO_SESSION)));
         assert_eq!((owner.now(), owner.scope_open("x", None)), (0, 0));
-        assert_eq!(owner.set_tag(Tag::Weights), None);
+        owner.greet();
+        TABLE.enter(&OLD);
+        let is_null = |place: &AtomicPtr<SessionTable>| place.load(Ordering::Relaxed).is_null();
+        assert!(OLD.others.iter().all(is_null), "nothing is written past its end");
+        assert!(TABLE.others.iter().all(is_null), "and nothing called");
     }
 
     #[test]
@@ -543,8 +465,11 @@ mod tests {
 
     #[test]
     fn the_layout_only_grows() {
-        assert_eq!(size_of::<SessionTable>(), FIRST_FORM_BYTES + 8);
-        assert_eq!(size_of::<Functions>(), 8 + 14 * 8);
+        assert_eq!(std::mem::offset_of!(SessionTable, functions), FIRST_FORM_BYTES);
+        assert_eq!(std::mem::offset_of!(SessionTable, tag), SECOND_FORM_BYTES);
+        assert_eq!(size_of::<SessionTable>(), SECOND_FORM_BYTES + 8 * (1 + OTHERS_MAX));
+        assert_eq!(FUNCTIONS_FIRST_BYTES, 8 + 14 * 8);
+        assert_eq!(size_of::<Functions>(), 8 + 18 * 8);
         assert_eq!(std::mem::offset_of!(Functions, read), 8);
         assert_eq!(std::mem::offset_of!(Functions, resume), 8 + 13 * 8);
     }

@@ -1,11 +1,13 @@
 //! A file as words that two processes share.
 
-#![expect(unsafe_code, reason = "mmap, posix_fallocate and clock_gettime are foreign")]
+#![expect(unsafe_code, reason = "mmap, memfd_create, fallocate and clock_gettime are foreign")]
 
+use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Deref;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -34,6 +36,28 @@ impl Mapping {
             let _ = std::fs::remove_file(path);
         }
         outcome
+    }
+
+    /// Makes a file without a path, of a size that can never change again. Its descriptor is the
+    /// way to it (`/proc/PID/fd`), closes on `exec`, and is left open for good: see [`Anonymous`].
+    pub(super) fn anonymous(name: &CStr, bytes: usize) -> io::Result<(Self, Anonymous)> {
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+        // SAFETY: the name is a C string that lives as long as the call.
+        let descriptor = unsafe { libc::memfd_create(name.as_ptr(), flags) };
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made, and nobody else has it.
+        let file = unsafe { File::from_raw_fd(descriptor) };
+        allocate(&file, bytes)?;
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        // SAFETY: an integer command on a descriptor that is open.
+        if unsafe { libc::fcntl(descriptor, libc::F_ADD_SEALS, seals) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mapping = Self::of(&file, bytes)?;
+        let identity = file.metadata().map(|data| (data.dev(), data.ino()))?;
+        Ok((mapping, Anonymous { descriptor: file.into_raw_fd(), identity }))
     }
 
     /// Maps a file of exactly `bytes`.
@@ -86,6 +110,26 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: exactly what `of` mapped; nobody holds a reference into it any more.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.words * size_of::<AtomicU64>()) };
+    }
+}
+
+/// The descriptor of a file without a path. It is never closed: the program may have closed it and
+/// been given the same number for a file of its own, which is then not ours to close.
+#[derive(Debug)]
+pub(super) struct Anonymous {
+    descriptor: RawFd,
+    identity: (u64, u64),
+}
+
+impl Anonymous {
+    /// Whether the descriptor still is that file: programs that close all they have close it, too.
+    pub(super) fn is_open(&self) -> bool {
+        // SAFETY: all zero is a valid `stat`; the call writes into it and nowhere else.
+        let (code, stat) = unsafe {
+            let mut stat: libc::stat = std::mem::zeroed();
+            (libc::fstat(self.descriptor, &raw mut stat), stat)
+        };
+        code == 0 && (stat.st_dev, stat.st_ino) == self.identity
     }
 }
 

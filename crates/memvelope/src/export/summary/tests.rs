@@ -133,3 +133,39 @@ fn a_full_disk_leaves_nothing_behind() {
     let path = std::path::Path::new("/nonexistent/summary");
     assert!(matches!(Summary::create(path, 0), Err(Error::WriteFile { .. })));
 }
+
+/// A session's own file is found by its descriptor, is of one slot, and is read as a copy.
+#[test]
+fn a_published_file_is_found_and_copied() {
+    let published = Published::create().unwrap();
+    let slot = published.summary().claim(&own()).unwrap();
+    assert!(published.summary().claim(&own()).is_none(), "it has one slot");
+    assert!(slot.report(b"{}") && published.is_findable());
+    let name = format!("/memfd:{PUBLISHED_NAME}");
+    let found = || {
+        std::fs::read_dir("/proc/self/fd").unwrap().flatten().map(|e| e.path()).filter(|path| {
+            let to = std::fs::read_link(path).unwrap_or_default();
+            to.to_string_lossy().starts_with(&name)
+        })
+    };
+    let read = |path: std::path::PathBuf| {
+        let file = std::fs::File::open(path).unwrap();
+        assert!(file.set_len(0).is_err(), "its size is sealed");
+        Summary::copied(&file).unwrap()
+    };
+    // Other tests of this process may have theirs.
+    let seen: Vec<_> = found().map(read).filter(|s| s.turned_away() == 1).collect();
+    assert_eq!(seen.len(), 1);
+    let taken = seen[0].taken().next().unwrap();
+    assert_eq!((taken.process(), taken.read().unwrap()), (own(), b"{}".to_vec()));
+    assert!(slot.report(b"{\"later\":1}"));
+    assert_eq!(taken.read().unwrap(), b"{}", "a copy stays as it is");
+    let (_place, path, parent) = made();
+    let child = Summary::open(&path).unwrap().claim(&own()).unwrap();
+    assert!(child.report(b"7"));
+    let copy = Summary::copied(&std::fs::File::open(&path).unwrap()).unwrap();
+    assert_eq!(copy.taken().next().unwrap().read(), parent.taken().next().unwrap().read());
+    std::fs::write(&path, [0; 5000]).unwrap();
+    let error = Summary::copied(&std::fs::File::open(&path).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("it has 5000 bytes"), "{error}");
+}

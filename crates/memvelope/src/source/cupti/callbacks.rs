@@ -17,8 +17,9 @@ use super::finalize;
 use super::state::{Inside, STATE};
 use crate::event::{
     AllocKind, Allocation, AllocationFailure, Body, CallKind, DeviceIndex, DriverCall, Event,
-    FreeKind, LibraryId, SeenBy, current_tag,
+    FreeKind, SeenBy, current_tag,
 };
+use crate::source::attribution::library_here;
 use crate::source::clock;
 use crate::units::{Bytes, Nanos};
 use cupti_sys::layout::{allocation_prop, callback_data};
@@ -506,7 +507,7 @@ unsafe fn allocating(call: &Call, request: &Request) {
         stream: request.stream,
         pool: request.pool,
         tag,
-        library: LibraryId::UNKNOWN,
+        library: library_here(),
     }));
 }
 

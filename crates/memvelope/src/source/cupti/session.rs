@@ -19,9 +19,9 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::{Names, Sink};
 use crate::fork;
-use crate::source::clock;
 use crate::source::driver::Driver;
 use crate::source::loader::{self, LoadReport};
+use crate::source::{attribution, clock};
 use cupti_sys::{
     Cupti, MissingSymbol, activity_attribute, activity_flag, activity_kind, cbid, domain, result,
 };
@@ -89,6 +89,7 @@ pub(super) fn attach(
     let cupti = open(config, driver, report)?;
     let version = version(&cupti, report)?;
     fork::watch();
+    attribution::start(config.attribution);
     if let Ok(get_timestamp) = cupti.get_timestamp {
         clock::use_cupti(get_timestamp);
     }

@@ -1,8 +1,18 @@
-//! Whether a number of bytes would fit, and if not, why.
+//! Whether a number of bytes would fit, and if not, why. Pure functions of an [`Epoch`].
 
+mod ask;
+mod cache;
+mod fragmentation;
+mod remedies;
+mod sentence;
+
+use super::{Epoch, Origin};
 use crate::framework::SizeClass;
 use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
+
+pub use ask::would_fit;
+pub use fragmentation::fragmentation;
 
 /// Who is asked for the bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,9 +126,13 @@ pub struct Fragmentation {
     /// Internal fragmentation: (allocated − requested) / allocated of the framework plane; `None`
     /// without one.
     pub internal: Option<f64>,
-    /// Demand-weighted: the share of recent requests that are larger than the largest fit although
-    /// they are no larger than what is available. `None` without recent requests.
+    /// Demand-weighted: the share of recent requests that would find no room although they are no
+    /// larger than what is available: those above the largest fit, and those below it that need a
+    /// larger segment than is to be had. `None` without recent requests.
     pub demand_weighted: Option<f64>,
+    /// Where it comes from that free memory serves a request of any size in whole pages, gaps in the
+    /// address space or not: Assumed, until the test on a GPU has decided it.
+    pub free_origin: Origin,
     /// By pool, stream and size class.
     pub spaces: Vec<SpaceFragmentation>,
 }

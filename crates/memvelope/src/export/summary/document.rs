@@ -1,11 +1,13 @@
 //! The report of a process: one JSON document, whole in a file, and cut to fit a slot.
 
-use memvelope::event::DropReason;
-use memvelope::export::summary::{Slot, Vitals};
-use memvelope::runtime::{Mode, Session};
-use memvelope::snapshot::Snapshot;
+use super::Vitals;
+use crate::event::DropReason;
+use crate::snapshot::Snapshot;
 use serde_json::{Map, Value, json};
 use std::os::unix::process::parent_id;
+
+/// Version of the document. It changes when a key changes its meaning or goes.
+pub const PROCESS_SCHEMA: &str = "memvelope.process/1";
 
 /// Stands for the rows that did not fit; no kernel is called so.
 const LEFT_OUT: &str = "(left out)";
@@ -17,17 +19,30 @@ const MARGIN_BYTES: usize = 512;
 /// anything else.
 const COMMAND_BYTES_MAX: usize = 4096;
 
+/// Tables of a device that can go row by row, in the order in which they go: what sums and answers
+/// need least comes first. Their sums stand beside them.
+const DEVICE_TABLES: [&[&str]; 5] = [
+    &["framework", "segments"],
+    &["fragmentation", "spaces"],
+    &["framework", "spaces"],
+    &["totals", "pools"],
+    &["totals", "libraries"],
+];
+
 /// Which process, as it was when the recording began.
 #[derive(Debug)]
-pub(crate) struct Identity {
-    pub(crate) pid: u32,
+pub struct Identity {
+    /// Its number.
+    pub pid: u32,
     parent_pid: u32,
     name: String,
     command: Vec<String>,
 }
 
 impl Identity {
-    pub(crate) fn current() -> Self {
+    /// This process.
+    #[must_use]
+    pub fn current() -> Self {
         let read = |path| std::fs::read(path).unwrap_or_default();
         let line = read("/proc/self/cmdline");
         Self {
@@ -51,31 +66,32 @@ fn words_of(line: &[u8]) -> Vec<String> {
     words
 }
 
-/// The whole document. `report_cpu_ns` is what reporting itself has cost so far.
-pub(crate) fn whole(
+/// The whole document: a session's report, and whose it is. `report_cpu_ns` is what reporting itself
+/// has cost so far.
+#[must_use]
+pub fn process_document(
+    mut report: Value,
     identity: &Identity,
-    session: &Session,
-    snapshot: &Snapshot,
     is_final: bool,
     report_cpu_ns: u64,
 ) -> Value {
-    let mut document = session.report_of(snapshot);
-    document["schema"] = json!("memvelope.process/1");
-    document["pid"] = json!(identity.pid);
-    document["parent_pid"] = json!(identity.parent_pid);
-    document["name"] = json!(identity.name);
-    document["command"] = json!(identity.command);
-    document["final"] = json!(is_final);
-    document["self"]["report_cpu_ns"] = json!(report_cpu_ns);
-    document
+    report["schema"] = json!(PROCESS_SCHEMA);
+    report["pid"] = json!(identity.pid);
+    report["parent_pid"] = json!(identity.parent_pid);
+    report["name"] = json!(identity.name);
+    report["command"] = json!(identity.command);
+    report["final"] = json!(is_final);
+    report["self"]["report_cpu_ns"] = json!(report_cpu_ns);
+    report
 }
 
 /// The numbers that are told apart from the report.
-pub(crate) fn vitals(mode: &Mode, snapshot: &Snapshot) -> Vitals {
+#[must_use]
+pub fn vitals(is_recording: bool, snapshot: &Snapshot) -> Vitals {
     let totals = || snapshot.devices.iter().map(|device| &device.totals);
     let lost = snapshot.dropped.iter().filter(|(reason, _)| *reason != DropReason::TraceSampled);
     Vitals {
-        is_recording: matches!(mode, Mode::Cupti(_)),
+        is_recording,
         is_simulated: snapshot.simulated,
         live_bytes: totals().map(|t| (t.device.0, t.vram.live_bytes.0)).collect(),
         allocations: totals().flat_map(|t| t.by_kind).map(|kind| kind.allocated_count).sum(),
@@ -86,22 +102,51 @@ pub(crate) fn vitals(mode: &Mode, snapshot: &Snapshot) -> Vitals {
     }
 }
 
-/// The document in at most `bytes_max` bytes: of the longest tables of the timeline the last rows
-/// (those with least time) are left out, counted in `left_out` and summed in one row each.
-pub(crate) fn fitting(mut document: Value, bytes_max: usize) -> Vec<u8> {
+/// The document in at most `bytes_max` bytes. What does not fit goes in this order: segments of the
+/// framework plane; of the longest tables of the timeline, the last rows (those with least time),
+/// which are summed in one row each; then spaces, pools and libraries, the last rows first. Each is
+/// counted in `left_out`; the terms of a balance never go.
+#[must_use]
+pub fn fitting(mut document: Value, bytes_max: usize) -> Vec<u8> {
     loop {
         let text = document.to_string();
         if text.len() <= bytes_max {
             return text.into_bytes();
         }
-        if !shorten(&mut document, text.len() - bytes_max + MARGIN_BYTES) {
+        let excess = text.len() - bytes_max + MARGIN_BYTES;
+        let is_shorter = shorten_device(&mut document, &DEVICE_TABLES[..1], excess)
+            || shorten_timeline(&mut document, excess)
+            || shorten_device(&mut document, &DEVICE_TABLES[1..], excess);
+        if !is_shorter {
             return last_resort(&document);
         }
     }
 }
 
+/// Takes about `excess` bytes out of the first of `tables` that has rows; false if none has.
+fn shorten_device(document: &mut Value, tables: &[&[&str]], excess: usize) -> bool {
+    let Some(devices) = document["snapshot"]["devices"].as_array_mut() else { return false };
+    let mut gone = None;
+    for path in tables {
+        for device in devices.iter_mut() {
+            let pointer = format!("/{}", path.join("/"));
+            let rows = device.pointer_mut(&pointer).and_then(Value::as_array_mut);
+            let Some(rows) = rows.filter(|rows| !rows.is_empty()) else { continue };
+            gone = Some((path.join("."), cut(rows, excess, 0).len()));
+            break;
+        }
+        if gone.is_some() {
+            break;
+        }
+    }
+    let Some((name, rows)) = gone else { return false };
+    let before = document["left_out"][&name].as_u64().unwrap_or(0);
+    document["left_out"][name] = json!(before + rows as u64);
+    true
+}
+
 /// Takes about `excess` bytes out of the longest table that is whole; false if there is none.
-fn shorten(document: &mut Value, excess: usize) -> bool {
+fn shorten_timeline(document: &mut Value, excess: usize) -> bool {
     let shortened: Vec<String> =
         document["left_out"].as_object().map_or(Vec::new(), |o| o.keys().cloned().collect());
     let Some(timeline) = document["snapshot"]["timeline"].as_object_mut() else { return false };
@@ -112,17 +157,23 @@ fn shorten(document: &mut Value, excess: usize) -> bool {
         return false;
     };
     let Some(rows) = timeline.get_mut(&name).and_then(Value::as_array_mut) else { return false };
-    let (mut cut, mut removed) = (0, Vec::new());
-    while cut < excess && rows.len() > 1 {
-        let Some(row) = rows.pop() else { break };
-        cut += row.to_string().len() + 1;
-        removed.push(row);
-    }
+    let removed = cut(rows, excess, 1);
     if let Some(sum) = sum_of(&removed) {
         rows.push(sum);
     }
     document["left_out"][name] = json!(removed.len());
     true
+}
+
+/// Takes rows from the end until about `excess` bytes are gone or so many are left.
+fn cut(rows: &mut Vec<Value>, excess: usize, left: usize) -> Vec<Value> {
+    let (mut cut, mut removed) = (0, Vec::new());
+    while cut < excess && rows.len() > left {
+        let Some(row) = rows.pop() else { break };
+        cut += row.to_string().len() + 1;
+        removed.push(row);
+    }
+    removed
 }
 
 /// One row for many; `None` where rows have no counts to add up.
@@ -149,11 +200,6 @@ fn last_resort(document: &Value) -> Vec<u8> {
     Value::from(short).to_string().into_bytes()
 }
 
-/// The document as it goes into a slot.
-pub(crate) fn for_slot(document: Value) -> Vec<u8> {
-    fitting(document, Slot::REPORT_BYTES_MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,7 +210,7 @@ mod tests {
                    "min_ns": 500 - i, "max_ns": 501})
         };
         json!({
-            "schema": "memvelope.process/1", "pid": 7, "final": true,
+            "schema": PROCESS_SCHEMA, "pid": 7, "final": true,
             "snapshot": {"timeline": {
                 "kernels": (0..kernels).map(row).collect::<Vec<_>>(),
                 "copies": (0..copies).map(|i| json!({"direction": i})).collect::<Vec<_>>(),
@@ -213,5 +259,41 @@ mod tests {
         let short: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!((&short["pid"], &short["snapshot"]), (&json!(7), &Value::Null));
         assert!(short["problem"].is_string());
+    }
+
+    /// What a balance adds up goes last of all, and is said; the balance itself stays.
+    #[test]
+    fn planes_are_shortened_in_order_and_the_balance_stays() {
+        let row = |i: u64| json!({"bytes": i, "address": 1u64 << 40});
+        let rows = |count: u64| (0..count).map(row).collect();
+        let planes = |segments, pools| {
+            let (segments, pools): (Vec<_>, Vec<_>) = (rows(segments), rows(pools));
+            let mut whole = document(40, 0);
+            whole["snapshot"]["devices"] = json!([
+                {"framework": {"segments": []}},
+                {"framework": {"segments": segments, "spaces": []}, "totals": {"pools": pools},
+                 "balance": {"lines": [1, 2, 3]}},
+            ]);
+            whole
+        };
+        let check = |segments: u64, pools: u64, bytes_max: usize, expect: &[&str]| {
+            let text = fitting(planes(segments, pools), bytes_max);
+            assert!(text.len() <= bytes_max);
+            let short: Value = serde_json::from_slice(&text).unwrap();
+            let gone = short["left_out"].as_object().cloned().unwrap_or_default();
+            assert!(gone.keys().eq(expect.iter().copied()), "{bytes_max}: {gone:?}");
+            assert_eq!(short["snapshot"]["devices"][1]["balance"]["lines"], json!([1, 2, 3]));
+            let left = |at: &str| {
+                let rows = short.pointer(&format!("/snapshot/devices/1/{at}")).unwrap();
+                rows.as_array().unwrap().len() as u64
+            };
+            let gone = |key: &str| gone.get(key).and_then(Value::as_u64).unwrap_or(0);
+            assert_eq!(left("framework/segments") + gone("framework.segments"), segments);
+            assert_eq!(left("totals/pools") + gone("totals.pools"), pools);
+        };
+        check(10, 10, 20_000, &[]);
+        check(100, 10, 6_000, &["framework.segments"]);
+        check(900, 10, 3_000, &["framework.segments", "kernels"]);
+        check(10, 900, 2_000, &["framework.segments", "kernels", "totals.pools"]);
     }
 }

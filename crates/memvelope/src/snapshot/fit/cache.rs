@@ -1,0 +1,239 @@
+//! What PyTorch's caching allocator does with a request, as far as it decides whether it is served.
+//!
+//! Source: `c10/cuda/CUDACachingAllocator.cpp`, `malloc` and what it calls (2.x; names of its
+//! functions stand beside what follows them). In order:
+//!
+//! 1. The size is rounded to 512 bytes; up to 1 MiB it is of the small class (`round_size`).
+//! 2. The smallest free block of the pool, stream and class that is large enough, unless
+//!    `max_split_size` forbids to take it (`get_free_block`).
+//! 3. A new segment from the driver, or a growth of an expandable one, within the limit of the
+//!    process (`alloc_block`, `get_allocation_size`, `try_allocate_expandable_block`).
+//! 4. All streams are waited for, whole free segments and pages are given back, and 3 is tried once
+//!    more (`release_cached_blocks`); 2 is not. While a graph is captured this step is left out.
+
+use crate::framework::{Framework, Settings, SizeClass, Space};
+use crate::units::Bytes;
+
+/// Sizes are rounded up to multiples of it (`kMinBlockSize`).
+const BLOCK: u64 = 512;
+/// The largest request of the small class (`kSmallSize`).
+pub(super) const SMALL_MAX: u64 = 1 << 20;
+/// Segment of the small class (`kSmallBuffer`), and its page if it is expandable.
+pub(super) const SMALL_SEGMENT: u64 = 2 << 20;
+/// Segment of requests below [`OWN_SEGMENT_MIN`] (`kLargeBuffer`, `large_segment_size`), and page of
+/// large expandable ones.
+pub(super) const LARGE_SEGMENT: u64 = 20 << 20;
+/// From this size on, a request gets a segment of its own size (`kMinLargeAlloc`) …
+const OWN_SEGMENT_MIN: u64 = 10 << 20;
+/// … rounded up to a multiple of this (`kRoundLarge`).
+const OWN_SEGMENT_STEP: u64 = 2 << 20;
+/// How much larger than the request a block may be that must not be split
+/// (`max_non_split_rounding_size`).
+const UNSPLIT_EXCESS: u64 = 20 << 20;
+
+/// Rounds a request as the allocator does.
+pub(super) fn rounded(bytes: u64) -> u64 {
+    Bytes(bytes.max(1)).rounded_up_to(BLOCK).0
+}
+
+pub(super) const fn class_of(rounded: u64) -> SizeClass {
+    if rounded <= SMALL_MAX { SizeClass::Small } else { SizeClass::Large }
+}
+
+/// How a request is served, with what is taken from the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Served {
+    Cached,
+    Free(u64),
+    AfterRelease(u64),
+    /// Not at all. Taken would be so much, and whether the limit of the process is what forbids it.
+    Not(u64, bool),
+}
+
+impl Served {
+    pub(super) const fn is_served(self) -> bool {
+        !matches!(self, Self::Not(..))
+    }
+}
+
+/// Requests of one stream to one pool, and what is there for them.
+pub(super) struct Cache<'a> {
+    pub(super) framework: &'a Framework,
+    pub(super) stream: u64,
+    pub(super) pool: (u64, u64),
+    /// Free on the device.
+    pub(super) free: u64,
+    /// The driver's page.
+    pub(super) page: u64,
+}
+
+impl Cache<'_> {
+    pub(super) const fn settings(&self) -> &Settings {
+        &self.framework.settings
+    }
+
+    pub(super) fn is_expandable(&self) -> bool {
+        let told = self.settings().expandable_segments;
+        told.unwrap_or_else(|| self.framework.spaces.iter().any(|space| space.is_expandable))
+    }
+
+    /// Whether the allocator empties its cache by itself before it gives up. While a graph is
+    /// captured it does not, and what else allocates from a pool of its own is not told apart from
+    /// that.
+    pub(super) const fn releases(&self) -> bool {
+        matches!(self.pool, (0, 0))
+    }
+
+    /// What emptying the cache gives back to the driver.
+    pub(super) const fn releasable(&self) -> u64 {
+        let framework = self.framework;
+        framework.releasable_bytes.saturating_add(framework.awaiting_releasable_bytes).0
+    }
+
+    /// Spaces that serve such requests. Blocks of expandable segments are passed over once the
+    /// setting is off.
+    pub(super) fn spaces(&self, class: SizeClass) -> impl Iterator<Item = &Space> {
+        let key = (self.pool, self.stream, class);
+        let is_passed_over = self.settings().expandable_segments == Some(false);
+        self.framework.spaces.iter().filter(move |space| {
+            (space.pool, space.stream, space.class) == key
+                && !(is_passed_over && space.is_expandable)
+        })
+    }
+
+    /// What free memory of the device serves, in whole pages.
+    pub(super) fn pages(&self, free: u64) -> u64 {
+        free - free.checked_rem(self.page).unwrap_or(0)
+    }
+
+    pub(super) fn segment_page(&self, class: SizeClass) -> u64 {
+        let large = self.settings().large_segment_bytes.map_or(LARGE_SEGMENT, |bytes| bytes.0);
+        match class {
+            SizeClass::Small => SMALL_SEGMENT,
+            SizeClass::Large => large.max(1),
+        }
+    }
+
+    /// The size of a segment for a request; it is what counts against the limit, also where an
+    /// expandable one grows by less.
+    pub(super) fn segment(&self, rounded: u64) -> u64 {
+        match class_of(rounded) {
+            SizeClass::Small => SMALL_SEGMENT,
+            SizeClass::Large if rounded < OWN_SEGMENT_MIN => self.segment_page(SizeClass::Large),
+            SizeClass::Large => Bytes(rounded).rounded_up_to(OWN_SEGMENT_STEP).0,
+        }
+    }
+
+    /// The free end of the expandable segment that would grow; emptying the cache takes its whole
+    /// pages.
+    fn tail(&self, class: SizeClass, is_released: bool) -> u64 {
+        let tails = self.spaces(class).filter(|space| space.is_expandable);
+        let tail = tails.map(|space| space.tail_free_bytes.0).max().unwrap_or(0);
+        if is_released { tail % self.segment_page(class) } else { tail }
+    }
+
+    /// What a request that no block serves takes from the driver.
+    pub(super) fn taken(&self, rounded: u64, is_released: bool) -> u64 {
+        let class = class_of(rounded);
+        let taken = if self.is_expandable() {
+            let rest = rounded.saturating_sub(self.tail(class, is_released));
+            Bytes(rest).rounded_up_to(self.segment_page(class)).0
+        } else {
+            self.segment(rounded)
+        };
+        Bytes(taken).rounded_up_to(self.page).0
+    }
+
+    /// The same if segments were expandable from the start.
+    pub(super) fn taken_expandable(&self, rounded: u64) -> u64 {
+        let pages = Bytes(rounded).rounded_up_to(self.segment_page(class_of(rounded)));
+        pages.rounded_up_to(self.page).0
+    }
+
+    /// What the limit of the process leaves once `released` bytes were given back.
+    pub(super) fn limit_room(&self, released: u64) -> u64 {
+        let Some(limit) = self.settings().limit_bytes else { return u64::MAX };
+        let reserved = self.framework.reserved_bytes.0.saturating_sub(released);
+        limit.0.saturating_sub(reserved)
+    }
+
+    /// Whether a free block serves the request.
+    fn hits(&self, rounded: u64) -> bool {
+        self.spaces(class_of(rounded)).any(|space| block_serves(space, rounded, self.settings()))
+    }
+
+    pub(super) fn serve(&self, bytes: u64) -> Served {
+        let rounded = rounded(bytes);
+        if self.hits(rounded) {
+            return Served::Cached;
+        }
+        let charged = self.segment(rounded);
+        let taken = self.taken(rounded, false);
+        if charged <= self.limit_room(0) && taken <= self.pages(self.free) {
+            return Served::Free(taken);
+        }
+        if !self.releases() {
+            return Served::Not(taken, charged > self.limit_room(0));
+        }
+        let released = self.releasable();
+        let taken = self.taken(rounded, true);
+        let is_limited = charged > self.limit_room(released);
+        if !is_limited && taken <= self.pages(self.free.saturating_add(released)) {
+            return Served::AfterRelease(taken);
+        }
+        Served::Not(taken, is_limited)
+    }
+
+    /// The largest request of a class that is served; 0 if none is. Smaller ones may not be: one of
+    /// 5 MiB needs a segment of 20, one of 11 MiB one of 12.
+    pub(super) fn largest(&self, class: SizeClass) -> u64 {
+        let cached = self.spaces(class).map(|space| space.largest_free_bytes.0).max().unwrap_or(0);
+        if class == SizeClass::Small {
+            let is_served = self.serve(SMALL_MAX).is_served();
+            return if is_served { SMALL_MAX } else { cached.min(SMALL_MAX) };
+        }
+        let mut candidates = vec![cached];
+        let released = self.releases().then(|| self.releasable());
+        for (released, is_released) in [(Some(0), false), (released, true)] {
+            let Some(released) = released else { continue };
+            let room = self.pages(self.free.saturating_add(released));
+            let limit = self.limit_room(released);
+            let grown = if self.is_expandable() {
+                let page = self.segment_page(class).max(self.page);
+                self.tail(class, is_released).saturating_add(room - room % page)
+            } else {
+                room
+            };
+            let held = limit - limit % OWN_SEGMENT_STEP;
+            // Below the size that gets a segment of its own, the segment decides.
+            let below = OWN_SEGMENT_MIN - BLOCK;
+            candidates.extend([grown.min(held), grown.min(held).min(below)]);
+        }
+        let is_of_class = |bytes: &u64| class_of(rounded(*bytes)) == class;
+        let candidates = candidates.into_iter().map(|bytes| bytes - bytes % BLOCK);
+        let served = candidates.filter(is_of_class).filter(|at| self.serve(*at).is_served());
+        served.max().unwrap_or(0)
+    }
+
+    pub(super) fn largest_of_all(&self) -> u64 {
+        self.largest(SizeClass::Large).max(self.largest(SizeClass::Small))
+    }
+}
+
+/// Whether the smallest block that is large enough may be taken.
+fn block_serves(space: &Space, rounded: u64, settings: &Settings) -> bool {
+    let Some(split) = settings.max_split_size.map(|bytes| bytes.0) else {
+        return rounded <= space.largest_free_bytes.0;
+    };
+    // Where only the largest block is told, it stands for those that are not.
+    let largest = space.largest_free_bytes.0;
+    if rounded < split {
+        // A large block is not taken for a small request, even if there is no other.
+        let told = space.largest_splittable_free_bytes.0;
+        return rounded <= if largest < split { largest } else { told };
+    }
+    let mut unsplittable = space.unsplittable_free.iter().map(|bytes| bytes.0);
+    let best = unsplittable.find(|bytes| *bytes >= rounded);
+    best.or((largest >= rounded).then_some(largest))
+        .is_some_and(|best| best - rounded < UNSPLIT_EXCESS)
+}
