@@ -3,6 +3,7 @@
 mod balance;
 mod fit;
 mod reconcile;
+mod table;
 mod term;
 
 pub use balance::{Balance, Finding, FindingKind, Line, Part};
