@@ -30,6 +30,7 @@ kinds! {
     FlushTimeoutError, "The drain thread did not finish in time: waited_ms.";
     ReadConfigError, "A configuration value is unusable: key, value, expected.";
     ReadModelError, "A model description is unusable: field, problem.";
+    ReadAllocatorError, "What a caching allocator tells does not hold together: place, problem.";
     UnknownModelError, "A model family that cannot be computed: field, found, similar, known.";
     NoRoomError, "Nothing is left for the KV cache: total_bytes, taken_bytes, hint.";
     ConfigureGateError, "A gate was asked for with unusable arguments: argument, problem.";
@@ -125,6 +126,11 @@ fn raised_by_us(py: Python<'_>, error: &Error, text: String) -> PyErr {
             py,
             text,
             &[("field", json!(field)), ("problem", json!(problem))],
+        ),
+        Error::ReadAllocator { place, problem } => make::<ReadAllocatorError>(
+            py,
+            text,
+            &[("place", json!(place)), ("problem", json!(problem))],
         ),
         Error::UnknownModel { field, found, similar, known } => make::<UnknownModelError>(
             py,

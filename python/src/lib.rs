@@ -12,6 +12,7 @@ mod document;
 mod envelope;
 mod errors;
 mod floor;
+mod follow;
 mod gate;
 mod lease;
 mod options;
@@ -21,6 +22,7 @@ mod scope;
 mod session;
 mod tag;
 mod ticket;
+mod torch;
 
 memvelope::export_session_table!();
 
@@ -34,11 +36,14 @@ mod _native {
     use super::errors::{
         ConfigureGateError, CuptiCallError, DriverCallError, FlushTimeoutError, InternalError,
         LeaseReleased, LoadLibraryError, MemvelopeError, MissingSymbolError, NoRoomError,
-        NvmlCallError, PastMaximum, PlanRefused, ReadConfigError, ReadFileError, ReadModelError,
-        Rejected, SessionExistsError, StartThreadError, UnknownModelError, WriteFileError,
+        NvmlCallError, PastMaximum, PlanRefused, ReadAllocatorError, ReadConfigError,
+        ReadFileError, ReadModelError, Rejected, SessionExistsError, StartThreadError,
+        UnknownModelError, WriteFileError,
     };
     #[pymodule_export]
     use super::floor::Floor;
+    #[pymodule_export]
+    use super::follow::Follow;
     #[pymodule_export]
     use super::gate::Gate;
     #[pymodule_export]
@@ -53,6 +58,8 @@ mod _native {
     use super::tag::{_replace_tag, _tag_name, _tag_number, _thread_tag};
     #[pymodule_export]
     use super::ticket::Ticket;
+    #[pymodule_export]
+    use super::torch::{_torch_ingest, _torch_turnover, BlockScope, Framework};
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name is Python's")]

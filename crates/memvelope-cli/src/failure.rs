@@ -65,6 +65,7 @@ impl From<memvelope::Error> for Failure {
         match error {
             E::ReadConfig { .. }
             | E::ReadModel { .. }
+            | E::ReadAllocator { .. }
             | E::UnknownModel { .. }
             | E::ConfigureGate { .. }
             | E::NoRoom { .. }

@@ -142,6 +142,19 @@ pub(crate) struct KernelNodeParams {
     pub(crate) context: u64,
 }
 
+/// `CUDA_MEM_ALLOC_NODE_PARAMS`, 120 bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct MemAllocNodeParams {
+    pub(crate) pool: MemPoolProps,
+    /// What of `CUmemPoolProps` is never read.
+    rest: [u64; 7],
+    access: u64,
+    access_count: usize,
+    pub(crate) bytes: usize,
+    pub(crate) address: u64,
+}
+
 /// `CUDA_MEMSET_NODE_PARAMS`, 40 bytes.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -207,6 +220,8 @@ mod tests {
     fn parameters_are_laid_out_as_cuda_has_them() {
         assert_eq!(size_of::<KernelNodeParams>(), 72);
         assert_eq!(size_of::<MemsetNodeParams>(), 40);
+        assert_eq!(size_of::<MemAllocNodeParams>(), 120);
+        assert_eq!(std::mem::offset_of!(MemAllocNodeParams, bytes), 104);
         assert_eq!(size_of::<Memcpy3d>(), 200);
         assert_eq!(std::mem::offset_of!(Memcpy3d, target), 88);
         assert_eq!(size_of::<LaunchConfig>(), 56);

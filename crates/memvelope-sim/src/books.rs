@@ -1,6 +1,7 @@
 //! The simulator's own truth: what was really handed out and run, in the units of memvelope's
 //! report. memvelope never reads it; tests compare with it.
 
+use crate::world::growth::Growth;
 use crate::world::{World, machine_if_made};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -17,6 +18,13 @@ pub(crate) enum Family {
     PinnedHost,
     /// Used bytes inside pools.
     PoolUsed,
+    /// Used bytes inside pools of host memory, and of managed memory.
+    PoolHost,
+    PoolManaged,
+    /// Memory of other processes, charged to them.
+    ImportedAddress,
+    /// What graphs have allocated and not freed.
+    GraphUsed,
     Vmm,
     /// Handles to host memory.
     VmmHost,
@@ -74,6 +82,13 @@ struct Reserved {
     peak_bytes: u64,
 }
 
+impl Reserved {
+    fn add(&mut self, change: i64) {
+        self.live_bytes = self.live_bytes.saturating_add_signed(change);
+        self.peak_bytes = self.peak_bytes.max(self.live_bytes);
+    }
+}
+
 /// What the injection contract came to.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Injection {
@@ -87,6 +102,9 @@ pub(crate) struct Injection {
 pub(crate) struct Books {
     families: BTreeMap<(usize, Family), FamilyBooks>,
     reserved: BTreeMap<usize, Reserved>,
+    graph_reserved: BTreeMap<usize, Reserved>,
+    /// The same for pools of host memory.
+    host_reserved: BTreeMap<usize, Reserved>,
     /// By name id.
     kernels: Vec<Total>,
     copies: BTreeMap<&'static str, Moved>,
@@ -120,10 +138,13 @@ impl Books {
         books.frees += 1;
     }
 
-    pub(crate) fn pool_reserved(&mut self, device: usize, change: i64) {
-        let books = self.reserved.entry(device).or_default();
-        books.live_bytes = books.live_bytes.saturating_add_signed(change);
-        books.peak_bytes = books.peak_bytes.max(books.live_bytes);
+    pub(crate) fn pool_reserved(&mut self, device: usize, is_on_device: bool, change: i64) {
+        let all = if is_on_device { &mut self.reserved } else { &mut self.host_reserved };
+        all.entry(device).or_default().add(change);
+    }
+
+    pub(crate) fn graph_reserved(&mut self, device: usize, change: i64) {
+        self.graph_reserved.entry(device).or_default().add(change);
     }
 
     pub(crate) fn kernel(&mut self, name: u32, ns: u64) {
@@ -162,8 +183,13 @@ struct DevicePage<'a> {
     uuid: &'a str,
     name: &'a str,
     total_bytes: u64,
-    hidden_bytes: u64,
+    /// What the driver keeps and attributes to nobody, now.
+    internal_bytes: u64,
+    /// What NVML calls reserved.
+    reserved_bytes: u64,
     context_bytes: u64,
+    /// The same by cause.
+    growth: Growth,
     /// CUPTI's own buffers.
     cupti_bytes: u64,
     co_tenant_bytes: u64,
@@ -177,6 +203,9 @@ struct DevicePage<'a> {
     /// What only exported descriptors keep.
     exported_only_bytes: u64,
     pool_reserved: Reserved,
+    host_pool_reserved: Reserved,
+    /// What graphs hold for what they allocate.
+    graph_reserved: Reserved,
     families: BTreeMap<Family, FamilyBooks>,
 }
 
@@ -283,8 +312,10 @@ impl World {
             uuid: &device.uuid_text,
             name: &device.spec.name,
             total_bytes: device.spec.total_bytes,
-            hidden_bytes: device.spec.hidden_bytes,
+            internal_bytes: device.hidden(self.elapsed()),
+            reserved_bytes: device.spec.reserved_bytes,
             context_bytes: device.context_bytes,
+            growth: self.growth(index),
             cupti_bytes: device.cupti_bytes,
             co_tenant_bytes: device.co_tenant_bytes(self.elapsed()).map(|(_, bytes)| bytes).sum(),
             free_bytes: self.free_bytes(index),
@@ -294,6 +325,8 @@ impl World {
             requested_peak_bytes: device.requested_peak,
             exported_only_bytes: self.vmm.exported_only_bytes(index),
             pool_reserved: self.books.reserved.get(&index).copied().unwrap_or_default(),
+            host_pool_reserved: self.books.host_reserved.get(&index).copied().unwrap_or_default(),
+            graph_reserved: self.books.graph_reserved.get(&index).copied().unwrap_or_default(),
             families: families.map(|((_, family), books)| (*family, *books)).collect(),
         }
     }

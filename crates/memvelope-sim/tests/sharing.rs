@@ -126,7 +126,7 @@ fn imports_are_views_of_the_same_bytes() {
 #[test]
 fn another_process_imports_without_being_charged() {
     const TEST: &str = "another_process_imports_without_being_charged";
-    if std::env::var_os("SIM_TEST_IMPORTER").is_some() {
+    if common::other_was_told().is_some() {
         context();
         let before = used();
         let (mut import, mut range) = (0, 0);
@@ -147,29 +147,62 @@ fn another_process_imports_without_being_charged() {
         return;
     }
     let Some(_) = in_child(TEST, "", || {
-        use std::io::{BufRead, BufReader};
         context();
         let before = used();
         let handle = create(&SHARED, PAGE);
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([TEST, "--exact", "--nocapture", "--test-threads=1"])
-            .env("SIM_TEST_IMPORTER", "1")
-            .env_remove("MEMVELOPE_SIM_BOOKS")
-            .stdin(export(handle))
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut other = common::Other::start(TEST, &[], export(handle));
         assert_eq!(cu::cuMemRelease(handle), 0);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut until = |word: &str| {
-            assert!(lines.any(|line| line.unwrap().ends_with(word)), "no {word}");
-        };
-        until("IMPORTED");
+        other.until("IMPORTED");
         assert_eq!(used() - before, 2 * MIB, "the other process maps it");
-        until("CLOSED");
+        other.until("CLOSED");
         assert_eq!(used(), before);
-        child.kill().unwrap();
-        child.wait().unwrap();
+    }) else {
+        return;
+    };
+}
+
+#[test]
+fn legacy_ipc_counts_openings_and_charges_the_exporter() {
+    const TEST: &str = "legacy_ipc_counts_openings_and_charges_the_exporter";
+    if let Some(told) = common::other_was_told() {
+        context();
+        let before = used();
+        let handle = common::IpcHandle(told.try_into().unwrap());
+        let (mut first, mut second) = (0, 0);
+        assert_eq!(cu::cuIpcOpenMemHandle_v2(&mut first, handle, 0), 1, "without its flag");
+        assert_eq!(cu::cuIpcOpenMemHandle_v2(&mut first, handle, 1), 0);
+        assert_eq!(cu::cuIpcOpenMemHandle(&mut second, handle, 1), 0);
+        assert_eq!(first, second, "one view");
+        assert_eq!((used(), live(0, "imported_address")), (before, 5 * MIB));
+        assert_eq!(cu::cuMemFree_v2(first), 1, "it has a call of its own");
+        assert_eq!(cu::cuMemsetD8_v2(first, 1, 5 << 20), 0);
+        assert_eq!(cu::cuIpcGetMemHandle(&mut { handle }, first), 1, "not ours to pass on");
+        assert_eq!(cu::cuIpcCloseMemHandle(first), 0);
+        assert_eq!(live(0, "imported_address"), 5 * MIB);
+        assert_eq!(cu::cuIpcCloseMemHandle(first), 0);
+        assert_eq!(cu::cuIpcCloseMemHandle(first), 1, "below none");
+        assert_eq!((used(), live(0, "imported_address")), (before, 0));
+        // Without being closed, it goes with its context.
+        assert_eq!(cu::cuIpcOpenMemHandle_v2(&mut first, handle, 1), 0);
+        assert_eq!(cu::cuDevicePrimaryCtxRelease_v2(0), 0);
+        assert_eq!(live(0, "imported_address"), 0);
+        println!("DONE");
+        return;
+    }
+    let Some(_) = in_child(TEST, "", || {
+        context();
+        let address = common::alloc(5 << 20);
+        let mut handle = common::IpcHandle([0; 64]);
+        assert_eq!(cu::cuIpcOpenMemHandle_v2(&mut 0, handle, 1), 1, "no handle");
+        assert_eq!(cu::cuIpcGetMemHandle(&mut handle, address + 4096), 0);
+        assert_eq!(cu::cuIpcOpenMemHandle_v2(&mut 0, handle, 1), 201, "its own process");
+        let mut other = common::Other::start(TEST, &handle.0, std::process::Stdio::null());
+        other.until("DONE");
+        assert_eq!(cu::cuMemFree_v2(address), 0);
+        let mut from_pool = 0;
+        assert_eq!(cu::cuMemAllocAsync(&mut from_pool, 4096, 0), 0);
+        assert_eq!(cu::cuIpcGetMemHandle(&mut handle, from_pool), 1, "of a pool");
+        assert_eq!(cu::cuIpcCloseMemHandle(from_pool), 1);
     }) else {
         return;
     };

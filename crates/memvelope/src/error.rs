@@ -123,6 +123,14 @@ pub enum Error {
         /// What is wrong with it, and what would be right.
         problem: String,
     },
+    /// What a caching allocator says of itself does not hold together.
+    #[error("allocator snapshot: {place}: {problem}")]
+    ReadAllocator {
+        /// The segment and the block of it, by number, address and key.
+        place: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The capacity equation has no room left for a KV cache.
     #[error(
         "nothing is left for the KV cache: total {total_bytes} B, taken by other terms {taken_bytes} B\nhint: {hint}"

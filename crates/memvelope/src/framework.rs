@@ -196,7 +196,8 @@ pub struct Demand {
 
 /// Buckets an octave, as a power of two.
 const DEMAND_SHIFT: u32 = 2;
-const DEMAND_BUCKETS: usize = 64 << DEMAND_SHIFT;
+/// Buckets in all.
+pub(crate) const DEMAND_BUCKETS: usize = 64 << DEMAND_SHIFT;
 
 impl Demand {
     /// Without requests.
@@ -216,6 +217,17 @@ impl Demand {
         if let Some(bucket) = self.counts.get_mut(bucket_of(bytes.0)) {
             *bucket = bucket.saturating_add(count);
         }
+    }
+
+    /// Which bucket a size is counted in; `None` for 0 bytes.
+    pub(crate) fn bucket(bytes: Bytes) -> Option<usize> {
+        (bytes.0 > 0).then(|| bucket_of(bytes.0))
+    }
+
+    /// From counts by bucket.
+    pub(crate) fn of_buckets(counts: impl Iterator<Item = u32>) -> Self {
+        let counts: Vec<u32> = counts.collect();
+        if counts.iter().all(|count| *count == 0) { Self::new() } else { Self { counts } }
     }
 
     /// Adds what another one counted.
@@ -252,19 +264,24 @@ impl Default for Demand {
 fn bucket_of(bytes: u64) -> usize {
     // A bucket ends at its largest size, so that powers of two are told as themselves.
     let below = bytes.saturating_sub(1);
-    let Some(octave) = below.checked_ilog2() else { return 0 };
-    let part = if octave >= DEMAND_SHIFT {
-        (below >> (octave - DEMAND_SHIFT)) & ((1 << DEMAND_SHIFT) - 1)
-    } else {
-        (below << (DEMAND_SHIFT - octave)) & ((1 << DEMAND_SHIFT) - 1)
+    let part = match below.checked_ilog2() {
+        // One byte and two have a bucket each, of the four that the first octave has no use for.
+        None => return 0,
+        Some(0) => return 1,
+        Some(octave) if octave >= DEMAND_SHIFT => below >> (octave - DEMAND_SHIFT),
+        Some(octave) => below << (DEMAND_SHIFT - octave),
     };
-    ((octave << DEMAND_SHIFT) as usize) + part as usize
+    let octave = below.ilog2();
+    ((octave << DEMAND_SHIFT) as usize) + (part & ((1 << DEMAND_SHIFT) - 1)) as usize
 }
 
 fn bucket_end(at: usize) -> u64 {
     let (octave, part) = ((at >> DEMAND_SHIFT) as u32, (at & ((1 << DEMAND_SHIFT) - 1)) as u128);
-    let end = ((part + 1 + (1 << DEMAND_SHIFT)) << octave) >> DEMAND_SHIFT;
-    u64::try_from(end.max(1)).unwrap_or(u64::MAX)
+    let end = (part + 1 + (1 << DEMAND_SHIFT)) << octave;
+    match at {
+        0 => 1,
+        _ => u64::try_from(end.div_ceil(1 << DEMAND_SHIFT)).unwrap_or(u64::MAX),
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,16 @@
 //! Graph and capture calls.
 
-use crate::abi::{Code, Done, KernelNodeParams, Memcpy3d, MemsetNodeParams};
+use crate::abi::{Code, Done, KernelNodeParams, MemAllocNodeParams, Memcpy3d, MemsetNodeParams};
 use crate::driver::copy::{self, Direction};
+use crate::driver::device::needs_pools;
 use crate::driver::module::{self, Launch};
+use crate::driver::vmm::location_device;
 use crate::driver::work::{Fill, Work};
 use crate::edge::{get, put, put_if};
 use crate::entry::Call;
 use crate::world::World;
+use crate::world::graph_memory::Step;
+use crate::world::pools::{PINNED, PoolPlace};
 use std::ffi::c_char;
 
 pub(crate) fn create(call: &Call, to: *mut u64, flags: u32) -> Done {
@@ -111,12 +115,100 @@ pub(crate) fn add_fill(
     })
 }
 
-pub(crate) fn instantiate(call: &Call, to: *mut u64, graph: u64) -> Done {
+/// A stream-ordered allocation on a captured stream.
+pub(crate) fn capture_alloc(world: &mut World, stream: u64, pool: u64, bytes: u64) -> Done<u64> {
+    let pool = world.pool(pool)?;
+    if pool.place != PoolPlace::Device {
+        return Err(Code::NOT_SUPPORTED);
+    }
+    let device = pool.device;
+    let graph = world.captured_into(stream)?;
+    let address = world.graph_address(graph, device, bytes)?;
+    world.add_captured(stream, Work::Memory(Step::Take(address)))?;
+    Ok(address)
+}
+
+/// A stream-ordered free on a captured stream: of what a graph allocates.
+pub(crate) fn capture_free(world: &mut World, stream: u64, address: u64) -> Done {
+    let graph = world.captured_into(stream)?;
+    world.graph_free_at(graph, address)?;
+    world.add_captured(stream, Work::Memory(Step::Give(address)))
+}
+
+pub(crate) fn add_alloc(
+    call: &Call,
+    to: *mut u64,
+    graph: u64,
+    after: After,
+    params: *mut MemAllocNodeParams,
+) -> Done {
+    call.world(|world| {
+        let mut filled = get(params.cast_const())?;
+        if to.is_null() || filled.pool.kind != PINNED {
+            return Err(Code::INVALID_VALUE);
+        }
+        let device = location_device(world, filled.pool.location)?;
+        needs_pools(world, device)?;
+        world.graph(graph)?;
+        world.nodes_known(graph, &after.nodes()?)?;
+        filled.address = world.graph_address(graph, device, filled.bytes as u64)?;
+        add(world, to, graph, after, Work::Memory(Step::Take(filled.address)))?;
+        put(params, filled)
+    })
+}
+
+pub(crate) fn add_free(call: &Call, to: *mut u64, graph: u64, after: After, address: u64) -> Done {
     call.world(|world| {
         if to.is_null() {
             return Err(Code::INVALID_VALUE);
         }
-        let executable = world.instantiate(graph)?;
+        world.nodes_known(graph, &after.nodes()?)?;
+        world.graph_free_at(graph, address)?;
+        add(world, to, graph, after, Work::Memory(Step::Give(address)))
+    })
+}
+
+/// What graphs use and hold on a device, now and at most.
+pub(crate) fn get_memory(call: &Call, device: i32, attribute: u32, to: *mut u64) -> Done {
+    call.world(|world| {
+        let device = world.device_index(device)?;
+        let store = world.devices[device].graph_store;
+        let values = [store.used, store.used_high, store.reserved, store.reserved_high];
+        put(to, *values.get(attribute as usize).ok_or(Code::INVALID_VALUE)?)
+    })
+}
+
+/// The high-water marks (1 and 3) can be reset.
+pub(crate) fn set_memory(call: &Call, device: i32, attribute: u32, from: *const u64) -> Done {
+    call.world(|world| {
+        let device = world.device_index(device)?;
+        let store = &mut world.devices[device].graph_store;
+        match (attribute, get(from)?) {
+            (1, 0) => store.used_high = store.used,
+            (3, 0) => store.reserved_high = store.reserved,
+            _ => return Err(Code::INVALID_VALUE),
+        }
+        Ok(())
+    })
+}
+
+pub(crate) fn trim_memory(call: &Call, device: i32) -> Done {
+    call.world(|world| {
+        let device = world.device_index(device)?;
+        world.trim_graph_store(device);
+        Ok(())
+    })
+}
+
+/// `CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH`; the other flags change nothing here.
+const AUTO_FREE_ON_LAUNCH: u64 = 1;
+
+pub(crate) fn instantiate(call: &Call, to: *mut u64, graph: u64, flags: u64) -> Done {
+    call.world(|world| {
+        if to.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        let executable = world.instantiate(graph, flags & AUTO_FREE_ON_LAUNCH != 0)?;
         put(to, executable)
     })
 }
@@ -133,7 +225,7 @@ pub(crate) fn instantiate_with_log(
     if log_bytes > 0 {
         put_if(log, 0);
     }
-    instantiate(call, to, graph)
+    instantiate(call, to, graph, 0)
 }
 
 pub(crate) fn launch(call: &Call, executable: u64, stream: u64) -> Done {
@@ -143,7 +235,7 @@ pub(crate) fn launch(call: &Call, executable: u64, stream: u64) -> Done {
 pub(crate) fn upload(call: &Call, executable: u64, stream: u64) -> Done {
     call.world(|world| {
         world.stream_handle(stream)?;
-        world.executable(executable)
+        world.upload_graph(executable)
     })
 }
 

@@ -135,6 +135,7 @@ const SINCE: &[(&str, i32)] = &[
     ("cuGetProcAddress_v2", 12_000),
     ("cuGraphAddKernelNode_v2", 12_000),
     ("cuGraphInstantiateWithFlags", 12_000),
+    ("cuIpcOpenMemHandle_v2", 11_000),
     ("cuMulticastBindAddr_v2", 13_010),
     ("cuMulticastBindMem_v2", 13_010),
     ("cuStreamBeginCapture_v2", 10_010),

@@ -3,6 +3,7 @@
 use crate::abi::{Code, Done};
 use crate::books::Family;
 use crate::driver::device::{current_device_index, needs_pools};
+use crate::driver::graph;
 use crate::driver::records::{Operation, memory_record};
 use crate::edge::{put, put_if};
 use crate::entry::Call;
@@ -15,7 +16,7 @@ pub(crate) fn info(call: &Call, free: *mut usize, total: *mut usize) -> Done {
     call.world(|world| {
         let device = current_device_index(world)?;
         put(free, world.free_bytes(device) as usize)?;
-        put(total, world.devices[device].spec.total_bytes as usize)
+        put(total, world.devices[device].total() as usize)
     })
 }
 
@@ -85,17 +86,15 @@ pub(crate) fn free(call: &Call, address: u64) -> Done {
     }
     call.world(|world| {
         world.graphs.refuse_unsafe()?;
-        let (context, device) = match world.allocs.get(&address) {
-            Some(alloc) => (alloc.context, alloc.device),
-            None => return Err(Code::INVALID_VALUE),
-        };
+        let alloc = world.freeable(address)?;
+        let (context, device) = (alloc.context, alloc.device);
         if world.scenario.costs.free_waits {
             let done = world.context_done_at(context);
             world.wait_until(done);
             world.trim_pools_of(device);
         }
         memory_record(world, call, &Operation::released(address));
-        world.release(address).map(|_| ())
+        world.free(address)
     })
 }
 
@@ -154,12 +153,6 @@ pub(crate) fn alloc_from_pool(
     })
 }
 
-/// Memory nodes of graphs are not simulated.
-fn not_captured(world: &mut World, stream: u64) -> Done {
-    let handle = world.stream_handle(stream)?;
-    if world.graphs.is_captured(handle) { Err(Code::NOT_SUPPORTED) } else { Ok(()) }
-}
-
 fn from_pool(
     world: &mut World,
     call: &Call,
@@ -171,7 +164,11 @@ fn from_pool(
     if to.is_null() {
         return Err(Code::INVALID_VALUE);
     }
-    not_captured(world, stream)?;
+    let handle = world.stream_handle(stream)?;
+    if world.graphs.is_captured(handle) {
+        let address = graph::capture_alloc(world, handle, pool, bytes as u64)?;
+        return put(to, address);
+    }
     let address = world.allocate_from_pool(pool, bytes as u64)?;
     memory_record(world, call, &Operation::allocated(address).on(stream));
     put(to, address)
@@ -182,11 +179,12 @@ pub(crate) fn free_async(call: &Call, address: u64, stream: u64) -> Done {
         return Ok(());
     }
     call.world(|world| {
-        not_captured(world, stream)?;
-        if !world.allocs.contains_key(&address) {
-            return Err(Code::INVALID_VALUE);
+        let handle = world.stream_handle(stream)?;
+        if world.graphs.is_captured(handle) {
+            return graph::capture_free(world, handle, address);
         }
+        world.freeable(address)?;
         memory_record(world, call, &Operation::released(address).on(stream));
-        world.release(address).map(|_| ())
+        world.free(address)
     })
 }

@@ -12,6 +12,8 @@ pub(crate) mod copy;
 pub(crate) mod device;
 pub(crate) mod graph;
 pub(crate) mod init;
+pub(crate) mod ipc;
+pub(crate) mod library;
 pub(crate) mod memory;
 pub(crate) mod module;
 pub(crate) mod pools;
@@ -21,13 +23,14 @@ pub(crate) mod vmm;
 pub(crate) mod work;
 
 use crate::abi::{
-    Code, KernelNodeParams, LaunchConfig, MemAllocationProp, MemLocation, MemPoolProps, Memcpy3d,
-    MemsetNodeParams, MulticastProp,
+    Code, KernelNodeParams, LaunchConfig, MemAllocNodeParams, MemAllocationProp, MemLocation,
+    MemPoolProps, Memcpy3d, MemsetNodeParams, MulticastProp,
 };
 use crate::entry::driver_functions;
 use crate::world::timeline::PER_THREAD_HANDLE;
 use copy::Direction;
 use graph::After;
+use ipc::IpcHandle;
 use module::Launch;
 use std::ffi::{c_char, c_void};
 use vmm::Bound;
@@ -69,7 +72,7 @@ driver_functions! {
     cuDeviceGetName(name: *mut c_char, len: i32, dev: i32) = 5 Call
         => |call| device::name(call, name, len, dev);
     cuDeviceGetUuid(uuid: *mut [u8; 16], dev: i32) = 482 Call
-        => |call| device::uuid(call, uuid, dev);
+        => |call| device::whole_uuid(call, uuid, dev);
     cuDeviceGetUuid_v2(uuid: *mut [u8; 16], dev: i32) = 647 Call
         => |call| device::uuid(call, uuid, dev);
     cuDeviceTotalMem_v2(bytes: *mut usize, dev: i32) = 259 Call
@@ -165,6 +168,35 @@ driver_functions! {
         => |call| pools::get(call, pool, attr, value);
     cuMemPoolSetAttribute(pool: u64, attr: u32, value: *const u64) = 603 Call
         => |call| pools::set(call, pool, attr, value);
+
+    cuMemPoolSetAccess(pool: u64, map: *const [i32; 3], count: usize) = 605 Call
+        => |call| pools::set_access(call, pool, map, count);
+    cuMemPoolGetAccess(flags: *mut i32, memPool: u64, location: *const MemLocation) = 617 Call
+        => |call| pools::get_access(call, flags, memPool, location);
+    cuMemGetDefaultMemPool(pool_out: *mut u64, location: *const MemLocation, kind: i32) = 801 Call
+        => |call| pools::of_location(call, pool_out, location, kind, false);
+    cuMemGetMemPool(pool: *mut u64, location: *const MemLocation, kind: i32) = 802 Call
+        => |call| pools::of_location(call, pool, location, kind, true);
+    cuMemSetMemPool(location: *const MemLocation, kind: i32, pool: u64) = 803 Call
+        => |call| pools::set_of_location(call, location, kind, pool);
+    cuMemPoolExportToShareableHandle(handle_out: *mut i32, pool: u64, handleType: i32,
+        flags: u64) = 613 Call
+        => |call| pools::export(call, handle_out, pool, handleType, flags);
+    cuMemPoolImportFromShareableHandle(pool_out: *mut u64, handle: u64, handleType: i32,
+        flags: u64) = 614 Call
+        => |call| pools::import(call, pool_out, handle, handleType, flags);
+    cuMemPoolExportPointer(shareData_out: *mut [u8; 64], ptr: u64) = 615 Call
+        => |call| pools::export_pointer(call, shareData_out, ptr);
+    cuMemPoolImportPointer(ptr_out: *mut u64, pool: u64, shareData: *const [u8; 64]) = 616 Call
+        => |call| pools::import_pointer(call, ptr_out, pool, shareData);
+
+    cuIpcGetMemHandle(pHandle: *mut IpcHandle, dptr: u64) = 328 Call
+        => |call| ipc::get(call, pHandle, dptr);
+    cuIpcOpenMemHandle(pdptr: *mut u64, handle: IpcHandle, Flags: u32) = 329 Call
+        => |call| ipc::open(call, pdptr, &handle, Flags);
+    cuIpcOpenMemHandle_v2(pdptr: *mut u64, handle: IpcHandle, Flags: u32) = 567 Call
+        => |call| ipc::open(call, pdptr, &handle, Flags);
+    cuIpcCloseMemHandle(dptr: u64) = 330 Call => |call| ipc::close(call, dptr);
 
     cuMemAddressReserve(ptr: *mut u64, size: usize, alignment: usize, addr: u64, flags: u64)
         = 547 Call => |call| { let _ = (addr, flags); vmm::reserve(call, ptr, size, alignment) };
@@ -312,6 +344,23 @@ driver_functions! {
     cuModuleUnload(hmod: u64) = 22 Call => |call| module::unload(call, hmod);
     cuModuleGetFunction(function: *mut u64, hmod: u64, name: *const c_char) = 23 Call
         => |call| module::function(call, function, hmod, name);
+    cuModuleGetLoadingMode(mode: *mut u32) = 673 Call => |call| module::loading_mode(call, mode);
+    cuLibraryLoadData(library: *mut u64, code: *const c_void, _jitOptions: *const u32,
+        _jitOptionsValues: *const *mut c_void, _numJitOptions: u32, _libraryOptions: *const u32,
+        _libraryOptionValues: *const *mut c_void, _numLibraryOptions: u32) = 678 Setup
+        => |call| library::load(call, library, code);
+    cuLibraryUnload(library: u64) = 680 Call => |call| library::unload(call, library);
+    cuLibraryGetKernel(pKernel: *mut u64, library: u64, name: *const c_char) = 681 Call
+        => |call| library::kernel(call, pKernel, library, name);
+    cuLibraryGetModule(pMod: *mut u64, library: u64) = 682 Setup
+        => |call| library::module(call, pMod, library);
+    cuKernelGetFunction(pFunc: *mut u64, kernel: u64) = 683 Setup
+        => |call| library::function(call, pFunc, kernel);
+    cuFuncGetModule(hmod: *mut u64, hfunc: u64) = 566 Call
+        => |call| module::module_of(call, hmod, hfunc);
+    cuFuncIsLoaded(state: *mut u32, function: u64) = 741 Call
+        => |call| module::is_loaded(call, state, function);
+    cuFuncLoad(function: u64) = 742 Setup => |call| module::load_function(call, function);
     cuFuncGetName(name: *mut *const c_char, hfunc: u64) = 0 Call
         => |call| module::function_name(call, name, hfunc);
     cuFuncGetAttribute(value: *mut i32, attribute: u32, hfunc: u64) = 0 Call
@@ -374,12 +423,25 @@ driver_functions! {
         numDependencies: usize, memsetParams: *const MemsetNodeParams, ctx: u64) = 506 Call
         => |call| graph::add_fill(call, phGraphNode, hGraph,
             After(dependencies, numDependencies), memsetParams, ctx);
+    cuGraphAddMemAllocNode(phGraphNode: *mut u64, hGraph: u64, dependencies: *const u64,
+        numDependencies: usize, nodeParams: *mut MemAllocNodeParams) = 638 Alloc
+        => |call| graph::add_alloc(call, phGraphNode, hGraph,
+            After(dependencies, numDependencies), nodeParams);
+    cuGraphAddMemFreeNode(phGraphNode: *mut u64, hGraph: u64, dependencies: *const u64,
+        numDependencies: usize, dptr: u64) = 639 Call
+        => |call| graph::add_free(call, phGraphNode, hGraph,
+            After(dependencies, numDependencies), dptr);
+    cuDeviceGetGraphMemAttribute(device: i32, attr: u32, value: *mut u64) = 641 Free
+        => |call| graph::get_memory(call, device, attr, value);
+    cuDeviceSetGraphMemAttribute(device: i32, attr: u32, value: *const u64) = 642 Call
+        => |call| graph::set_memory(call, device, attr, value);
+    cuDeviceGraphMemTrim(device: i32) = 640 Call => |call| graph::trim_memory(call, device);
     cuGraphInstantiate_v2(phGraphExec: *mut u64, hGraph: u64, phErrorNode: *mut u64,
         logBuffer: *mut c_char, bufferSize: usize) = 578 Call
         => |call| graph::instantiate_with_log(call, phGraphExec, hGraph, phErrorNode,
             (logBuffer, bufferSize));
-    cuGraphInstantiateWithFlags(phGraphExec: *mut u64, hGraph: u64, _flags: u64) = 643 Call
-        => |call| graph::instantiate(call, phGraphExec, hGraph);
+    cuGraphInstantiateWithFlags(phGraphExec: *mut u64, hGraph: u64, flags: u64) = 643 Call
+        => |call| graph::instantiate(call, phGraphExec, hGraph, flags);
     cuGraphUpload(hGraphExec: u64, hStream: u64) = 580 Call
         => |call| graph::upload(call, hGraphExec, hStream);
     cuGraphUpload_ptsz(hGraphExec: u64, hStream: u64) = 581 Call

@@ -5,6 +5,7 @@ use crate::cupti::layout::{Record, memory_pool, memory2, synchronization};
 use crate::cupti::pending;
 use crate::entry::Call;
 use crate::world::World;
+use crate::world::pools::{Pool, PoolPlace};
 
 /// What a MEMORY2 record tells.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +51,14 @@ pub(crate) fn memory_record(world: &mut World, call: &Call, operation: &Operatio
     let alloc = world.allocs.get(&operation.address).copied();
     let (bytes, kind, device) = match (operation.host_bytes, alloc) {
         (Some(bytes), _) => (bytes, PINNED, device),
-        (None, Some(a)) if a.family == Family::Managed => (a.requested, MANAGED, a.device),
-        (None, Some(a)) => (a.requested, DEVICE, a.device),
+        (None, Some(a)) => {
+            let kind = match a.family {
+                Family::Managed | Family::PoolManaged => MANAGED,
+                Family::PoolHost => PINNED,
+                _ => DEVICE,
+            };
+            (a.requested, kind, a.device)
+        }
         (None, None) => return,
     };
     let stream = operation.stream.and_then(|stream| Some(world.stream(stream).ok()?.1.id));
@@ -68,15 +75,24 @@ pub(crate) fn memory_record(world: &mut World, call: &Call, operation: &Operatio
         .with(memory2::STREAM, u64::from(stream.unwrap_or(0)))
         .with(memory2::IS_ASYNC, u64::from(stream.is_some()));
     if let Some(pool) = alloc.and_then(|alloc| world.pools.get(&alloc.pool)) {
-        // CUPTI_ACTIVITY_MEMORY_POOL_TYPE_LOCAL
-        record.set(memory2::POOL_TYPE, 1);
+        let (kind, size) = pool_type_and_size(pool);
+        record.set(memory2::POOL_TYPE, kind);
         record.set(memory2::POOL_ADDRESS, alloc.map_or(0, |alloc| alloc.pool));
         record.set(memory2::POOL_THRESHOLD, pool.release_threshold);
-        record.set(memory2::POOL_SIZE, pool.reserved);
+        record.set(memory2::POOL_SIZE, size);
         record.set(memory2::POOL_UTILIZED, pool.used);
     }
     let now = world.now;
     world.activity.push(now, now, now, record);
+}
+
+/// `CUpti_ActivityMemoryPoolType`, and what stands where a local pool (1) has its size: an imported
+/// one (2) has the process that it is of.
+fn pool_type_and_size(pool: &Pool) -> (u64, u64) {
+    match pool.place {
+        PoolPlace::Imported { process, .. } => (2, process.into()),
+        _ => (1, pool.reserved),
+    }
 }
 
 /// `CUpti_ActivityMemoryPoolOperationType`s.
@@ -101,16 +117,16 @@ pub(crate) fn pool_record(
     }
     let Some(pool) = world.pools.get(&handle) else { return };
     let now = world.now;
+    let (kind, size) = pool_type_and_size(pool);
     let record = Record::new(&memory_pool::LAYOUT, world.activity.version)
         .with(memory_pool::OPERATION, operation as u64)
-        // CUPTI_ACTIVITY_MEMORY_POOL_TYPE_LOCAL
-        .with(memory_pool::TYPE, 1)
+        .with(memory_pool::TYPE, kind)
         .with(memory_pool::CORRELATION, u64::from(call.correlation))
         .with(memory_pool::PROCESS, u64::from(std::process::id()))
         .with(memory_pool::DEVICE, pool.device as u64)
         .with(memory_pool::KEPT, kept)
         .with(memory_pool::ADDRESS, handle)
-        .with(memory_pool::SIZE, pool.reserved)
+        .with(memory_pool::SIZE, size)
         .with(memory_pool::THRESHOLD, pool.release_threshold)
         .with(memory_pool::TIMESTAMP, world.activity.stamp(now))
         .with(memory_pool::UTILIZED, pool.used);

@@ -9,6 +9,7 @@ use crate::driver::module::REGISTERS;
 use crate::entry::Call;
 use crate::scenario::KernelCost;
 use crate::world::World;
+use crate::world::graph_memory::Step;
 use crate::world::memory::Place;
 use crate::world::timeline::Slot;
 
@@ -66,6 +67,8 @@ pub(crate) enum Work {
     Kernel(Kernel),
     Copy(Copy),
     Fill(Fill),
+    /// Memory taken or given back by a node of a graph.
+    Memory(Step),
 }
 
 /// The node of a running graph that a piece of work is; all zero outside graphs.
@@ -118,6 +121,7 @@ impl Work {
             }
             Self::Copy(copy) => copy.direction.duration(world, copy.bytes as u64),
             Self::Fill(fill) => copy::fill_duration(world, fill.bytes()),
+            Self::Memory(_) => 0,
         }
     }
 
@@ -127,6 +131,7 @@ impl Work {
             Self::Kernel(_) => Ok(()),
             Self::Copy(copy) => copy::move_bytes(world, copy),
             Self::Fill(fill) => copy::fill_bytes(world, fill),
+            Self::Memory(step) => world.run_graph_step(*step),
         }
     }
 
@@ -136,6 +141,7 @@ impl Work {
             Self::Kernel(kernel) => world.books.kernel(kernel.name, ns),
             Self::Copy(copy) => world.books.copy(copy.direction.names().1, copy.bytes as u64, ns),
             Self::Fill(fill) => world.books.memset(fill.bytes(), ns),
+            Self::Memory(_) => {}
         }
     }
 
@@ -148,6 +154,7 @@ impl Work {
                 None => copy.record(world, slot, origin),
             },
             Self::Fill(fill) => fill.record(world, slot, origin),
+            Self::Memory(_) => None,
         };
         if let Some(record) = record {
             world.push_gpu_record(slot, record);

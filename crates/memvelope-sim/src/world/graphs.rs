@@ -9,6 +9,7 @@ use crate::cupti::layout::{Record, graph_trace};
 use crate::cupti::pending;
 use crate::driver::work::{NodeIds, Origin, Work};
 use crate::thread;
+use crate::world::graph_memory::Step;
 use crate::world::timeline::{LEGACY, NON_BLOCKING, Slot};
 use crate::world::{Tag, World};
 use std::collections::HashMap;
@@ -37,12 +38,26 @@ struct Graph {
 /// A graph that can run.
 #[derive(Debug)]
 struct Executable {
+    /// What its memory nodes do, in order.
+    steps: Vec<Step>,
+    /// Whether a launch first frees what an earlier one left
+    /// (`CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH`).
+    auto_free: bool,
     /// CUPTI's id of it, and that of the graph it was made from.
     id: u32,
     source: u32,
     /// Whether CUPTI sees it as a whole, whatever is turned on or off later.
     is_whole: bool,
     nodes: Vec<Node>,
+}
+
+/// What memory nodes among these do, in order.
+fn steps(nodes: &[Node]) -> Vec<Step> {
+    let step = |node: &Node| match node.work {
+        Work::Memory(step) => Some(step),
+        _ => None,
+    };
+    nodes.iter().filter_map(step).collect()
 }
 
 /// A stream that is captured.
@@ -161,7 +176,23 @@ impl World {
     }
 
     pub(crate) fn destroy_graph(&mut self, handle: u64) -> Done {
-        self.graphs.graphs.remove(&handle).map(|_| ()).ok_or(Code::INVALID_VALUE)
+        let graph = self.graphs.graphs.remove(&handle).ok_or(Code::INVALID_VALUE)?;
+        self.drop_graph_memory(&steps(&graph.nodes));
+        Ok(())
+    }
+
+    /// Whether `handle` is a graph.
+    pub(crate) fn graph(&self, handle: u64) -> Done {
+        self.graphs.graphs.get(&handle).map(|_| ()).ok_or(Code::INVALID_VALUE)
+    }
+
+    /// The graph that a stream is captured into.
+    pub(crate) fn captured_into(&self, stream: u64) -> Done<u64> {
+        let capture = self.graphs.captures.get(&stream).ok_or(Code::INVALID_HANDLE)?;
+        if capture.is_invalid {
+            return Err(Code::STREAM_CAPTURE_INVALIDATED);
+        }
+        Ok(capture.graph)
     }
 
     /// Adds a node that waits for the nodes `after`, by handle.
@@ -173,6 +204,13 @@ impl World {
         let after = after.ok_or(Code::INVALID_VALUE)?;
         graph.nodes.push(Node { handle, work, after });
         Ok(handle)
+    }
+
+    /// Whether these are nodes of the graph.
+    pub(crate) fn nodes_known(&self, graph: u64, nodes: &[u64]) -> Done {
+        let graph = self.graphs.graphs.get(&graph).ok_or(Code::INVALID_VALUE)?;
+        let is_known = |handle: &u64| graph.nodes.iter().any(|node| node.handle == *handle);
+        if nodes.iter().all(is_known) { Ok(()) } else { Err(Code::INVALID_VALUE) }
     }
 
     /// Adds work of a captured stream as a node.
@@ -322,24 +360,42 @@ impl World {
         }
     }
 
-    /// Makes a graph that can run. Whether CUPTI sees it as a whole is decided here, for good.
-    pub(crate) fn instantiate(&mut self, graph: u64) -> Done<u64> {
+    /// Makes a graph that can run. Whether CUPTI sees it as a whole is decided here, for good. Of a
+    /// graph with memory nodes there can be but one.
+    pub(crate) fn instantiate(&mut self, graph: u64, auto_free: bool) -> Done<u64> {
         let handle = self.handle(Tag::Executable);
         let id = self.graphs.id();
         let graph = self.graphs.graphs.get(&graph).ok_or(Code::INVALID_VALUE)?;
+        let steps = steps(&graph.nodes);
+        let mut executables = self.graphs.executables.values();
+        if !steps.is_empty() && executables.any(|other| other.source == graph.id) {
+            return Err(Code::NOT_SUPPORTED);
+        }
         let executable = Executable {
+            steps: steps.clone(),
+            auto_free,
             id,
             source: graph.id,
             is_whole: pending::traces_graphs(),
             nodes: graph.nodes.clone(),
         };
         self.graphs.executables.insert(handle, executable);
+        self.hold_graph_memory(&steps);
         self.books.graphs.instantiated += 1;
         Ok(handle)
     }
 
     pub(crate) fn destroy_executable(&mut self, handle: u64) -> Done {
-        self.graphs.executables.remove(&handle).map(|_| ()).ok_or(Code::INVALID_VALUE)
+        let executable = self.graphs.executables.remove(&handle).ok_or(Code::INVALID_VALUE)?;
+        self.drop_graph_memory(&executable.steps);
+        Ok(())
+    }
+
+    /// Takes the memory that a launch will need, before there is one.
+    pub(crate) fn upload_graph(&mut self, handle: u64) -> Done {
+        let executable = self.graphs.executables.get(&handle).ok_or(Code::INVALID_VALUE)?;
+        let (steps, auto_free) = (executable.steps.clone(), executable.auto_free);
+        self.prepare_graph_memory(&steps, auto_free)
     }
 
     /// Whether `handle` is a graph that can run.
@@ -364,9 +420,15 @@ impl World {
     }
 
     fn run(&mut self, executable: &Executable, stream: u64, correlation: u32) -> Done {
+        self.prepare_graph_memory(&executable.steps, executable.auto_free)?;
         let mut spans: Vec<(u64, u64)> = Vec::with_capacity(executable.nodes.len());
-        for node in &executable.nodes {
-            node.work.take_effect(self)?;
+        for (index, node) in executable.nodes.iter().enumerate() {
+            if let Err(code) = node.work.take_effect(self) {
+                for step in steps(&executable.nodes[..index]).into_iter().rev() {
+                    self.undo_graph_step(step);
+                }
+                return Err(code);
+            }
             let start = node.after.iter().map(|before| spans[*before].1).max().unwrap_or(0);
             spans.push((start, start.saturating_add(node.work.duration(self))));
         }

@@ -8,6 +8,7 @@ use crate::abi::{Code, Done};
 use crate::books::Family;
 use crate::scenario;
 use crate::world::World;
+use crate::world::graph_memory::GraphStore;
 use crate::world::vmm::Backing;
 use std::collections::HashMap;
 
@@ -20,6 +21,8 @@ pub(crate) struct Device {
     pub(crate) spec: scenario::Device,
     pub(crate) uuid_text: String,
     pub(crate) uuid: [u8; 16],
+    /// The same of the GPU that it is a MIG slice of, or its own.
+    pub(crate) whole_uuid: [u8; 16],
     /// Bytes of contexts and their modules.
     pub(crate) context_bytes: u64,
     /// Bytes of CUPTI's own buffers.
@@ -38,6 +41,8 @@ pub(crate) struct Device {
     pub(crate) primary_flags: u32,
     pub(crate) default_pool: u64,
     pub(crate) pool: u64,
+    /// What graphs allocate when they run.
+    pub(crate) graph_store: GraphStore,
     /// When the GPU's last work ends, and how long it was busy until then.
     pub(crate) busy_until: u64,
     pub(crate) busy_ns: u64,
@@ -52,6 +57,7 @@ impl Device {
             spec: spec.clone(),
             uuid_text,
             uuid,
+            whole_uuid: spec.whole_uuid(ordinal),
             context_bytes: 0,
             cupti_bytes: 0,
             physical: 0,
@@ -65,6 +71,7 @@ impl Device {
             primary_flags: 0,
             default_pool: 0,
             pool: 0,
+            graph_store: GraphStore::default(),
             busy_until: 0,
             busy_ns: 0,
             utilization: (0, 0, 0),
@@ -76,13 +83,23 @@ impl Device {
         self.physical + self.context_bytes + self.cupti_bytes
     }
 
+    /// What the driver says there is; NVML counts what is reserved as well.
+    pub(crate) fn total(&self) -> u64 {
+        self.spec.total_bytes - self.spec.reserved_bytes
+    }
+
+    /// What the driver keeps `elapsed` nanoseconds after the start, attributed to nobody.
+    pub(crate) fn hidden(&self, elapsed: u64) -> u64 {
+        let room = self.total().saturating_sub(self.own());
+        at(elapsed, self.spec.hidden_bytes, &self.spec.hidden_steps).min(room)
+    }
+
     /// What the co-tenants hold `elapsed` nanoseconds after the start.
     pub(crate) fn co_tenant_bytes(&self, elapsed: u64) -> impl Iterator<Item = (u32, u64)> {
-        let own = self.own() + self.spec.hidden_bytes;
-        let mut room = self.spec.total_bytes.saturating_sub(own);
+        let own = self.own() + self.hidden(elapsed);
+        let mut room = self.total().saturating_sub(own);
         self.spec.co_tenants.iter().map(move |tenant| {
-            let step = tenant.steps.iter().rev().find(|step| step.after_ns <= elapsed);
-            let bytes = step.map_or(tenant.bytes, |step| step.bytes).min(room);
+            let bytes = at(elapsed, tenant.bytes, &tenant.steps).min(room);
             room -= bytes;
             (tenant.pid, bytes)
         })
@@ -91,8 +108,8 @@ impl Device {
     /// What `cuMemGetInfo` calls free.
     pub(crate) fn free(&self, elapsed: u64) -> u64 {
         let tenants: u64 = self.co_tenant_bytes(elapsed).map(|(_, bytes)| bytes).sum();
-        let used = self.own() + self.spec.hidden_bytes + tenants;
-        self.spec.total_bytes.saturating_sub(used)
+        let used = self.own() + self.hidden(elapsed) + tenants;
+        self.total().saturating_sub(used)
     }
 
     pub(crate) fn pages(&self, bytes: u64) -> Option<u64> {
@@ -101,9 +118,17 @@ impl Device {
     }
 }
 
+/// What is held `elapsed` nanoseconds after the start.
+fn at(elapsed: u64, first: u64, steps: &[scenario::Step]) -> u64 {
+    let step = steps.iter().rev().find(|step| step.after_ns <= elapsed);
+    step.map_or(first, |step| step.bytes)
+}
+
 /// A live allocation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Alloc {
+    /// See [`World::buffer_id`].
+    pub(crate) id: u64,
     pub(crate) device: usize,
     pub(crate) context: u64,
     pub(crate) family: Family,
@@ -115,6 +140,13 @@ pub(crate) struct Alloc {
     pub(crate) small: bool,
     /// The pool it came from; 0 for none.
     pub(crate) pool: u64,
+}
+
+impl Alloc {
+    /// Whether it lives in host pages that the program may touch.
+    pub(crate) fn is_on_host(&self) -> bool {
+        matches!(self.family, Family::Managed | Family::PoolHost | Family::PoolManaged)
+    }
 }
 
 /// A live host allocation.
@@ -263,33 +295,71 @@ impl World {
             self.addresses.give(address, span, align);
             return Err(code);
         }
-        let alloc = Alloc { device, context, family, requested, span, align, small, pool: 0 };
+        let (id, pool) = (self.buffer_id(), 0);
+        let alloc = Alloc { id, device, context, family, requested, span, align, small, pool };
         self.allocs.insert(address, alloc);
         self.count_requested(device, family, requested);
         Ok(address)
     }
 
-    /// Frees what starts at `address`, of whatever family.
-    pub(crate) fn release(&mut self, address: u64) -> Done<Alloc> {
+    /// Frees what starts at `address`, of whatever family, as a program does. What is imported goes
+    /// with its last opening.
+    pub(crate) fn free(&mut self, address: u64) -> Done {
+        let is_import = self.freeable(address)?.family == Family::ImportedAddress;
+        if is_import && !self.close_import(address)? {
+            return Ok(());
+        }
+        self.release(address)
+    }
+
+    /// What a free call may free. Legacy IPC has a call of its own, and what a graph allocates and
+    /// frees is that graph's.
+    pub(crate) fn freeable(&self, address: u64) -> Done<Alloc> {
+        let alloc = self.allocs.get(&address).ok_or(Code::INVALID_VALUE)?;
+        let is_ipc = alloc.family == Family::ImportedAddress && alloc.pool == 0;
+        if is_ipc || self.is_freed_in_its_graph(address) {
+            return Err(Code::INVALID_VALUE);
+        }
+        Ok(*alloc)
+    }
+
+    /// Takes an allocation out of every account.
+    pub(crate) fn release(&mut self, address: u64) -> Done {
         let alloc = self.allocs.remove(&address).ok_or(Code::INVALID_VALUE)?;
         self.contents.forget(address);
-        if alloc.pool != 0 {
-            self.give_to_pool(&alloc);
-        } else if alloc.small {
-            // Giving back never fails.
-            let small = self.devices[alloc.device].small.saturating_sub(alloc.span);
-            let _ = self.small_changed(alloc.device, small);
-        } else if alloc.family != Family::Managed {
-            self.give_physical(alloc.device, alloc.span);
+        let (device, bytes) = (alloc.device, alloc.requested);
+        match alloc.family {
+            Family::Managed => crate::pinned::unmap(address, bytes),
+            Family::PoolHost | Family::PoolManaged => {
+                self.give_to_pool(&alloc);
+                crate::pinned::unmap(address, alloc.span);
+            }
+            Family::ImportedAddress => {
+                self.imports.remove(&address);
+                self.addresses.give(address, alloc.span, alloc.align);
+            }
+            Family::GraphUsed => {
+                self.give_graph_memory(address, &alloc);
+                self.uncount_requested(device, alloc.family, bytes);
+                return Ok(());
+            }
+            family => {
+                if alloc.pool != 0 {
+                    self.give_to_pool(&alloc);
+                } else if alloc.small {
+                    // Giving back never fails.
+                    let small = self.devices[device].small.saturating_sub(alloc.span);
+                    let _ = self.small_changed(device, small);
+                } else {
+                    self.give_physical(device, alloc.span);
+                }
+                self.addresses.give(address, alloc.span, alloc.align);
+                self.uncount_requested(device, family, bytes);
+                return Ok(());
+            }
         }
-        if alloc.family == Family::Managed {
-            crate::pinned::unmap(address, alloc.requested);
-            self.books.freed(alloc.device, Family::Managed, alloc.requested);
-        } else {
-            self.addresses.give(address, alloc.span, alloc.align);
-            self.uncount_requested(alloc.device, alloc.family, alloc.requested);
-        }
-        Ok(alloc)
+        self.books.freed(device, alloc.family, bytes);
+        Ok(())
     }
 
     /// Managed memory lives in host pages: the simulator never migrates it, and it takes no
@@ -299,8 +369,8 @@ impl World {
         let device = self.context(context)?.device;
         let address = crate::pinned::map(requested)?;
         let family = Family::Managed;
-        let (span, align, small, pool) = (requested, 1, false, 0);
-        let alloc = Alloc { device, context, family, requested, span, align, small, pool };
+        let (id, span, align, small, pool) = (self.buffer_id(), requested, 1, false, 0);
+        let alloc = Alloc { id, device, context, family, requested, span, align, small, pool };
         self.allocs.insert(address, alloc);
         self.books.allocated(device, family, requested);
         Ok(address)
@@ -348,8 +418,11 @@ impl World {
     /// Whose device memory is at `address`. Mappings have no context: theirs is the current one.
     pub(crate) fn place_of(&self, address: u64) -> Option<Place> {
         let (device, context) = match self.alloc_around(address) {
-            Some((_, alloc)) if alloc.family == Family::Managed => return None,
+            Some((_, alloc)) if alloc.is_on_host() => return None,
             Some((_, alloc)) => (alloc.device, alloc.context),
+            None if self.graph_alloc_around(address).is_some() => {
+                (self.graph_alloc_around(address)?.device, crate::thread::current())
+            }
             None => {
                 let mapping = self.vmm.mapping_around(address)?.1;
                 match self.vmm.backing_of(mapping)? {
@@ -365,7 +438,14 @@ impl World {
     /// `CUpti_ActivityMemoryKind` of an address: 1 pageable, 2 pinned, 3 device, 5 managed.
     pub(crate) fn memory_kind(&self, address: u64) -> u8 {
         if let Some((_, alloc)) = self.alloc_around(address) {
-            return if alloc.family == Family::Managed { 5 } else { 3 };
+            return match alloc.family {
+                Family::Managed | Family::PoolManaged => 5,
+                Family::PoolHost => 2,
+                _ => 3,
+            };
+        }
+        if self.graph_alloc_around(address).is_some() {
+            return 3;
         }
         if let Some((_, mapping)) = self.vmm.mapping_around(address) {
             return match self.vmm.backing_of(mapping) {

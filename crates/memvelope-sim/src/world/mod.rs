@@ -4,7 +4,10 @@
 //! into the simulator.
 
 pub(crate) mod contents;
+pub(crate) mod graph_memory;
 pub(crate) mod graphs;
+pub(crate) mod growth;
+pub(crate) mod imports;
 pub(crate) mod memory;
 pub(crate) mod multicast;
 pub(crate) mod pools;
@@ -14,6 +17,7 @@ pub(crate) mod vmm;
 use crate::abi::{Code, Done};
 use crate::books::Books;
 use crate::cupti::pending::Pending;
+use crate::driver::library::{Library, LibraryKernel};
 use crate::scenario::{KernelCost, Scenario};
 use crate::share::Export;
 use crate::thread;
@@ -106,16 +110,24 @@ pub(crate) struct World {
     pub(crate) events: HashMap<u64, timeline::Event>,
     pub(crate) modules: HashMap<u64, Module>,
     pub(crate) functions: HashMap<u64, Function>,
+    pub(crate) libraries: HashMap<u64, Library>,
+    pub(crate) kernels: HashMap<u64, LibraryKernel>,
     /// Live device, pitch, managed and pool allocations by base address.
     pub(crate) allocs: BTreeMap<u64, memory::Alloc>,
     /// Live host allocations by base address.
     pub(crate) hosts: BTreeMap<u64, memory::Host>,
     pub(crate) addresses: memory::Addresses,
     pub(crate) pools: HashMap<u64, pools::Pool>,
+    /// Default and current pool by kind and id of a location, and allocation type: those that are
+    /// not of a device's pinned memory.
+    pub(crate) located_pools: HashMap<(i32, i32, i32), (u64, u64)>,
+    /// Memory of other processes, by its address here.
+    pub(crate) imports: BTreeMap<u64, imports::Import>,
     pub(crate) vmm: vmm::Vmm,
     /// Exported descriptors of which a copy is open somewhere.
     pub(crate) exports: Vec<Export>,
     pub(crate) graphs: graphs::Graphs,
+    pub(crate) graph_allocs: graph_memory::GraphAllocs,
     pub(crate) contents: contents::Store,
     pub(crate) names: Names,
     pub(crate) books: Books,
@@ -123,6 +135,7 @@ pub(crate) struct World {
     /// How many of the scenario's overheads were told.
     pub(crate) overheads_told: usize,
     next_handle: u64,
+    next_buffer: u64,
     next_context_uid: u32,
 }
 
@@ -133,7 +146,6 @@ pub(crate) struct Context {
     /// CUPTI's id of it.
     pub(crate) uid: u32,
     pub(crate) flags: u32,
-    pub(crate) modules: u64,
     /// Handle of its legacy default stream.
     pub(crate) legacy: u64,
     /// Per-thread default streams, by thread number.
@@ -145,6 +157,8 @@ pub(crate) struct Context {
     /// When the last work of its destroyed streams ends.
     pub(crate) orphan_tail: u64,
     pub(crate) limits: HashMap<u32, usize>,
+    /// Local memory of each of its threads.
+    pub(crate) local_bytes: u64,
 }
 
 /// A loaded module.
@@ -153,6 +167,8 @@ pub(crate) struct Module {
     pub(crate) context: u64,
     pub(crate) entries: Vec<crate::driver::module::Entry>,
     pub(crate) functions: HashMap<CString, u64>,
+    /// Whether a kernel of it was launched.
+    pub(crate) has_launched: bool,
 }
 
 /// A kernel of a loaded module.
@@ -179,6 +195,8 @@ pub(crate) enum Tag {
     Node = 0xc9,
     Executable = 0xca,
     Physical = 0xcb,
+    Library = 0xcc,
+    Kernel = 0xcd,
 }
 
 impl World {
@@ -202,19 +220,25 @@ impl World {
             events: HashMap::new(),
             modules: HashMap::new(),
             functions: HashMap::new(),
+            libraries: HashMap::new(),
+            kernels: HashMap::new(),
             allocs: BTreeMap::new(),
             hosts: BTreeMap::new(),
             addresses: memory::Addresses::default(),
             pools: HashMap::new(),
+            located_pools: HashMap::new(),
+            imports: BTreeMap::new(),
             vmm: vmm::Vmm::default(),
             exports: Vec::new(),
             graphs: graphs::Graphs::default(),
+            graph_allocs: graph_memory::GraphAllocs::new(),
             contents: contents::Store::new(scenario.contents),
             names: Names::default(),
             books: Books::default(),
             activity: Pending::of(&scenario),
             overheads_told: 0,
             next_handle: 1,
+            next_buffer: 1,
             next_context_uid: 1,
             devices,
             scenario,
@@ -229,6 +253,13 @@ impl World {
         let handle = ((tag as u64) << 40) | (self.next_handle << 4);
         self.next_handle += 1;
         handle
+    }
+
+    /// A number for an allocation, never used again (`CU_POINTER_ATTRIBUTE_BUFFER_ID`).
+    pub(crate) fn buffer_id(&mut self) -> u64 {
+        let id = self.next_buffer;
+        self.next_buffer += 1;
+        id
     }
 
     pub(crate) fn device_index(&self, ordinal: i32) -> Done<usize> {
@@ -262,13 +293,13 @@ impl World {
                 device,
                 uid,
                 flags,
-                modules: 0,
                 legacy,
                 per_thread: HashMap::new(),
                 legacy_tail: self.now,
                 blocking_tail: self.now,
                 orphan_tail: self.now,
                 limits: HashMap::new(),
+                local_bytes: growth::STACK_BYTES,
             },
         );
         self.make_stream(handle, legacy, timeline::LEGACY);
@@ -278,9 +309,8 @@ impl World {
 
     /// Destroys a context and everything that belongs to it.
     pub(crate) fn destroy_context(&mut self, handle: u64) -> Done {
+        let bytes = self.bytes_of_context(handle);
         let context = self.contexts.remove(&handle).ok_or(Code::INVALID_CONTEXT)?;
-        let spec = &self.devices[context.device].spec;
-        let bytes = spec.context_bytes + context.modules * spec.module_bytes;
         self.give_context_bytes(context.device, bytes);
         self.drop_device_buffers(context.uid);
         self.streams.retain(|_, stream| stream.context != handle);

@@ -131,6 +131,11 @@ macro_rules! functions {
     };
 }
 
+/// `CUipcMemHandle`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct IpcHandle(pub(crate) [u8; 64]);
+
 functions! { cu, "libcuda.so.1":
     fn cuInit(flags: u32);
     fn cuDriverGetVersion(to: *mut i32);
@@ -164,6 +169,21 @@ functions! { cu, "libcuda.so.1":
     fn cuMemPoolTrimTo(pool: u64, keep: usize);
     fn cuMemPoolGetAttribute(pool: u64, attribute: u32, to: *mut u64);
     fn cuMemPoolSetAttribute(pool: u64, attribute: u32, from: *mut u64);
+    fn cuIpcGetMemHandle(to: *mut IpcHandle, address: u64);
+    fn cuIpcOpenMemHandle(to: *mut u64, handle: IpcHandle, flags: u32);
+    fn cuIpcOpenMemHandle_v2(to: *mut u64, handle: IpcHandle, flags: u32);
+    fn cuIpcCloseMemHandle(address: u64);
+    fn cuDeviceGetMemPool(to: *mut u64, device: i32);
+    fn cuDeviceSetMemPool(device: i32, pool: u64);
+    fn cuMemPoolSetAccess(pool: u64, what: *const [i32; 3], count: usize);
+    fn cuMemPoolGetAccess(to: *mut i32, pool: u64, location: *const [i32; 2]);
+    fn cuMemGetDefaultMemPool(to: *mut u64, location: *const [i32; 2], kind: i32);
+    fn cuMemGetMemPool(to: *mut u64, location: *const [i32; 2], kind: i32);
+    fn cuMemSetMemPool(location: *const [i32; 2], kind: i32, pool: u64);
+    fn cuMemPoolExportToShareableHandle(to: *mut i32, pool: u64, kind: i32, flags: u64);
+    fn cuMemPoolImportFromShareableHandle(to: *mut u64, from: u64, kind: i32, flags: u64);
+    fn cuMemPoolExportPointer(to: *mut [u8; 64], address: u64);
+    fn cuMemPoolImportPointer(to: *mut u64, pool: u64, from: *const [u8; 64]);
     fn cuDeviceGetDefaultMemPool(to: *mut u64, device: i32);
     fn cuMemAddressReserve(to: *mut u64, bytes: usize, align: usize, at: u64, flags: u64);
     fn cuMemAddressFree(address: u64, bytes: usize);
@@ -204,6 +224,13 @@ functions! { cu, "libcuda.so.1":
         params: *const [u64; 25], context: u64);
     fn cuGraphAddMemsetNode(to: *mut u64, graph: u64, after: *const u64, count: usize,
         params: *const [u64; 5], context: u64);
+    fn cuGraphAddMemAllocNode(to: *mut u64, graph: u64, after: *const u64, count: usize,
+        params: *mut [u64; 15]);
+    fn cuGraphAddMemFreeNode(to: *mut u64, graph: u64, after: *const u64, count: usize,
+        address: u64);
+    fn cuDeviceGetGraphMemAttribute(device: i32, attribute: u32, to: *mut u64);
+    fn cuDeviceSetGraphMemAttribute(device: i32, attribute: u32, from: *mut u64);
+    fn cuDeviceGraphMemTrim(device: i32);
     fn cuGraphInstantiateWithFlags(to: *mut u64, graph: u64, flags: u64);
     fn cuGraphInstantiate_v2(to: *mut u64, graph: u64, node: *mut u64, log: *mut c_char,
         bytes: usize);
@@ -226,6 +253,23 @@ functions! { cu, "libcuda.so.1":
     fn cuEventSynchronize(event: u64);
     fn cuEventElapsedTime_v2(to: *mut f32, from: u64, until: u64);
     fn cuModuleLoadData(to: *mut u64, image: *const c_char);
+    fn cuModuleGetLoadingMode(to: *mut u32);
+    fn cuLibraryLoadData(to: *mut u64, image: *const c_char, options: *const u32,
+        values: *const *mut c_void, count: u32, more: *const u32, more_values: *const *mut c_void,
+        more_count: u32);
+    fn cuLibraryUnload(library: u64);
+    fn cuLibraryGetKernel(to: *mut u64, library: u64, name: *const c_char);
+    fn cuLibraryGetModule(to: *mut u64, library: u64);
+    fn cuKernelGetFunction(to: *mut u64, kernel: u64);
+    fn cuFuncGetModule(to: *mut u64, function: u64);
+    fn cuFuncIsLoaded(to: *mut u32, function: u64);
+    fn cuFuncLoad(function: u64);
+    fn cuCtxSetLimit(limit: u32, value: usize);
+    fn cuCtxGetLimit(to: *mut usize, limit: u32);
+    fn cuDeviceGetUuid(to: *mut [u8; 16], device: i32);
+    fn cuDeviceGetUuid_v2(to: *mut [u8; 16], device: i32);
+    fn cuDeviceTotalMem_v2(to: *mut usize, device: i32);
+    fn cuDeviceGetCount(to: *mut i32);
     fn cuModuleUnload(module: u64);
     fn cuModuleGetFunction(to: *mut u64, module: u64, name: *const c_char);
     fn cuLaunchKernel(function: u64, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32,
@@ -314,6 +358,64 @@ pub(crate) fn now() -> u64 {
     let mut now = 0;
     assert_eq!(cupti::cuptiGetTimestamp(&mut now), 0);
     now
+}
+
+/// Another process that runs the same test, with `WHAT` in its environment.
+pub(crate) struct Other {
+    child: std::process::Child,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+/// Set in such a process.
+const WHAT: &str = "SIM_TEST_OTHER";
+
+/// What this process was told, if it is another one.
+pub(crate) fn other_was_told() -> Option<Vec<u8>> {
+    let hex = std::env::var(WHAT).ok()?;
+    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex");
+    Some((0..hex.len()).step_by(2).map(byte).collect())
+}
+
+impl Other {
+    /// Starts it with `told`, and `stdin` as its standard input.
+    pub(crate) fn start(test: &str, told: &[u8], stdin: impl Into<std::process::Stdio>) -> Self {
+        use std::io::BufRead;
+        let hex: String = told.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut child = Command::new(std::env::current_exe().expect("own path"))
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .env(WHAT, hex)
+            .env_remove("MEMVELOPE_SIM_BOOKS")
+            .stdin(stdin)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("another process");
+        let lines = std::io::BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { child, lines }
+    }
+
+    /// Waits until it has said `word`.
+    pub(crate) fn until(&mut self, word: &str) {
+        let is_word = |line: std::io::Result<String>| line.expect("text").ends_with(word);
+        assert!(self.lines.any(is_word), "it ended without {word}");
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Lets virtual time pass.
+pub(crate) fn advance(ns: u64) {
+    // SAFETY: the simulator, which is loaded already.
+    let library = unsafe { Library::new("libcuda.so.1") }.expect("libcuda");
+    // SAFETY: the declared type.
+    unsafe {
+        let advance = library.get::<unsafe extern "C" fn(u64) -> u64>(b"memvelope_sim_advance\0");
+        advance.expect("the clock")(ns);
+    }
 }
 
 /// The books at this moment.

@@ -16,12 +16,18 @@
 
 #![expect(unsafe_code, reason = "dlopen and dlsym are foreign, and so is another copy's table")]
 
+mod owner;
+mod tags;
+mod tell;
+
+pub(crate) use owner::Refusal;
+pub use tell::Teller;
+pub(crate) use tell::told;
+
 use super::loader;
-use crate::event::{self, Tag, TraceContext};
-use crate::fork;
+use crate::event::{self, TraceContext};
 use std::ffi::{CStr, CString, OsStr, c_void};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -46,7 +52,7 @@ pub struct SessionTable {
     owner: AtomicU64,
     /// What the session does for clients; null in a copy that has had none, absent in older ones.
     functions: AtomicPtr<Functions>,
-    /// The calling thread's tag in this copy, by its place in [`Tag::ALL`]. Absent in older copies,
+    /// The calling thread's tag in this copy, by its place in [`event::Tag::ALL`]. Absent in older copies,
     /// as is the next.
     tag: extern "C" fn() -> u32,
     /// Copies whose tags this one asks for: those that it found when it took the process, and those
@@ -93,7 +99,7 @@ pub struct Functions {
     pub scope_suspend: extern "C" fn(u64, u64) -> u32,
     /// Ends the scope, with a span of the calling thread: `(id, when it began)`.
     pub scope_end: extern "C" fn(u64, u64) -> u32,
-    /// Puts a tag (its place in [`Tag::ALL`]) in force on the calling thread; returns the former.
+    /// Puts a tag (its place in [`event::Tag::ALL`]) in force on the calling thread; returns the former.
     pub set_tag: extern "C" fn(u32) -> u32,
     /// Writes the trace: `(path, bytes, most bytes of the file, five numbers of TraceStats)`.
     pub write_trace: extern "C" fn(*const u8, usize, u64, *mut [u64; 5]) -> u32,
@@ -101,7 +107,20 @@ pub struct Functions {
     pub pause: extern "C" fn(*const u8, usize) -> u32,
     /// Ends that. [`code::OK`] where it records again.
     pub resume: extern "C" fn() -> u32,
+    /// Reads a device's planes together: `(device, who tells the framework plane or none, its
+    /// data)`. Its epoch is then in [`document::EPOCHS`]. The second form of the table begins here.
+    pub read_epoch: extern "C" fn(u32, Option<Teller>, *mut c_void) -> u32,
+    /// Takes a framework plane as JSON: `(text, bytes)`.
+    pub accept_framework: extern "C" fn(*const u8, usize) -> u32,
+    /// Notes that so many bytes were asked for: `(device, bytes)`.
+    pub note_request: extern "C" fn(u32, u64) -> u32,
+    /// Answers a [`question`], JSON to JSON: `(which, text, bytes, to, room, bytes)`; as
+    /// [`Self::read`] otherwise.
+    pub answer: extern "C" fn(u32, *const u8, usize, *mut u8, usize, *mut usize) -> u32,
 }
+
+/// Bytes of a table whose last field is `resume`.
+const FUNCTIONS_FIRST_BYTES: usize = std::mem::offset_of!(Functions, read_epoch);
 
 /// A scope's place in a distributed trace.
 #[repr(C)]
@@ -167,6 +186,14 @@ pub mod document {
     pub const SELF_COST: u32 = 3;
     /// [`crate::source::cupti::State`].
     pub const STATE: u32 = 4;
+    /// The last [`crate::snapshot::Epoch`] of each device, with its index.
+    pub const EPOCHS: u32 = 5;
+}
+
+/// What can be asked.
+pub mod question {
+    /// [`crate::runtime::Session::would_fit`]: device, bytes and [`crate::snapshot::Via`].
+    pub const WOULD_FIT: u32 = 0;
 }
 
 static TABLE: SessionTable = SessionTable {
@@ -174,59 +201,9 @@ static TABLE: SessionTable = SessionTable {
     version: VERSION,
     owner: AtomicU64::new(0),
     functions: AtomicPtr::new(std::ptr::null_mut()),
-    tag: tag_here,
+    tag: tags::tag_here,
     others: [const { AtomicPtr::new(std::ptr::null_mut()) }; OTHERS_MAX],
 };
-
-extern "C" fn tag_here() -> u32 {
-    std::panic::catch_unwind(|| event::own_tag() as u32).unwrap_or(0)
-}
-
-/// The calling thread's tag in another copy. Lock-free: it is asked for in driver callbacks.
-fn tag_elsewhere() -> Tag {
-    for other in &TABLE.others {
-        // SAFETY: only tables of copies that stay loaded are entered.
-        let Some(other) = (unsafe { other.load(Ordering::Acquire).as_ref() }) else { break };
-        let tag = Tag::ALL.get((other.tag)() as usize).copied().unwrap_or_default();
-        if tag != Tag::Untagged {
-            return tag;
-        }
-    }
-    Tag::Untagged
-}
-
-impl SessionTable {
-    const fn has_tags(&self) -> bool {
-        self.size_bytes as usize >= size_of::<Self>()
-    }
-
-    /// Enters `other`, once. Past the bound it is not asked, and its tags are not seen.
-    fn enter(&self, other: &'static Self) {
-        if !other.has_tags() {
-            return;
-        }
-        let other = std::ptr::from_ref(other).cast_mut();
-        for place in &self.others {
-            let null = std::ptr::null_mut();
-            match place.compare_exchange(null, other, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return,
-                Err(known) if known == other => return,
-                Err(_) => {}
-            }
-        }
-    }
-}
-
-/// Keeps the object that this copy is in loaded: others call into it from now on.
-fn stay_loaded() {
-    let Some(path) = loader::path_of(session_table().cast()) else { return };
-    let Ok(path) = CString::new(path.into_vec()) else { return };
-    // The main program, whose path need not be one that can be opened, is never unloaded anyway.
-    // SAFETY: the path is a C string; RTLD_NOLOAD loads nothing and so runs no initialiser.
-    let _ = unsafe {
-        libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE)
-    };
-}
 
 /// This copy's table.
 #[must_use]
@@ -271,7 +248,7 @@ const RIVAL_MAX: Duration = Duration::from_secs(2);
 pub(crate) fn claim() -> Result<(), Owner> {
     TABLE.owner.store(word(STARTING), Ordering::SeqCst);
     let deadline = Instant::now() + RIVAL_MAX;
-    event::look_elsewhere(tag_elsewhere);
+    event::look_elsewhere(tags::tag_elsewhere);
     for (path, peer) in peers() {
         TABLE.enter(peer);
         let is_first = std::ptr::from_ref(peer).addr() < session_table().addr();
@@ -396,136 +373,6 @@ fn table_of(object: Option<&OsStr>) -> Option<&'static SessionTable> {
     (version == VERSION && size >= FIRST_FORM_BYTES).then(|| unsafe { &*table })
 }
 
-/// Why a call to the owner came to nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal(pub(crate) u32);
-
-fn outcome(code: u32) -> Result<(), Refusal> {
-    if code == code::OK { Ok(()) } else { Err(Refusal(code)) }
-}
-
-/// Documents past this are refused: a bug, or another version's.
-const DOCUMENT_BYTES_MAX: usize = 256 << 20;
-
-impl Owner {
-    /// Its functions; `None` in a copy too old to have any, and in a forked child.
-    fn functions(&self) -> Option<&'static Functions> {
-        if !self.is_able() || fork::in_child() {
-            return None;
-        }
-        // SAFETY: only `serve` stores here, and only a static of an object that stays loaded.
-        let functions = unsafe { self.table.functions.load(Ordering::Acquire).as_ref() }?;
-        (functions.size_bytes as usize >= size_of::<Functions>()).then_some(functions)
-    }
-
-    fn ask(&self, call: impl FnOnce(&Functions) -> u32) -> Result<(), Refusal> {
-        outcome(self.functions().map_or(code::NO_SESSION, call))
-    }
-
-    /// Whether it still has the process, or is about to.
-    pub(crate) fn has_process(&self) -> bool {
-        let owner = self.table.owner.load(Ordering::SeqCst);
-        owner == word(RUNNING) || owner == word(STARTING)
-    }
-
-    /// Whether it serves clients at all, now or once its session has started.
-    pub(crate) fn is_able(&self) -> bool {
-        self.table.size_bytes as usize >= SECOND_FORM_BYTES
-    }
-
-    /// Enters this copy with it, so that it asks for the tags that are in force here.
-    pub(crate) fn greet(&self) {
-        if self.table.has_tags() {
-            stay_loaded();
-            self.table.enter(&TABLE);
-        }
-    }
-
-    /// A document of one moment. It may grow between the two questions that it takes to get it.
-    pub(crate) fn read(&self, which: u32) -> Result<Vec<u8>, Refusal> {
-        let functions = self.functions().ok_or(Refusal(code::NO_SESSION))?;
-        let mut text = vec![0_u8; 64 << 10];
-        for _ in 0..8 {
-            let mut bytes = 0;
-            match (functions.read)(which, text.as_mut_ptr(), text.len(), &raw mut bytes) {
-                code::OK => {
-                    text.truncate(bytes);
-                    return Ok(text);
-                }
-                code::TOO_SMALL if bytes < DOCUMENT_BYTES_MAX => {
-                    text.resize(bytes.saturating_add(bytes / 4).max(text.len()), 0);
-                }
-                code => return Err(Refusal(code)),
-            }
-        }
-        Err(Refusal(code::TOO_SMALL))
-    }
-
-    pub(crate) fn flush(&self, timeout: Duration) -> Result<(), Refusal> {
-        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        self.ask(|functions| (functions.flush)(nanos))
-    }
-
-    pub(crate) fn sample(&self) {
-        // Without a session there is nobody to ask.
-        let _ = self.ask(|functions| (functions.sample)());
-    }
-
-    pub(crate) fn now(&self) -> u64 {
-        self.functions().map_or(0, |functions| (functions.now)())
-    }
-
-    pub(crate) fn scope_prepare(&self) {
-        // Without a session there is nothing to prepare.
-        let _ = self.ask(|functions| (functions.scope_prepare)());
-    }
-
-    /// The id of the scope; 0 where there is none.
-    pub(crate) fn scope_open(&self, name: &str, trace: Option<TraceContext>) -> u64 {
-        let trace = trace.map(Trace::from);
-        let trace = trace.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        self.functions()
-            .map_or(0, |functions| (functions.scope_open)(name.as_ptr(), name.len(), trace))
-    }
-
-    /// Whether there is something to leave.
-    pub(crate) fn scope_enter(&self, scope: u64, task: u64) -> bool {
-        self.ask(|functions| (functions.scope_enter)(scope, task)).is_ok()
-    }
-
-    pub(crate) fn scope_leave(&self, scope: u64, task: u64) {
-        // It cannot be refused.
-        let _ = self.ask(|functions| (functions.scope_leave)(scope, task));
-    }
-
-    pub(crate) fn scope_suspend(&self, scope: u64, task: u64) {
-        // It cannot be refused.
-        let _ = self.ask(|functions| (functions.scope_suspend)(scope, task));
-    }
-
-    pub(crate) fn scope_end(&self, scope: u64, start: u64) {
-        // Without a session there is no trace to be in.
-        let _ = self.ask(|functions| (functions.scope_end)(scope, start));
-    }
-
-    pub(crate) fn write_trace(&self, path: &Path, bytes_max: u64) -> Result<[u64; 5], Refusal> {
-        let path = path.as_os_str().as_bytes();
-        let mut numbers = [0; 5];
-        self.ask(|functions| {
-            (functions.write_trace)(path.as_ptr(), path.len(), bytes_max, &raw mut numbers)
-        })?;
-        Ok(numbers)
-    }
-
-    pub(crate) fn pause(&self, why: &str) -> Result<(), Refusal> {
-        self.ask(|functions| (functions.pause)(why.as_ptr(), why.len()))
-    }
-
-    pub(crate) fn resume(&self) -> bool {
-        self.ask(|functions| (functions.resume)()).is_ok()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -608,40 +455,6 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_asked_for_its_tag_once_it_is_entered() {
-        extern "C" fn weights() -> u32 {
-            std::panic::catch_unwind(|| Tag::Weights as u32).unwrap_or(0)
-        }
-        extern "C" fn later_version() -> u32 {
-            std::panic::catch_unwind(|| u32::MAX).unwrap_or(0)
-        }
-        fn table(tag: extern "C" fn() -> u32) -> &'static SessionTable {
-            Box::leak(Box::new(SessionTable {
-                size_bytes: size_of::<SessionTable>() as u32,
-                version: VERSION,
-                owner: AtomicU64::new(0),
-                functions: AtomicPtr::new(std::ptr::null_mut()),
-                tag,
-                others: [const { AtomicPtr::new(std::ptr::null_mut()) }; OTHERS_MAX],
-            }))
-        }
-        let count = |table: &SessionTable| {
-            table.others.iter().filter(|place| !place.load(Ordering::Relaxed).is_null()).count()
-        };
-        let owner = table(weights);
-        let unknown = table(later_version);
-        for _ in 0..3 {
-            owner.enter(unknown);
-        }
-        assert_eq!(count(owner), 1, "once");
-        for _ in 0..2 * OTHERS_MAX {
-            owner.enter(table(weights));
-        }
-        assert_eq!(count(owner), OTHERS_MAX, "bounded");
-        assert_eq!((tag_here(), tag_elsewhere()), (0, Tag::Untagged));
-    }
-
-    #[test]
     fn a_trace_keeps_the_order_of_its_bytes() {
         let context: TraceContext =
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap();
@@ -655,7 +468,8 @@ mod tests {
         assert_eq!(std::mem::offset_of!(SessionTable, functions), FIRST_FORM_BYTES);
         assert_eq!(std::mem::offset_of!(SessionTable, tag), SECOND_FORM_BYTES);
         assert_eq!(size_of::<SessionTable>(), SECOND_FORM_BYTES + 8 * (1 + OTHERS_MAX));
-        assert_eq!(size_of::<Functions>(), 8 + 14 * 8);
+        assert_eq!(FUNCTIONS_FIRST_BYTES, 8 + 14 * 8);
+        assert_eq!(size_of::<Functions>(), 8 + 18 * 8);
         assert_eq!(std::mem::offset_of!(Functions, read), 8);
         assert_eq!(std::mem::offset_of!(Functions, resume), 8 + 13 * 8);
     }

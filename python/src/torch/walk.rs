@@ -1,0 +1,215 @@
+//! Walks PyTorch's snapshot: dicts and lists of Python, read in place.
+//!
+//! A million blocks in some tens of milliseconds leaves no time for a reference count, a hash or an
+//! allocation each. So dicts are stepped through (`PyDict_Next`), and a key is known by its address:
+//! PyTorch uses one string object for all keys of a name, other writers do mostly, and who does not is
+//! served by comparing texts.
+//!
+//! No code of Python's runs during a walk: nothing is called that could (only the types themselves
+//! and exact comparisons of strings), so nobody can change what is read, and what is borrowed lives.
+#![expect(unsafe_code, reason = "borrowed references: counting them costs as much as the rest")]
+
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
+use pyo3::types::{PyList, PyTuple};
+use pyo3::{ffi, prelude::*};
+use std::ffi::CStr;
+use std::ptr;
+
+/// What is not among the names.
+const OTHER: u8 = u8::MAX;
+/// Keys of a dict whose places are remembered; a block has six.
+const HINTS: usize = 16;
+/// Strings that are known by address; beyond, texts are compared each time.
+const LEARNED_MAX: usize = 64;
+
+/// Tells which of some names a string is.
+pub(super) struct Names<'py> {
+    names: &'static [&'static CStr],
+    /// Held, so that no other string can come to lie there.
+    learned: Vec<(Bound<'py, PyAny>, u8)>,
+    /// What stood at this place last.
+    hints: [(*mut ffi::PyObject, u8); HINTS],
+}
+
+impl<'py> Names<'py> {
+    pub(super) fn new(names: &'static [&'static CStr]) -> Self {
+        Self { names, learned: Vec::new(), hints: [(ptr::null_mut(), OTHER); HINTS] }
+    }
+
+    #[inline]
+    fn number(&mut self, py: Python<'py>, text: *mut ffi::PyObject, place: usize) -> u8 {
+        match self.hints.get(place) {
+            Some((known, number)) if *known == text => *number,
+            _ => self.find(py, text, place),
+        }
+    }
+
+    fn find(&mut self, py: Python<'py>, text: *mut ffi::PyObject, place: usize) -> u8 {
+        let known = self.learned.iter().find(|(known, _)| known.as_ptr() == text);
+        if let Some((_, number)) = known {
+            let number = *number;
+            self.hint(place, text, number);
+            return number;
+        }
+        let number = self.compare(text);
+        if self.learned.len() < LEARNED_MAX {
+            // SAFETY: `text` is alive, see the callers: borrowed from a container that nobody can
+            // change during the walk. The new reference keeps it.
+            let held = unsafe { Bound::from_borrowed_ptr(py, text) };
+            self.learned.push((held, number));
+            self.hint(place, text, number);
+        }
+        number
+    }
+
+    /// Only of strings that are held.
+    fn hint(&mut self, place: usize, text: *mut ffi::PyObject, number: u8) {
+        if let Some(hint) = self.hints.get_mut(place) {
+            *hint = (text, number);
+        }
+    }
+
+    fn compare(&self, text: *mut ffi::PyObject) -> u8 {
+        // SAFETY: `text` is a live object, as in `find`, and the thread is attached.
+        if unsafe { ffi::PyUnicode_Check(text) } == 0 {
+            return OTHER;
+        }
+        let is_equal = |name: &&CStr| {
+            // SAFETY: `text` is a string, as was just asked, and `name` ends with a zero.
+            unsafe { ffi::PyUnicode_CompareWithASCIIString(text, name.as_ptr()) == 0 }
+        };
+        let at = self.names.iter().position(is_equal);
+        at.and_then(|at| u8::try_from(at).ok()).unwrap_or(OTHER)
+    }
+}
+
+/// A value inside of a container that is being walked: borrowed, for as long as the walk lasts.
+#[derive(Clone, Copy)]
+pub(super) struct Value<'w, 'py> {
+    object: *mut ffi::PyObject,
+    py: Python<'py>,
+    /// The container is borrowed.
+    _walk: std::marker::PhantomData<&'w ()>,
+}
+
+impl<'w, 'py> Value<'w, 'py> {
+    /// The root of a walk.
+    pub(super) fn of(object: &'w Bound<'py, PyAny>) -> Self {
+        Self { object: object.as_ptr(), py: object.py(), _walk: std::marker::PhantomData }
+    }
+
+    /// An owned reference.
+    pub(super) fn bound(self) -> Bound<'py, PyAny> {
+        // SAFETY: alive, because its container is and cannot be changed during the walk.
+        unsafe { Bound::from_borrowed_ptr(self.py, self.object) }
+    }
+
+    /// A number from 0 to 2^64 - 1.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    #[inline]
+    pub(super) fn number(self) -> Result<u64, String> {
+        // SAFETY: alive as in `bound`, and the thread is attached. No code of Python's runs: the
+        // function takes ints alone and never asks for `__index__`.
+        let number = unsafe { ffi::PyLong_AsUnsignedLongLong(self.object) };
+        if number == u64::MAX { self.checked(number) } else { Ok(number) }
+    }
+
+    /// The largest number is also how an error is told.
+    #[cold]
+    fn checked(self, number: u64) -> Result<u64, String> {
+        match PyErr::take(self.py) {
+            None => Ok(number),
+            Some(error) if error.is_instance_of::<PyOverflowError>(self.py) => {
+                Err("is negative or past 2**64".into())
+            }
+            Some(error) if error.is_instance_of::<PyTypeError>(self.py) => {
+                Err(format!("is no int but {}", self.type_name()))
+            }
+            Some(error) => Err(format!("is not readable: {error}")),
+        }
+    }
+
+    /// Which of the names it is; `None` if it is none of them.
+    #[inline]
+    pub(super) fn name(self, names: &mut Names<'py>) -> Option<u8> {
+        let number = names.number(self.py, self.object, 0);
+        (number != OTHER).then_some(number)
+    }
+
+    /// The values of a dict by their keys' names; `None` where the key is absent, or it is no dict.
+    #[inline]
+    pub(super) fn fields<const N: usize>(
+        self,
+        names: &mut Names<'py>,
+    ) -> Option<[Option<Value<'w, 'py>>; N]> {
+        // SAFETY: alive as in `bound`.
+        if unsafe { ffi::PyDict_Check(self.object) } == 0 {
+            return None;
+        }
+        let mut found = [None; N];
+        let (mut position, mut place) = (0, 0);
+        let (mut key, mut value) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: a dict, as was just asked, that nobody changes meanwhile; the out-pointers are
+        // locals. What comes is borrowed from it.
+        while unsafe { ffi::PyDict_Next(self.object, &mut position, &mut key, &mut value) } != 0 {
+            let number = names.number(self.py, key, place);
+            if let Some(slot) = found.get_mut(usize::from(number)) {
+                *slot = Some(Self { object: value, ..self });
+            }
+            place += 1;
+        }
+        Some(found)
+    }
+
+    /// The items of a list or tuple; `None` if it is neither.
+    pub(super) fn items(self) -> Option<Items<'w, 'py>> {
+        // SAFETY: alive as in `bound`.
+        let (is_list, is_tuple) =
+            unsafe { (ffi::PyList_Check(self.object) != 0, ffi::PyTuple_Check(self.object) != 0) };
+        let object = self.bound();
+        let count = match (is_list, is_tuple) {
+            (true, _) => object.cast::<PyList>().map_or(0, PyListMethods::len),
+            (_, true) => object.cast::<PyTuple>().map_or(0, PyTupleMethods::len),
+            _ => return None,
+        };
+        Some(Items { of: self, is_list, at: 0, count })
+    }
+
+    /// What it is, for an error.
+    pub(super) fn type_name(self) -> String {
+        self.bound().get_type().name().map_or_else(|_| "something".into(), |name| name.to_string())
+    }
+}
+
+/// The items of a list or tuple.
+pub(super) struct Items<'w, 'py> {
+    of: Value<'w, 'py>,
+    is_list: bool,
+    at: usize,
+    count: usize,
+}
+
+impl<'w, 'py> Iterator for Items<'w, 'py> {
+    type Item = Value<'w, 'py>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.count {
+            return None;
+        }
+        let at = ffi::Py_ssize_t::try_from(self.at).ok()?;
+        self.at += 1;
+        // SAFETY: a list or tuple as `is_list` says, at least `count` long when the walk began, and
+        // nobody changes it meanwhile. The item is borrowed from it; past the end it would be null.
+        let object = unsafe {
+            if self.is_list {
+                ffi::PyList_GetItem(self.of.object, at)
+            } else {
+                ffi::PyTuple_GetItem(self.of.object, at)
+            }
+        };
+        (!object.is_null()).then_some(Value { object, ..self.of })
+    }
+}
