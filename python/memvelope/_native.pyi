@@ -27,6 +27,8 @@ __all__ = [
     "DriverCallError",
     "Envelope",
     "FlushTimeoutError",
+    "Follow",
+    "Framework",
     "Gate",
     "InternalError",
     "Lease",
@@ -39,6 +41,7 @@ __all__ = [
     "PastMaximum",
     "Plan",
     "PlanRefused",
+    "ReadAllocatorError",
     "ReadConfigError",
     "ReadFileError",
     "ReadModelError",
@@ -50,6 +53,7 @@ __all__ = [
     "UnknownModelError",
     "WriteFileError",
     "__version__",
+    "_BlockScope",
     "_EmptyCall",
     "_Mark",
     "_Open",
@@ -58,6 +62,8 @@ __all__ = [
     "_tag_name",
     "_tag_number",
     "_thread_tag",
+    "_torch_ingest",
+    "_torch_turnover",
     "doctor",
     "plan",
 ]
@@ -450,6 +456,24 @@ class Session:
         """Leaves CUPTI to somebody else. Raises `FlushTimeoutError` or `CuptiCallError`."""
     def resume(self) -> bool:
         """Ends that. True if it records now; else as soon as CUPTI is given back."""
+    def follow(
+        self,
+        gate: Gate,
+        plan: Plan | Envelope | _Document,
+        *,
+        device: int = 0,
+        budget_blocks: int | None = None,
+        floor_blocks: int = 0,
+        rise_blocks: int | None = None,
+        rise_readings: int = 10,
+        rise_after_s: float = 60.0,
+        is_loaded: bool = False,
+        kv_untagged_bytes: int | None = None,
+        keeps_cached: bool = False,
+        by_hand: bool = False,
+    ) -> Follow:
+        """Lets a gate follow the measured envelope while the result is kept. Raises
+        `ConfigureGateError`, `PlanRefused`, and what `Envelope.plan` raises."""
     def sample(self) -> None: ...
     def flush(self, timeout_s: float = 5.0) -> None:
         """Waits for the records of completed work. Raises `FlushTimeoutError`."""
@@ -459,6 +483,24 @@ class Session:
         """Writes the sampled trace as Chrome trace JSON. Raises `WriteFileError`."""
     def stop(self, timeout_s: float = 5.0) -> dict[str, Any]:
         """Ends the session; returns the last snapshot. Raises `FlushTimeoutError`."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> bool: ...
+
+@final
+class Follow:
+    """A gate follows the measured envelope as long as this is kept."""
+
+    def status(self) -> dict[str, Any]:
+        """Where it stands."""
+    def update(self) -> dict[str, Any]:
+        """Takes what was measured last now; returns `status()`."""
+    def stop(self) -> None:
+        """Ends it; the gate keeps its capacity."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -510,6 +552,80 @@ def _replace_tag(number: int) -> int:
 
 def _thread_tag() -> int: ...
 
+@final
+class Framework:
+    """What the caching allocator of PyTorch holds on one device, and what of it is in use.
+
+    requested <= allocated <= active <= reserved, all in bytes: between the first two lies rounding,
+    then what was freed but awaits a stream, then what is cached.
+    """
+
+    @property
+    def device(self) -> int:
+        """The device's index."""
+    @property
+    def turnover(self) -> int:
+        """Operations of the allocator so far: where two are equal, it did nothing in between."""
+    @property
+    def requested_bytes(self) -> int:
+        """Bytes that were asked for and not freed."""
+    @property
+    def allocated_bytes(self) -> int:
+        """The same, rounded."""
+    @property
+    def active_bytes(self) -> int:
+        """The same, and what was freed but awaits a stream."""
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes of all segments."""
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes in no block that is in use or awaits a stream."""
+    @property
+    def releasable_bytes(self) -> int:
+        """Of the cached bytes, those that `torch.cuda.empty_cache()` gives back."""
+    @property
+    def stranded_bytes(self) -> int:
+        """Of the cached bytes, those that stay when the cache is emptied."""
+    @property
+    def blocks(self) -> int:
+        """Blocks, in use or not."""
+    @property
+    def notes(self) -> list[str]:
+        """What somebody should know who relies on the numbers."""
+    @property
+    def by_tag(self) -> dict[str, int]:
+        """Requested bytes by tag."""
+    @property
+    def spaces(self) -> list[dict[str, Any]]:
+        """By pool, stream and size class; a request is served from one of them."""
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The allocator's settings, as far as it tells them."""
+    def as_dict(self, *, segments: bool = True) -> dict[str, Any]:
+        """Everything, as it stands in a snapshot. `segments=False` leaves their list out."""
+
+@final
+class _BlockScope:
+    """A scope in which blocks are tagged, from what was in use when it began."""
+
+    def __new__(cls, snapshot: Any = None, device: int | None = None) -> Self: ...
+    def end(self, tag: int, snapshot: Any = None, device: int | None = None) -> int:
+        """It is over; returns how many blocks have the tag since."""
+
+def _torch_ingest(
+    snapshot: Any,
+    stats: Any = None,
+    device: int | None = None,
+    limit_bytes: int | None = None,
+    notes: list[str] = ...,
+) -> Framework:
+    """The allocator's plane of a device, from what PyTorch told. Raises `ReadAllocatorError`, and
+    `ValueError` where a device must be named."""
+
+def _torch_turnover(stats: Any) -> int:
+    """A number that changes with whatever the allocator does."""
+
 class MemvelopeError(Exception): ...
 
 class LoadLibraryError(MemvelopeError):
@@ -549,6 +665,10 @@ class ReadConfigError(MemvelopeError):
     key: str
     value: str
     expected: str
+
+class ReadAllocatorError(MemvelopeError):
+    place: str
+    problem: str
 
 class ReadModelError(MemvelopeError):
     field: str

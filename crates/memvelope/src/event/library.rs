@@ -57,19 +57,19 @@ impl Libraries {
     /// Length at which names are cut.
     pub const NAME_BYTES_MAX: usize = WORDS * 8;
 
+    /// The name of one of the three fixed numbers; any other is unknown here.
+    #[must_use]
+    pub fn fixed_name(id: LibraryId) -> &'static str {
+        let [unknown, ..] = FIXED;
+        FIXED.get(usize::from(id.0)).copied().unwrap_or(unknown)
+    }
+
     /// Knows the three fixed ones.
     #[must_use]
     pub const fn new() -> Self {
         const PLACE: Place =
             Place { state: AtomicU8::new(EMPTY), name: [const { AtomicU64::new(0) }; WORDS] };
         Self { places: [PLACE; Self::MAX - FIXED.len()] }
-    }
-
-    /// The name of one of the three fixed numbers; any other is unknown here.
-    #[must_use]
-    pub fn fixed_name(id: LibraryId) -> &'static str {
-        let [unknown, ..] = FIXED;
-        FIXED.get(usize::from(id.0)).copied().unwrap_or(unknown)
     }
 
     /// The number of a library by its short name (`libnccl`). [`LibraryId::UNKNOWN`] where another
@@ -89,9 +89,13 @@ impl Libraries {
     /// The name of a library.
     #[must_use]
     pub fn name(&self, id: LibraryId) -> String {
-        let place = usize::from(id.0).checked_sub(FIXED.len());
-        let met = place.and_then(|at| self.places.get(at)).and_then(Place::text);
-        met.unwrap_or_else(|| Self::fixed_name(id).into())
+        let at = usize::from(id.0);
+        let place = at.checked_sub(FIXED.len()).and_then(|at| self.places.get(at));
+        let name = match FIXED.get(at) {
+            Some(fixed) => Some((*fixed).into()),
+            None => place.and_then(Place::text),
+        };
+        name.unwrap_or_else(|| FIXED[0].into())
     }
 
     /// Every name, by number.

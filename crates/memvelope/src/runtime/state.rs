@@ -1,9 +1,9 @@
 //! The state of a session.
 //!
-//! **Locks.** Each of `links`, `recorded`, `spans`, `planes`, `problems`, `threads` and the control's
-//! is taken for a bounded time, and none is held across a CUDA, CUPTI or NVML call. Three may be taken
-//! under another because they are leaves: the ledger's (under `planes`), the names' and `spans` (under
-//! `recorded`). No other two are held together. Driver callbacks take the ledger's and no other.
+//! **Locks.** Each of `links`, `recorded`, `spans`, `planes`, `highest`, `problems`, `threads` and the
+//! control's is taken for a bounded time, and none is held across a CUDA, CUPTI or NVML call. Three may
+//! be taken under another because they are leaves: the ledger's (under `planes`), the names' and
+//! `spans` (under `recorded`). No other two are held together. Driver callbacks take the ledger's and no other.
 
 use super::attach::Links;
 use super::control::Control;
@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::event::{DeviceIndex, DropReason, Event, Names, Scopes};
 use crate::fork;
 use crate::ledger::{HistoryPoint, Ledger};
-use crate::snapshot::{Epoch, Parts, Snapshot};
+use crate::snapshot::{Balance, Epoch, Parts, Snapshot};
 use crate::source::cupti::{Counters, Recorder, State};
 use crate::source::{attribution, clock};
 use crate::timeline::Timeline;
@@ -89,6 +89,8 @@ pub(super) struct Inner {
     /// of the trace or for the decoder. They may hold locks of their own, the interpreter's say.
     spans: Mutex<Vec<Event>>,
     planes: Mutex<Planes>,
+    /// By device, the balance with most bytes used so far.
+    highest: Mutex<Vec<(DeviceIndex, Balance)>>,
     problems: Mutex<Problems>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// What the names had counted before this session: they outlive it.
@@ -132,6 +134,7 @@ impl Inner {
             }),
             spans: Mutex::default(),
             planes: Mutex::new(planes),
+            highest: Mutex::default(),
             problems: Mutex::default(),
             threads: Mutex::default(),
             names_refused_before: names.refused(),
@@ -425,7 +428,7 @@ impl Inner {
         let allocations_unseen =
             !matches!(self.mode(), Mode::Cupti(coverage) if coverage.callbacks);
         let names_refused = self.names.refused().saturating_sub(self.names_refused_before);
-        Snapshot::assemble(Parts {
+        let mut snapshot = Snapshot::assemble(Parts {
             epoch: self.epoch.fetch_add(1, Ordering::AcqRel) + 1,
             time,
             simulated,
@@ -450,7 +453,28 @@ impl Inner {
             libraries: attribution::names(),
             allocations_unseen,
             ..Parts::default()
-        })
+        });
+        self.note_highest(&mut snapshot);
+        snapshot
+    }
+
+    /// Keeps the balance with most bytes used: a program that frees what it has before it ends would
+    /// else leave nothing to look at.
+    fn note_highest(&self, snapshot: &mut Snapshot) {
+        let mut highest = lock(&self.highest);
+        for device in &mut snapshot.devices {
+            let index = device.totals.device;
+            let at = highest.iter().position(|(known, _)| *known == index);
+            if let Some(balance) = &device.balance {
+                match at.and_then(|at| highest.get_mut(at)) {
+                    Some((_, known)) if known.used_bytes >= balance.used_bytes => {}
+                    Some((_, known)) => known.clone_from(balance),
+                    None => highest.push((index, balance.clone())),
+                }
+            }
+            let known = highest.iter().find(|(known, _)| *known == index);
+            device.highest = known.map(|(_, balance)| balance.clone());
+        }
     }
 
     /// What is not recorded and why.
@@ -487,9 +511,9 @@ impl Inner {
             }
         }
         unseen.extend(super::scope::unread_sentence());
-        unseen.extend(attribution::unseen());
         let now = self.now();
         unseen.extend(self.planes().silences(now));
+        unseen.extend(attribution::unseen());
         let problems = lock(&self.problems);
         let Problems { driver, cupti, nvml, unfinalized, unpublished, .. } = &*problems;
         let texts = [driver, cupti, nvml, unfinalized, unpublished];
