@@ -84,6 +84,7 @@ impl Planes {
         let plane = self.plane(device);
         plane.total_bytes = Some(epoch.total_bytes);
         plane.free_bytes = Some(epoch.free_bytes);
+        plane.reads += 1;
         if plane.opening_bytes.is_none() {
             let used = epoch.total_bytes.saturating_sub(epoch.free_bytes);
             let seen = seen_of(&epoch.totals).saturating_sub(epoch.moved_bytes);
@@ -139,7 +140,6 @@ impl Planes {
                 let plane = self.plane(device);
                 plane.total_bytes = Some(total);
                 plane.free_bytes = Some(free);
-                plane.reads += 1;
             }
             Body::DeviceUse { device, used, reserved, process_used, others, others_untold } => {
                 let plane = self.plane(device);
