@@ -16,7 +16,7 @@ pub(crate) fn info(call: &Call, free: *mut usize, total: *mut usize) -> Done {
     call.world(|world| {
         let device = current_device_index(world)?;
         put(free, world.free_bytes(device) as usize)?;
-        put(total, world.devices[device].spec.total_bytes as usize)
+        put(total, world.devices[device].total() as usize)
     })
 }
 

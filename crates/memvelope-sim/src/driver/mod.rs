@@ -13,6 +13,7 @@ pub(crate) mod device;
 pub(crate) mod graph;
 pub(crate) mod init;
 pub(crate) mod ipc;
+pub(crate) mod library;
 pub(crate) mod memory;
 pub(crate) mod module;
 pub(crate) mod pools;
@@ -71,7 +72,7 @@ driver_functions! {
     cuDeviceGetName(name: *mut c_char, len: i32, dev: i32) = 5 Call
         => |call| device::name(call, name, len, dev);
     cuDeviceGetUuid(uuid: *mut [u8; 16], dev: i32) = 482 Call
-        => |call| device::uuid(call, uuid, dev);
+        => |call| device::whole_uuid(call, uuid, dev);
     cuDeviceGetUuid_v2(uuid: *mut [u8; 16], dev: i32) = 647 Call
         => |call| device::uuid(call, uuid, dev);
     cuDeviceTotalMem_v2(bytes: *mut usize, dev: i32) = 259 Call
@@ -343,6 +344,23 @@ driver_functions! {
     cuModuleUnload(hmod: u64) = 22 Call => |call| module::unload(call, hmod);
     cuModuleGetFunction(function: *mut u64, hmod: u64, name: *const c_char) = 23 Call
         => |call| module::function(call, function, hmod, name);
+    cuModuleGetLoadingMode(mode: *mut u32) = 673 Call => |call| module::loading_mode(call, mode);
+    cuLibraryLoadData(library: *mut u64, code: *const c_void, _jitOptions: *const u32,
+        _jitOptionsValues: *const *mut c_void, _numJitOptions: u32, _libraryOptions: *const u32,
+        _libraryOptionValues: *const *mut c_void, _numLibraryOptions: u32) = 678 Setup
+        => |call| library::load(call, library, code);
+    cuLibraryUnload(library: u64) = 680 Call => |call| library::unload(call, library);
+    cuLibraryGetKernel(pKernel: *mut u64, library: u64, name: *const c_char) = 681 Call
+        => |call| library::kernel(call, pKernel, library, name);
+    cuLibraryGetModule(pMod: *mut u64, library: u64) = 682 Setup
+        => |call| library::module(call, pMod, library);
+    cuKernelGetFunction(pFunc: *mut u64, kernel: u64) = 683 Setup
+        => |call| library::function(call, pFunc, kernel);
+    cuFuncGetModule(hmod: *mut u64, hfunc: u64) = 566 Call
+        => |call| module::module_of(call, hmod, hfunc);
+    cuFuncIsLoaded(state: *mut u32, function: u64) = 741 Call
+        => |call| module::is_loaded(call, state, function);
+    cuFuncLoad(function: u64) = 742 Setup => |call| module::load_function(call, function);
     cuFuncGetName(name: *mut *const c_char, hfunc: u64) = 0 Call
         => |call| module::function_name(call, name, hfunc);
     cuFuncGetAttribute(value: *mut i32, attribute: u32, hfunc: u64) = 0 Call

@@ -21,6 +21,8 @@ pub(crate) struct Device {
     pub(crate) spec: scenario::Device,
     pub(crate) uuid_text: String,
     pub(crate) uuid: [u8; 16],
+    /// The same of the GPU that it is a MIG slice of, or its own.
+    pub(crate) whole_uuid: [u8; 16],
     /// Bytes of contexts and their modules.
     pub(crate) context_bytes: u64,
     /// Bytes of CUPTI's own buffers.
@@ -55,6 +57,7 @@ impl Device {
             spec: spec.clone(),
             uuid_text,
             uuid,
+            whole_uuid: spec.whole_uuid(ordinal),
             context_bytes: 0,
             cupti_bytes: 0,
             physical: 0,
@@ -80,13 +83,23 @@ impl Device {
         self.physical + self.context_bytes + self.cupti_bytes
     }
 
+    /// What the driver says there is; NVML counts what is reserved as well.
+    pub(crate) fn total(&self) -> u64 {
+        self.spec.total_bytes - self.spec.reserved_bytes
+    }
+
+    /// What the driver keeps `elapsed` nanoseconds after the start, attributed to nobody.
+    pub(crate) fn hidden(&self, elapsed: u64) -> u64 {
+        let room = self.total().saturating_sub(self.own());
+        at(elapsed, self.spec.hidden_bytes, &self.spec.hidden_steps).min(room)
+    }
+
     /// What the co-tenants hold `elapsed` nanoseconds after the start.
     pub(crate) fn co_tenant_bytes(&self, elapsed: u64) -> impl Iterator<Item = (u32, u64)> {
-        let own = self.own() + self.spec.hidden_bytes;
-        let mut room = self.spec.total_bytes.saturating_sub(own);
+        let own = self.own() + self.hidden(elapsed);
+        let mut room = self.total().saturating_sub(own);
         self.spec.co_tenants.iter().map(move |tenant| {
-            let step = tenant.steps.iter().rev().find(|step| step.after_ns <= elapsed);
-            let bytes = step.map_or(tenant.bytes, |step| step.bytes).min(room);
+            let bytes = at(elapsed, tenant.bytes, &tenant.steps).min(room);
             room -= bytes;
             (tenant.pid, bytes)
         })
@@ -95,14 +108,20 @@ impl Device {
     /// What `cuMemGetInfo` calls free.
     pub(crate) fn free(&self, elapsed: u64) -> u64 {
         let tenants: u64 = self.co_tenant_bytes(elapsed).map(|(_, bytes)| bytes).sum();
-        let used = self.own() + self.spec.hidden_bytes + tenants;
-        self.spec.total_bytes.saturating_sub(used)
+        let used = self.own() + self.hidden(elapsed) + tenants;
+        self.total().saturating_sub(used)
     }
 
     pub(crate) fn pages(&self, bytes: u64) -> Option<u64> {
         let page = self.spec.page_bytes;
         bytes.checked_add(page - 1).map(|bytes| bytes / page * page)
     }
+}
+
+/// What is held `elapsed` nanoseconds after the start.
+fn at(elapsed: u64, first: u64, steps: &[scenario::Step]) -> u64 {
+    let step = steps.iter().rev().find(|step| step.after_ns <= elapsed);
+    step.map_or(first, |step| step.bytes)
 }
 
 /// A live allocation.

@@ -6,6 +6,7 @@
 pub(crate) mod contents;
 pub(crate) mod graph_memory;
 pub(crate) mod graphs;
+pub(crate) mod growth;
 pub(crate) mod imports;
 pub(crate) mod memory;
 pub(crate) mod multicast;
@@ -16,6 +17,7 @@ pub(crate) mod vmm;
 use crate::abi::{Code, Done};
 use crate::books::Books;
 use crate::cupti::pending::Pending;
+use crate::driver::library::{Library, LibraryKernel};
 use crate::scenario::{KernelCost, Scenario};
 use crate::share::Export;
 use crate::thread;
@@ -108,6 +110,8 @@ pub(crate) struct World {
     pub(crate) events: HashMap<u64, timeline::Event>,
     pub(crate) modules: HashMap<u64, Module>,
     pub(crate) functions: HashMap<u64, Function>,
+    pub(crate) libraries: HashMap<u64, Library>,
+    pub(crate) kernels: HashMap<u64, LibraryKernel>,
     /// Live device, pitch, managed and pool allocations by base address.
     pub(crate) allocs: BTreeMap<u64, memory::Alloc>,
     /// Live host allocations by base address.
@@ -142,7 +146,6 @@ pub(crate) struct Context {
     /// CUPTI's id of it.
     pub(crate) uid: u32,
     pub(crate) flags: u32,
-    pub(crate) modules: u64,
     /// Handle of its legacy default stream.
     pub(crate) legacy: u64,
     /// Per-thread default streams, by thread number.
@@ -154,6 +157,8 @@ pub(crate) struct Context {
     /// When the last work of its destroyed streams ends.
     pub(crate) orphan_tail: u64,
     pub(crate) limits: HashMap<u32, usize>,
+    /// Local memory of each of its threads.
+    pub(crate) local_bytes: u64,
 }
 
 /// A loaded module.
@@ -162,6 +167,8 @@ pub(crate) struct Module {
     pub(crate) context: u64,
     pub(crate) entries: Vec<crate::driver::module::Entry>,
     pub(crate) functions: HashMap<CString, u64>,
+    /// Whether a kernel of it was launched.
+    pub(crate) has_launched: bool,
 }
 
 /// A kernel of a loaded module.
@@ -188,6 +195,8 @@ pub(crate) enum Tag {
     Node = 0xc9,
     Executable = 0xca,
     Physical = 0xcb,
+    Library = 0xcc,
+    Kernel = 0xcd,
 }
 
 impl World {
@@ -211,6 +220,8 @@ impl World {
             events: HashMap::new(),
             modules: HashMap::new(),
             functions: HashMap::new(),
+            libraries: HashMap::new(),
+            kernels: HashMap::new(),
             allocs: BTreeMap::new(),
             hosts: BTreeMap::new(),
             addresses: memory::Addresses::default(),
@@ -282,13 +293,13 @@ impl World {
                 device,
                 uid,
                 flags,
-                modules: 0,
                 legacy,
                 per_thread: HashMap::new(),
                 legacy_tail: self.now,
                 blocking_tail: self.now,
                 orphan_tail: self.now,
                 limits: HashMap::new(),
+                local_bytes: growth::STACK_BYTES,
             },
         );
         self.make_stream(handle, legacy, timeline::LEGACY);
@@ -298,9 +309,8 @@ impl World {
 
     /// Destroys a context and everything that belongs to it.
     pub(crate) fn destroy_context(&mut self, handle: u64) -> Done {
+        let bytes = self.bytes_of_context(handle);
         let context = self.contexts.remove(&handle).ok_or(Code::INVALID_CONTEXT)?;
-        let spec = &self.devices[context.device].spec;
-        let bytes = spec.context_bytes + context.modules * spec.module_bytes;
         self.give_context_bytes(context.device, bytes);
         self.drop_device_buffers(context.uid);
         self.streams.retain(|_, stream| stream.context != handle);

@@ -68,6 +68,11 @@ pub(super) fn read_epoch(
     }
     let links = inner.links();
     let device = links.devices.iter().find(|known| known.index == device)?;
+    let has_opening = inner.planes().plane(device.index).opening_bytes.is_some();
+    if !has_opening {
+        // What this process used before is asked of NVML, which is not asked below.
+        poll::sample(inner, true);
+    }
     let driver = links.driver.filter(|_| inner.may_call());
     let _relaxed = driver.and_then(Driver::relaxed);
     epoch::read(inner, &links, device, Whence::Here, read)

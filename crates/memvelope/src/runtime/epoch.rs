@@ -3,7 +3,8 @@
 //! **How.** Where the ledger stands is noted; then the framework is asked (by the caller's function,
 //! if there is one), the driver's free bytes, every pool, graph memory, and the free bytes again.
 //! If the ledger stands where it stood and the free bytes are what they were, all of it belongs to
-//! one moment. If not, all is asked again, [`TRIES`] times; then the epoch is torn, and says by how
+//! one moment, unless a call is under way that takes or gives back memory: what it does shows in
+//! the free bytes before the ledger hears of it. If not, all is asked again, [`TRIES`] times; then the epoch is torn, and says by how
 //! much. What pools and graphs say goes into the ledger; where that was news, the question is
 //! repeated, too: the ledger's sums are then those of the moment before.
 //!
@@ -15,9 +16,9 @@ use super::planes::{Mark, Told, seen_of};
 use super::poll;
 use super::state::Inner;
 use crate::error::Result;
-use crate::event::DeviceIndex;
+use crate::event::{DeviceIndex, Seen};
 use crate::framework::Framework;
-use crate::ledger::DeviceTotals;
+use crate::ledger::{DeviceTotals, Ledger};
 use crate::snapshot::Epoch;
 use crate::source::driver::{Asked, DeviceInfo, Driver, Reading};
 use crate::units::Bytes;
@@ -68,6 +69,7 @@ fn attempt(
     reader: Option<&mut Reader<'_>>,
 ) -> Option<Epoch> {
     let index = device.index;
+    let was_quiet = is_quiet(inner);
     let before = mark(inner, index);
     let totals = totals_of(inner, index);
     let first_free = reader.as_ref().and_then(|_| free_of(inner, links, device, whence));
@@ -93,7 +95,8 @@ fn attempt(
     let settled = mark(inner, index);
     let free_moved = first_free.map_or(Bytes::ZERO, |first| apart(first, reading.free));
     let moved = reading.moved.max(free_moved).max(apart(before.0, settled.0));
-    let is_torn = before != after || after != settled || moved > Bytes::ZERO;
+    let is_still = before == after && after == settled && moved == Bytes::ZERO;
+    let is_torn = !(is_still && was_quiet && is_quiet(inner));
     Some(Epoch {
         time: inner.now(),
         total_bytes: reading.total,
@@ -107,6 +110,11 @@ fn attempt(
     })
 }
 
+/// Whether no call is under way that takes or gives back memory.
+fn is_quiet(inner: &Inner) -> bool {
+    inner.recorder().is_none_or(|recorder| recorder.calls_under_way() == 0)
+}
+
 fn apart(one: Bytes, other: Bytes) -> Bytes {
     Bytes(one.0.abs_diff(other.0))
 }
@@ -117,7 +125,14 @@ fn mark(inner: &Inner, device: DeviceIndex) -> Mark {
 
 /// Physical bytes that were seen to be taken so far.
 pub(super) fn seen(inner: &Inner, device: DeviceIndex) -> Bytes {
-    seen_of(&totals_of(inner, device))
+    Bytes(u64::try_from(seen_of(&totals_of(inner, device))).unwrap_or(0))
+}
+
+/// What a ledger has seen to be taken of a device.
+pub(super) fn seen_in(ledger: &Ledger, device: DeviceIndex) -> Seen {
+    let known = ledger.totals().into_iter().find(|totals| totals.device == device);
+    let bytes = known.map_or(0, |totals| seen_of(&totals));
+    Seen { bytes, turnover: ledger.vram_and_turnover(device).1 }
 }
 
 fn totals_of(inner: &Inner, device: DeviceIndex) -> DeviceTotals {

@@ -134,7 +134,10 @@ fn ask_nvml(inner: &Inner, links: &Links, device: &DeviceInfo) {
         if let Some(processes) = noted(inner, nvml.processes_of(device)) {
             // Of what comes and goes meanwhile, only what surely was there is taken off.
             let seen = seen.min(epoch::seen(inner, device.index));
-            inner.planes().note_processes(device.index, processes, seen);
+            let moved = inner.planes().note_processes(device.index, processes, seen);
+            if let Some(recorder) = links.recorder {
+                recorder.note_others(device.index, moved);
+            }
         }
     }
     let Some(nvml) = nvml() else { return };

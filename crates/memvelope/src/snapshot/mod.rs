@@ -18,6 +18,7 @@ pub use text::fit_text;
 
 use crate::event::{DeviceIndex, DropReason, Libraries, LibraryId};
 use crate::framework::{Demand, Framework};
+pub use crate::ledger::Matched;
 use crate::ledger::{DeviceTotals, Findings};
 use crate::timeline::Summary;
 use crate::units::{Bytes, Nanos};
@@ -90,6 +91,8 @@ pub struct DeviceSnapshot {
     pub reserved_bytes: Option<Bytes>,
     /// Used by other processes, as NVML told last; `None` if it does not list them.
     pub others_bytes: Option<Bytes>,
+    /// The most that the others moved by, either way, between the last looks: their error bar.
+    pub others_moved_bytes: Option<Bytes>,
     /// Of the other processes, those whose bytes NVML does not tell.
     pub others_untold: u32,
     /// Of `opening_bytes`, what this process itself used then; `None` where NVML does not list it.
@@ -166,6 +169,7 @@ pub struct DevicePlane {
     pub recorder_bytes_max: Option<Bytes>,
     pub reserved_bytes: Option<Bytes>,
     pub others_bytes: Option<Bytes>,
+    pub others_moved_bytes: Option<Bytes>,
     pub others_untold: u32,
     pub opening_own_bytes: Option<Bytes>,
     /// Whether the primary context was made while CUPTI was attached; `None` until known.
@@ -197,19 +201,6 @@ pub struct Epoch {
     pub moved_bytes: Bytes,
     /// Used by other processes, as NVML told last; `None` if it does not list them.
     pub others_bytes: Option<Bytes>,
-}
-
-/// A framework segment as the driver plane knows it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Matched {
-    /// Bytes of driver allocations inside of it that count as VRAM, by [`crate::event::Tag`]
-    /// in its order; all zero if the ledger never saw it.
-    pub by_tag: [Bytes; crate::event::Tag::COUNT],
-    /// Allocations inside of it.
-    pub count: u64,
-    /// The library that asked for them.
-    pub library: crate::event::LibraryId,
 }
 
 impl Snapshot {
@@ -319,6 +310,7 @@ fn device_snapshot(
         allocations_unseen,
         reserved_bytes: plane.reserved_bytes,
         others_bytes: plane.others_bytes,
+        others_moved_bytes: plane.others_moved_bytes,
         others_untold: plane.others_untold,
         opening_own_bytes: plane.opening_own_bytes,
         framework: plane.epoch.and_then(|epoch| epoch.framework),
