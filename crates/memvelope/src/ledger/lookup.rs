@@ -9,7 +9,6 @@ use crate::event::{AllocKind, DeviceIndex, LibraryId, Tag};
 use crate::framework::Segment;
 use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
-use serde::{Deserialize, Serialize};
 
 /// Segments or slots looked at while the lock is held once: microseconds.
 const PORTION: usize = 512;
