@@ -101,6 +101,8 @@ pub struct DeviceSnapshot {
     pub framework: Option<Framework>,
     /// What is used, term by term; `None` until the device plane was asked.
     pub balance: Option<Balance>,
+    /// The balance with most bytes used, of those that were read so far.
+    pub highest: Option<Balance>,
     /// How fragmented what is free is; `None` likewise.
     pub fragmentation: Option<Fragmentation>,
 }
@@ -315,6 +317,7 @@ fn device_snapshot(
         opening_own_bytes: plane.opening_own_bytes,
         framework: plane.epoch.and_then(|epoch| epoch.framework),
         balance: None,
+        highest: None,
         fragmentation: None,
     }
 }
