@@ -27,6 +27,7 @@ __all__ = [
     "DriverCallError",
     "Envelope",
     "FlushTimeoutError",
+    "Follow",
     "Framework",
     "Gate",
     "InternalError",
@@ -456,6 +457,24 @@ class Session:
         """Leaves CUPTI to somebody else. Raises `FlushTimeoutError` or `CuptiCallError`."""
     def resume(self) -> bool:
         """Ends that. True if it records now; else as soon as CUPTI is given back."""
+    def follow(
+        self,
+        gate: Gate,
+        plan: Plan | Envelope | _Document,
+        *,
+        device: int = 0,
+        budget_blocks: int | None = None,
+        floor_blocks: int = 0,
+        rise_blocks: int | None = None,
+        rise_readings: int = 10,
+        rise_after_s: float = 60.0,
+        is_loaded: bool = False,
+        kv_untagged_bytes: int | None = None,
+        keeps_cached: bool = False,
+        by_hand: bool = False,
+    ) -> Follow:
+        """Lets a gate follow the measured envelope while the result is kept. Raises
+        `ConfigureGateError`, `PlanRefused`, and what `Envelope.plan` raises."""
     def sample(self) -> None: ...
     def flush(self, timeout_s: float = 5.0) -> None:
         """Waits for the records of completed work. Raises `FlushTimeoutError`."""
@@ -465,6 +484,24 @@ class Session:
         """Writes the sampled trace as Chrome trace JSON. Raises `WriteFileError`."""
     def stop(self, timeout_s: float = 5.0) -> dict[str, Any]:
         """Ends the session; returns the last snapshot. Raises `FlushTimeoutError`."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> bool: ...
+
+@final
+class Follow:
+    """A gate follows the measured envelope as long as this is kept."""
+
+    def status(self) -> dict[str, Any]:
+        """Where it stands."""
+    def update(self) -> dict[str, Any]:
+        """Takes what was measured last now; returns `status()`."""
+    def stop(self) -> None:
+        """Ends it; the gate keeps its capacity."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self,

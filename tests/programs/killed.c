@@ -50,6 +50,10 @@ int main(int count, char **words) {
     int code = count > 2 ? atoi(words[2]) : 0;
     if (!strcmp(how, "again")) how = "exit"; /* what `exec` becomes */
     cuda_work(10 * MIB, 100);
+    if (!strcmp(how, "fds-wait")) {
+        disturb("fds");
+        how = "wait";
+    }
     disturb(how);
     if (!strcmp(how, "exit")) exit(code);
     if (!strcmp(how, "wait") || !strcmp(how, "handler")) {

@@ -3,17 +3,19 @@
 //! Exit codes: 0 done (for `doctor`: usable), 1 the work failed (for `doctor`: degraded), 2 bad
 //! input or usage, nothing was written (for `doctor`: unusable). `plan`: 1 where the engine would
 //! refuse to start. `replay --check-external`: 1 where the simulation misses what was measured.
-//! `run` ends as the program it ran did.
+//! `run` ends as the program it ran did. `snapshot`: 1 where there is nothing to show.
 
 mod demo;
 mod doctor;
 mod failure;
+mod names;
 mod output;
 mod plan;
 mod replay;
 mod requests;
 mod run;
 mod sim_exec;
+mod snapshot;
 
 use clap::{Parser, Subcommand};
 use failure::Failure;
@@ -37,6 +39,8 @@ enum Command {
     Demo(demo::Args),
     /// Record a program that was never changed, and say what it did with the GPU.
     Run(Box<run::Args>),
+    /// Say where the VRAM of a running process is, and whether more would fit.
+    Snapshot(snapshot::Args),
     /// Replay requests through admission policies, on one simulated replica, and compare them.
     Replay(Box<replay::Args>),
 }
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Snapshot(args) => snapshot::run(&args),
         Command::Replay(args) => replay::run(&args),
     };
     let code = outcome.unwrap_or_else(|failure: Failure| {

@@ -88,9 +88,12 @@ pub struct Space {
     /// Whether its segments are expandable.
     pub is_expandable: bool,
     /// Of an expandable segment, the free block at the end of what is mapped: a larger request takes
-    /// it, and has the rest mapped behind it. 0 if not told, or where there are holes in what is
-    /// mapped, since growth may begin at one of them.
+    /// it, and has the rest mapped behind it. 0 if not told, where there are several such segments, and
+    /// where a hole in what is mapped is right before it.
     pub tail_free_bytes: Bytes,
+    /// Of an expandable segment with holes in what is mapped: all of the holes, with the free blocks at
+    /// their edges. A request up to that may have its pages mapped there, and not at the end.
+    pub hole_bytes: Bytes,
     /// With a [`Settings::max_split_size`]: the largest free block below it. 0 if not told.
     pub largest_splittable_free_bytes: Bytes,
     /// With a [`Settings::max_split_size`]: sizes of the free blocks of that size or above,
@@ -193,7 +196,8 @@ pub struct Demand {
 
 /// Buckets an octave, as a power of two.
 const DEMAND_SHIFT: u32 = 2;
-const DEMAND_BUCKETS: usize = 64 << DEMAND_SHIFT;
+/// Buckets in all.
+pub(crate) const DEMAND_BUCKETS: usize = 64 << DEMAND_SHIFT;
 
 impl Demand {
     /// Without requests.
@@ -213,6 +217,17 @@ impl Demand {
         if let Some(bucket) = self.counts.get_mut(bucket_of(bytes.0)) {
             *bucket = bucket.saturating_add(count);
         }
+    }
+
+    /// Which bucket a size is counted in; `None` for 0 bytes.
+    pub(crate) fn bucket(bytes: Bytes) -> Option<usize> {
+        (bytes.0 > 0).then(|| bucket_of(bytes.0))
+    }
+
+    /// From counts by bucket.
+    pub(crate) fn of_buckets(counts: impl Iterator<Item = u32>) -> Self {
+        let counts: Vec<u32> = counts.collect();
+        if counts.iter().all(|count| *count == 0) { Self::new() } else { Self { counts } }
     }
 
     /// Adds what another one counted.

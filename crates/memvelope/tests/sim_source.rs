@@ -14,7 +14,7 @@ use memvelope::event::{
     tagged,
 };
 use memvelope::source::cupti::{Recorder, UNKNOWN_DEVICE};
-use memvelope::source::driver::Driver;
+use memvelope::source::driver::{Driver, Reading};
 use memvelope::source::loader::{LoadReport, Outcome};
 use memvelope::source::nvml::Nvml;
 use memvelope::units::Bytes;
@@ -399,9 +399,9 @@ fn missing_functions_are_named_and_the_rest_goes_on() {
     in_child(test, "missing = [\"cuDeviceGetDefaultMemPool\"]\n", || {
         let host = host();
         let device = host.driver.devices().unwrap().remove(0).index;
-        let pool = host.driver.default_pool_of(device);
         // The simulator exports every symbol and refuses the call; a real driver lacks the symbol.
-        assert!(!matches!(pool, Ok(Some(_))), "{pool:?}");
+        let reading = host.driver.reading_of(device, &()).unwrap().unwrap();
+        assert!(reading.problems.is_empty() && pool_in(&reading).is_none(), "{reading:?}");
         assert!(host.driver.memory_of(device).unwrap().is_some());
     });
 }
@@ -432,15 +432,28 @@ fn the_planes_agree_on_the_same_device() {
         }
         let mut pooled = 0;
         assert_eq!(cu::cuMemAllocAsync(&mut pooled, 1 << 20, 0), 0);
-        let pool = host.driver.default_pool_of(devices[0].index).unwrap().unwrap();
-        let Body::Pool { reserved, used, .. } = pool.body else { panic!("{pool:?}") };
+        let reading = host.driver.reading_of(devices[0].index, &()).unwrap().unwrap();
+        let (reserved, used) = pool_in(&reading).unwrap();
         assert!(used == Bytes(1 << 20) && reserved >= used);
+        assert_eq!((reading.total, reading.moved), (total, Bytes::ZERO));
         assert!(!nvml.driver_version().unwrap().is_empty());
     });
 }
 
+/// Reserved and used bytes of the default pool.
+fn pool_in(reading: &Reading) -> Option<(Bytes, Bytes)> {
+    reading.events.iter().find_map(|event| match event.body {
+        Body::Pool { pool, reserved, used, .. } if pool == reading.default_pool => {
+            Some((reserved, used))
+        }
+        _ => None,
+    })
+}
+
 fn used(nvml: &Nvml, device: &memvelope::source::driver::DeviceInfo) -> (Bytes, Option<Bytes>) {
-    match nvml.use_of(device).unwrap().body {
+    let processes = nvml.processes_of(device).unwrap();
+    assert_eq!((processes.others, processes.others_untold), (Some(Bytes::ZERO), 0));
+    match nvml.use_of(device, Some(&processes)).unwrap().unwrap().body {
         Body::DeviceUse { used, process_used, .. } => (used, process_used),
         other => panic!("{other:?}"),
     }
@@ -457,7 +470,7 @@ fn asking_does_not_keep_a_context_alive() {
         assert_eq!(cu::cuDevicePrimaryCtxGetState(0, &mut flags, &mut active), 0);
         assert_eq!(active, 0, "our question left the context as it was");
         assert_eq!(host.driver.memory_of(device).unwrap(), None);
-        assert_eq!(host.driver.default_pool_of(device).unwrap(), None);
+        assert!(host.driver.reading_of(device, &()).unwrap().is_none());
         assert_ne!(host.context, 0);
     });
 }

@@ -3,9 +3,9 @@
 //! The program runs as it would without us: same input and output, same environment but for what
 //! names our library, same exit code or signal. What we have to say goes to stderr, after it ended.
 
+mod balance;
 mod gather;
 mod launch;
-mod names;
 mod os;
 mod report;
 mod signals;
@@ -75,7 +75,7 @@ pub(crate) struct Args {
 }
 
 /// A time with its unit, 100 ms at least.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const EXPECTED: &str = "expected a number and its unit: 500ms, 10s, 1m, 2h; 100ms at least";
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit_ms = match &text[digits.len()..] {

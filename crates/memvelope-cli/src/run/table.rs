@@ -1,6 +1,6 @@
 //! Aligned tables that fit a terminal.
 
-use super::names;
+use crate::names;
 
 /// Columns of the whole report.
 pub(super) const WIDTH: usize = 100;

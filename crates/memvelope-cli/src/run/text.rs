@@ -1,8 +1,9 @@
 //! The report as a person reads it: made from the document, so that both say the same.
 
-use super::names;
+use super::balance;
 use super::table::{Table, WIDTH, wrapped};
 use super::totals::rows;
+use crate::names;
 use memvelope::units::{Bytes, Nanos};
 use serde_json::Value;
 use std::fmt::{Result, Write};
@@ -213,6 +214,7 @@ fn write_memory(out: &mut String, snapshot: &Value) -> Result {
             bytes(&device["free_bytes"]),
             bytes(&device["opening_bytes"])
         )?;
+        balance::write(out, device)?;
     }
     Ok(())
 }

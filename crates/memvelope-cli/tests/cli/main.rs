@@ -11,3 +11,4 @@ mod run;
 mod run_common;
 mod run_ends;
 mod run_setup;
+mod snapshot;

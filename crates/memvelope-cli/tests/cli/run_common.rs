@@ -12,7 +12,7 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let folder = FOLDER.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/programs");
-        for name in ["script", "forks", "threads", "killed", "names"] {
+        for name in ["script", "forks", "threads", "killed", "names", "everything"] {
             let mut cc = Command::new("cc");
             cc.args(["-Wall", "-Werror", "-o"]).arg(folder.path().join(name));
             cc.arg(sources.join(format!("{name}.c"))).args(["-ldl", "-lpthread"]);
@@ -31,6 +31,30 @@ pub(crate) fn on_sim(options: &[&str], name: &str, args: &[&str]) -> Option<Comm
     let mut command = memvelope(&["run", "--device", "sim", "--json"]);
     command.env_remove("CUDA_INJECTION64_PATH").args(options).arg("--");
     command.arg(program(name)?).args(args).stdin(Stdio::null());
+    Some(command)
+}
+
+/// A program with the injection library on the simulated driver, as a person sets it up who does
+/// without `memvelope run`; `None` without a C compiler.
+pub(crate) fn injected(name: &str, args: &[&str]) -> Option<Command> {
+    let libraries = Path::new(env!("CARGO_BIN_EXE_memvelope")).with_file_name("deps");
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["libcuda.so.1", "libcupti.so.13", "libnvidia-ml.so.1"] {
+            let simulator = libraries.join("libmemvelope_sim.so");
+            std::os::unix::fs::symlink(simulator, folder.path().join(name)).unwrap();
+        }
+        folder
+    });
+    let mut command = Command::new(program(name)?);
+    for (key, _) in std::env::vars_os() {
+        if key.to_string_lossy().starts_with("MEMVELOPE_") {
+            command.env_remove(key);
+        }
+    }
+    command.env("LD_LIBRARY_PATH", folder.path()).args(args).stdin(Stdio::null());
+    command.env("CUDA_INJECTION64_PATH", libraries.join("libmemvelope_inject.so"));
     Some(command)
 }
 

@@ -108,6 +108,13 @@ impl Follower {
         Self { budget, settings, in_force: budget, last_good: None, rise: None, is_broken: false }
     }
 
+    /// The same, but beginning at less, of which a rise has to last.
+    #[must_use]
+    pub fn starting_at(mut self, in_force: Blocks) -> Self {
+        self.in_force = in_force.min(self.budget);
+        self
+    }
+
     /// The declared budget.
     #[must_use]
     pub const fn budget(&self) -> Blocks {

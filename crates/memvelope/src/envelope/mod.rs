@@ -10,15 +10,20 @@
 //! much it can be at most. While `unaccounted` is positive it is taken off the capacity too: those
 //! bytes are not there to be handed out.
 
+mod balanced;
+mod basis;
 mod equation;
 mod follower;
+mod measure;
 mod plan;
 mod plan_cost;
 mod plan_generic;
 mod plan_stored;
 mod plan_text;
 mod planes;
+mod polled;
 mod slabs;
+mod sum;
 mod table;
 mod term;
 #[cfg(test)]
@@ -27,6 +32,7 @@ mod tests;
 pub use crate::snapshot::{Origin, TermName};
 pub use equation::{Declared, Envelope};
 pub use follower::{FollowSettings, Follower, Reading, Step, Why};
+pub use measure::{Deviation, Measured};
 pub use plan::{Bound, Budget, GroupPlan, Plan, Sequences, UTILIZATION_DEFAULT, WorstCase};
 pub use plan_cost::{Cost, Kept};
 pub use plan_stored::Stored;

@@ -1,7 +1,8 @@
 //! What the device plane says beyond the ledger: the context, and what others use.
 
+use super::Origin;
+use super::basis::Basis;
 use super::equation::signed;
-use super::{Declared, Origin};
 use crate::snapshot::DeviceSnapshot;
 
 /// What the planes around the ledger say.
@@ -17,7 +18,7 @@ pub(super) struct Planes {
 }
 
 impl Planes {
-    pub(super) fn read(device: &DeviceSnapshot, declared: &Declared, used: Option<i64>) -> Self {
+    pub(super) fn read(device: &DeviceSnapshot, basis: &Basis, used: Option<i64>) -> Self {
         let ledger = signed(device.totals.vram.live_bytes);
         let nvml = device.nvml_used_bytes.zip(device.process_used_bytes);
         let (own, others, others_note) = match nvml {
@@ -40,7 +41,8 @@ impl Planes {
         let recorder = device.recorder_bytes.map(signed);
         let known = ledger.saturating_add(recorder.unwrap_or(0));
         let derived = own.map(|own| own.saturating_sub(known).max(0));
-        let context = declared.context.map(signed).or(derived);
+        let declared = basis.is_context_declared.then_some(basis.context.0);
+        let context = declared.or(derived);
         Self { context, recorder, others, others_origin, others_note }
     }
 }

@@ -10,9 +10,7 @@ const BAR_WIDTH: usize = 24;
 impl fmt::Display for Envelope {
     /// One line a term: sign, name, bytes, share of the total, origin, bar, note.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.simulated {
-            writeln!(f, "SIMULATED: no GPU was asked")?;
-        }
+        write_simulated(f, self.simulated)?;
         let total = self.term(TermName::Total).and_then(|term| term.bytes).unwrap_or(0);
         writeln!(
             f,
@@ -34,6 +32,11 @@ impl fmt::Display for Envelope {
             tokens => write!(f, ": a sequence of at most {tokens}"),
         }
     }
+}
+
+/// Numbers of a simulated device say so first.
+pub(super) fn write_simulated(f: &mut fmt::Formatter<'_>, simulated: bool) -> fmt::Result {
+    if simulated { writeln!(f, "SIMULATED: no GPU was asked") } else { Ok(()) }
 }
 
 fn write_term(f: &mut fmt::Formatter<'_>, term: &Term, total: i64) -> fmt::Result {

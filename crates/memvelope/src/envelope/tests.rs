@@ -8,6 +8,9 @@ use crate::snapshot::DeviceSnapshot;
 use crate::units::{Blocks, Bytes, CostCurve, CostTerm, Tokens};
 use proptest::prelude::*;
 
+mod balanced;
+mod measure;
+
 const GIB: u64 = Bytes::GIB;
 
 fn bytes_of(envelope: &Envelope, name: TermName) -> Option<i64> {

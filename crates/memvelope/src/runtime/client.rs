@@ -1,13 +1,16 @@
 //! A session of a copy that is not the first in the process: it does nothing itself and asks the
 //! first ([`crate::source::peers`]).
 
+use super::epoch::Reader;
 use super::{Mode, Role, SelfCost, Session, TraceStats};
 use crate::error::{Error, Result};
-use crate::event::TraceContext;
+use crate::event::{DeviceIndex, TraceContext};
 use crate::fork;
-use crate::snapshot::Snapshot;
+use crate::framework::Framework;
+use crate::snapshot::{Epoch, Fit, Snapshot, Via};
 use crate::source::cupti::State;
-use crate::source::peers::{self, Owner, Refusal, code, document};
+use crate::source::peers::{self, Owner, Refusal, code, document, question};
+use crate::units::Bytes;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -226,6 +229,60 @@ impl Client {
     pub(super) fn sample(&self) {
         if self.is_live() {
             self.owner.sample();
+        }
+    }
+
+    pub(super) fn read_epoch(
+        &self,
+        device: DeviceIndex,
+        read: Option<&mut Reader<'_>>,
+    ) -> Option<Epoch> {
+        if !self.is_live() {
+            return None;
+        }
+        let is_read = match read {
+            None => self.owner.read_epoch(device.0, None),
+            Some(read) => {
+                let mut as_text = || serde_json::to_vec(&read()?).ok();
+                self.owner.read_epoch(device.0, Some(&mut as_text))
+            }
+        };
+        if !is_read {
+            // It may be too old for that; what it can do is to look.
+            self.owner.sample();
+            return None;
+        }
+        let epochs: Vec<(DeviceIndex, Epoch)> = self.read(document::EPOCHS).ok()?;
+        epochs.into_iter().find(|(known, _)| *known == device).map(|(_, epoch)| epoch)
+    }
+
+    pub(super) fn accept_framework(&self, framework: &Framework) {
+        if self.is_live()
+            && let Ok(text) = serde_json::to_vec(framework)
+        {
+            self.owner.accept_framework(&text);
+        }
+    }
+
+    pub(super) fn would_fit(&self, device: DeviceIndex, bytes: Bytes, via: Via) -> Fit {
+        let unknown = |missing: String| Fit::Unknown { missing };
+        if !self.is_live() {
+            return unknown("this session has ended".into());
+        }
+        let Ok(text) = serde_json::to_vec(&(device, bytes, via)) else {
+            return unknown("the question could not be written".into());
+        };
+        match self.owner.answer(question::WOULD_FIT, &text) {
+            Ok(answer) => serde_json::from_slice(&answer).unwrap_or_else(|error| {
+                unknown(format!("{} is of another version ({error})", self.owner.path))
+            }),
+            Err(Refusal(code)) => unknown(format!("{} answers {code}", self.owner.path)),
+        }
+    }
+
+    pub(super) fn note_request(&self, device: DeviceIndex, bytes: Bytes) {
+        if self.is_live() {
+            self.owner.note_request(device.0, bytes.0);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The runtime owns the threads, the clock and the CUPTI session. One session a process.
 
+mod ask;
 mod attach;
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
@@ -8,9 +9,13 @@ mod client;
 mod control;
 pub mod doctor;
 mod drain;
+mod epoch;
+mod follow;
+mod planes;
 mod poll;
 mod publish;
 mod report;
+mod requests;
 mod sampler;
 mod scope;
 mod session;
@@ -29,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use client::meet_recorder;
+pub use follow::{Follow, FollowConfig, FollowStatus};
 pub use scope::{Instrumented, OpenScope, ScopeGuard, ScopeName};
 
 /// A handle to the process's session. Cheap to clone; the session ends with [`Session::stop`].

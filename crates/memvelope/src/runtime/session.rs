@@ -8,11 +8,12 @@
 use super::attach::Links;
 use super::client::{Client, NoClient};
 use super::control::deadline_after;
+use super::requests::Requests;
 use super::state::{FORKED, Inner, Last};
-use super::{Role, Session, drain, poll, publish, table};
+use super::{Role, Session, drain, epoch, poll, publish, table};
 use crate::config::{Config, Record};
 use crate::error::{Error, Result};
-use crate::event::{Body, Event, Names, Scopes, Sink};
+use crate::event::{Body, DeviceIndex, Event, Names, Scopes, Seen, Sink};
 use crate::fork;
 use crate::ledger::Ledger;
 use crate::snapshot::Snapshot;
@@ -43,6 +44,7 @@ struct Process {
     names: OnceLock<Names>,
     scopes: OnceLock<Scopes>,
     calls: CallTimes,
+    requests: Requests,
     is_recording: AtomicBool,
     /// A session runs that is not off, here or in another copy.
     is_active: AtomicBool,
@@ -70,6 +72,7 @@ static PROCESS: Process = Process {
     names: OnceLock::new(),
     scopes: OnceLock::new(),
     calls: CallTimes::new(),
+    requests: Requests::new(),
     is_recording: AtomicBool::new(false),
     is_active: AtomicBool::new(false),
     is_exiting: AtomicBool::new(false),
@@ -115,9 +118,17 @@ impl Sink for Process {
         // Times of calls have a place without a lock.
         if let Body::DriverCall(call) = &event.body {
             self.calls.accept(call);
-        } else if let Some(ledger) = self.ledger.get() {
+            return;
+        }
+        self.requests.accept(&event.body);
+        if let Some(ledger) = self.ledger.get() {
             ledger.accept(event);
         }
+    }
+
+    fn seen(&self, device: DeviceIndex) -> Option<Seen> {
+        let ledger = self.ledger.get().filter(|_| !fork::in_child())?;
+        Some(epoch::seen_in(ledger, device))
     }
 }
 
@@ -129,6 +140,11 @@ pub(super) fn sink() -> &'static dyn Sink {
 /// Host time in allocation calls since the session began.
 pub(super) fn calls() -> &'static CallTimes {
     &PROCESS.calls
+}
+
+/// How often which sizes are asked for.
+pub(super) fn requests() -> &'static Requests {
+    &PROCESS.requests
 }
 
 /// Whether the process is on its way out: nothing foreign is called any more.
@@ -208,6 +224,7 @@ pub(super) fn start(
     }
     let ledger = PROCESS.fresh_ledger(config);
     PROCESS.calls.reset();
+    PROCESS.requests.reset();
     PROCESS.is_recording.store(config.record != Record::Off, Ordering::Release);
     // A bug of ours must not unwind into a host that only wanted to be looked at.
     let attached = std::panic::AssertUnwindSafe(|| attach(config, sink(), names));

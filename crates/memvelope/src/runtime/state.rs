@@ -1,22 +1,26 @@
 //! The state of a session.
 //!
-//! **Locks.** Each of `links`, `recorded`, `spans`, `planes`, `problems`, `threads` and the control's
-//! is taken for a bounded time, and none is held across a CUDA, CUPTI or NVML call. Three may be taken
-//! under another because they are leaves: the ledger's (under `planes`), the names' and `spans` (under
-//! `recorded`). No other two are held together. Driver callbacks take the ledger's and no other.
+//! **Locks.** Each of `links`, `recorded`, `spans`, `planes`, `highest`, `problems`, `threads` and the
+//! control's is taken for a bounded time, and none is held across a CUDA, CUPTI or NVML call. Three may
+//! be taken under another because they are leaves: the ledger's (under `planes`), the names' and
+//! `spans` (under `recorded`). No other two are held together. Driver callbacks take the ledger's and no other.
+
+mod picture;
 
 use super::attach::Links;
 use super::control::Control;
-use super::poll::Planes;
+use super::follow::Followers;
+use super::planes::Planes;
+use super::requests::Requests;
 use super::sampler::Sampler;
 use super::session;
 use super::{Mode, SelfCost};
 use crate::config::Config;
 use crate::error::Error;
-use crate::event::{DropReason, Event, Names, Scopes};
+use crate::event::{DeviceIndex, Event, Names, Scopes};
 use crate::fork;
 use crate::ledger::{HistoryPoint, Ledger};
-use crate::snapshot::{Parts, Snapshot};
+use crate::snapshot::{Balance, Epoch, Snapshot};
 use crate::source::clock;
 use crate::source::cupti::{Counters, Recorder, State};
 use crate::timeline::Timeline;
@@ -80,12 +84,15 @@ pub(super) struct Inner {
     pub(super) names: &'static Names,
     pub(super) scopes: &'static Scopes,
     pub(super) control: Control,
+    pub(super) followers: Followers,
     links: Mutex<Links>,
     recorded: Mutex<Recorded>,
     /// Spans that are not in there yet: the host's threads, which end them, do not wait for a reader
     /// of the trace or for the decoder. They may hold locks of their own, the interpreter's say.
     spans: Mutex<Vec<Event>>,
     planes: Mutex<Planes>,
+    /// By device, the balance with most bytes used so far.
+    highest: Mutex<Vec<(DeviceIndex, Balance)>>,
     problems: Mutex<Problems>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// What the names had counted before this session: they outlive it.
@@ -121,6 +128,7 @@ impl Inner {
             names,
             scopes,
             control: Control::default(),
+            followers: Followers::default(),
             links: Mutex::new(links),
             recorded: Mutex::new(Recorded {
                 timeline: Timeline::new(names_max),
@@ -128,6 +136,7 @@ impl Inner {
             }),
             spans: Mutex::default(),
             planes: Mutex::new(planes),
+            highest: Mutex::default(),
             problems: Mutex::default(),
             threads: Mutex::default(),
             names_refused_before: names.refused(),
@@ -198,6 +207,29 @@ impl Inner {
             recorded.timeline.accept(span);
             recorded.sampler.accept(span);
         }
+    }
+
+    /// What was asked for long ago weighs less: half of it a minute.
+    pub(super) fn fade_requests(&self) {
+        const HALF_LIFE: Nanos = Nanos(60_000_000_000);
+        let now = self.now();
+        let mut planes = self.planes();
+        let is_due = now.0.saturating_sub(planes.faded.0) >= HALF_LIFE.0;
+        if is_due && std::mem::replace(&mut planes.faded, now) != Nanos::ZERO {
+            self.requests().fade();
+        }
+    }
+
+    /// The last epoch of each device.
+    pub(super) fn epochs(&self) -> Vec<(DeviceIndex, Epoch)> {
+        let planes = self.planes();
+        let read = planes.devices.iter().filter_map(|it| Some((it.device, it.epoch.clone()?)));
+        read.collect()
+    }
+
+    /// What is asked for, and how often.
+    pub(super) fn requests(&self) -> &'static Requests {
+        session::requests()
     }
 
     pub(super) fn planes(&self) -> MutexGuard<'_, Planes> {
@@ -304,6 +336,11 @@ impl Inner {
         }
     }
 
+    /// Whether recording was switched off.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Acquire)
+    }
+
     /// Switches recording off, loudly and once.
     pub(super) fn break_off(&self, what: &str) {
         let recorder = self.recorder().filter(|_| self.may_call());
@@ -372,104 +409,6 @@ impl Inner {
     /// The recorder's counters since this session began.
     fn counters(&self) -> Counters {
         self.recorder().map(Recorder::counters).unwrap_or_default()
-    }
-
-    pub(super) fn snapshot(&self) -> Snapshot {
-        if let Some(last) = self.last.get() {
-            return last.snapshot.clone();
-        }
-        if !self.is_awake() {
-            let unseen = vec![format!("everything: {FORKED}")];
-            return Snapshot { unseen, ..Snapshot::default() };
-        }
-        let counters = self.counters();
-        let (totals, findings) = self.ledger.state();
-        let (mut timeline, sampled) = {
-            let recorded = self.recorded();
-            (recorded.timeline.summary(self.names), recorded.sampler.sampled())
-        };
-        timeline.allocation_calls = session::calls().totals();
-        let (mut planes, host) = {
-            let planes = self.planes();
-            (planes.devices.clone(), planes.host)
-        };
-        let buffers = self.recorder().and_then(Recorder::device_buffers);
-        for plane in planes.iter_mut().filter(|plane| plane.context_is_recorded == Some(true)) {
-            plane.recorder_bytes = buffers.map(|buffers| buffers.context_bytes());
-            plane.recorder_bytes_max = buffers.map(|buffers| buffers.context_bytes_max());
-        }
-        // Each lock is let go before the next is taken: a guard inside the literal below would
-        // live to its end.
-        let (simulated, unseen, time) = (self.is_simulated(), self.unseen(), self.now());
-        let allocations_unseen =
-            !matches!(self.mode(), Mode::Cupti(coverage) if coverage.callbacks);
-        let names_refused = self.names.refused().saturating_sub(self.names_refused_before);
-        Snapshot::assemble(Parts {
-            epoch: self.epoch.fetch_add(1, Ordering::AcqRel) + 1,
-            time,
-            simulated,
-            totals,
-            findings,
-            timeline,
-            planes,
-            host,
-            dropped: vec![
-                (DropReason::CuptiDropped, counters.dropped_by_cupti),
-                (DropReason::ArenaExhausted, counters.arena_exhausted),
-                (DropReason::QueueFull, counters.queue_full),
-                (DropReason::BadRecord, counters.bad_records),
-                (DropReason::BadTimestamp, counters.bad_timestamps),
-                (DropReason::BeforeAttach, counters.before_attach),
-                (DropReason::RangeUnpaired, counters.unpaired_ranges),
-                (DropReason::Uncorrelated, counters.uncorrelated),
-                (DropReason::NamesFull, names_refused),
-                (DropReason::TraceSampled, sampled),
-            ],
-            unseen,
-            allocations_unseen,
-            ..Parts::default()
-        })
-    }
-
-    /// What is not recorded and why.
-    fn unseen(&self) -> Vec<String> {
-        let mut unseen = match self.mode() {
-            Mode::Cupti(coverage) => coverage.missing,
-            Mode::Polling(why) => {
-                let now = format!("kernels, copies, waits and single allocations: {why}");
-                let before = self.recorder().filter(|_| !self.is_frozen());
-                let before = before.map(|recorder| recorder.coverage().missing);
-                std::iter::once(now).chain(before.into_iter().flatten()).collect()
-            }
-            Mode::Blind(why) => vec![format!("everything about the GPU: {why}")],
-        };
-        unseen.extend(self.links().missed);
-        let counters = self.counters();
-        for (count, what) in [
-            (
-                self.ledger.findings().unasked_pools,
-                "memory pools of the program's own: their reserve is missing from VRAM",
-            ),
-            (counters.unknown_device, "allocations whose device nobody could name (refused)"),
-            (counters.contexts_refused, "contexts whose end goes unseen"),
-            (counters.foreign_buffers, "buffers that another CUPTI user took in our place"),
-            (
-                counters.scopes_untold,
-                "scopes too deep or too early, or refused by CUPTI: their work counts with the one \
-                 around them",
-            ),
-            (counters.subscriptions_lost, "times that another tool took CUPTI from us"),
-        ] {
-            if count > 0 {
-                unseen.push(format!("{count} {what}"));
-            }
-        }
-        unseen.extend(super::scope::unread_sentence());
-        let problems = lock(&self.problems);
-        let Problems { driver, cupti, nvml, unfinalized, unpublished, .. } = &*problems;
-        let texts = [driver, cupti, nvml, unfinalized, unpublished];
-        unseen.extend(texts.into_iter().flatten().cloned());
-        unseen
     }
 
     /// Now, on the recorder's clock; no CUPTI call while it may not be called.

@@ -3,16 +3,18 @@
 
 #![expect(unsafe_code, reason = "other copies pass texts and places by address")]
 
+use super::epoch::Reader;
 use super::scope::end_span;
 use super::state::Inner;
 use super::{Session, session};
 use crate::error::Error;
-use crate::event::{NameId, ScopeId, Tag, TraceContext, replace_tag};
+use crate::event::{DeviceIndex, NameId, ScopeId, Tag, TraceContext, replace_tag};
 use crate::fork;
+use crate::framework::Framework;
 use crate::source::cupti::Recorder;
-use crate::source::peers::{Functions, Trace, code, document};
-use crate::units::Nanos;
-use std::ffi::OsStr;
+use crate::source::peers::{self, Functions, Teller, Trace, code, document, question};
+use crate::units::{Bytes, Nanos};
+use std::ffi::{OsStr, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -21,6 +23,9 @@ use std::time::Duration;
 
 /// Names longer than any that is kept.
 const TEXT_BYTES_MAX: usize = 1 << 20;
+
+/// Framework planes longer than any that is told.
+const LONG_TEXT_BYTES_MAX: usize = 256 << 20;
 
 /// The table.
 pub(super) static FUNCTIONS: Functions = Functions {
@@ -40,6 +45,10 @@ pub(super) static FUNCTIONS: Functions = Functions {
     write_trace,
     pause,
     resume,
+    read_epoch,
+    accept_framework,
+    note_request,
+    answer,
 };
 
 /// Runs `body` with the running session; unwinds stop here.
@@ -60,7 +69,12 @@ fn guarded(body: impl FnOnce(&Session, &Arc<Inner>) -> u32) -> u32 {
 
 /// A text by address; `None` if it makes no sense.
 fn text<'a>(at: *const u8, bytes: usize) -> Option<&'a [u8]> {
-    if at.is_null() || bytes > TEXT_BYTES_MAX {
+    if bytes > TEXT_BYTES_MAX { None } else { long_text(at, bytes) }
+}
+
+/// The same where there may be a block of text for each of many thousand segments.
+fn long_text<'a>(at: *const u8, bytes: usize) -> Option<&'a [u8]> {
+    if at.is_null() || bytes > LONG_TEXT_BYTES_MAX {
         return (bytes == 0).then_some(&[]);
     }
     // SAFETY: the other copy passes a text of so many bytes, alive for the time of the call.
@@ -71,32 +85,99 @@ fn name_of(inner: &Inner, at: *const u8, bytes: usize) -> Option<NameId> {
     Some(inner.names.intern(&String::from_utf8_lossy(text(at, bytes)?)))
 }
 
-fn document_of(session: &Session, which: u32) -> Option<serde_json::Result<Vec<u8>>> {
+fn document_of(
+    session: &Session,
+    inner: &Inner,
+    which: u32,
+) -> Option<serde_json::Result<Vec<u8>>> {
     Some(match which {
         document::SNAPSHOT => serde_json::to_vec(&session.snapshot()),
         document::REPORT => serde_json::to_vec(&session.report()),
         document::MODE => serde_json::to_vec(&session.mode()),
         document::SELF_COST => serde_json::to_vec(&session.self_cost()),
         document::STATE => serde_json::to_vec(&session.state()),
+        document::EPOCHS => serde_json::to_vec(&inner.epochs()),
         _ => return None,
     })
 }
 
 extern "C" fn read(which: u32, to: *mut u8, room: usize, bytes: *mut usize) -> u32 {
+    guarded(|session, inner| hand_over(document_of(session, inner, which), to, room, bytes))
+}
+
+/// Writes a text to where the other copy has room for it.
+fn hand_over(
+    text: Option<serde_json::Result<Vec<u8>>>,
+    to: *mut u8,
+    room: usize,
+    bytes: *mut usize,
+) -> u32 {
+    let Some(text) = text.filter(|_| !bytes.is_null()) else { return code::BAD_ARGUMENT };
+    let Ok(text) = text else { return code::FAILED };
+    // SAFETY: the other copy passes a place for a size.
+    unsafe { bytes.write(text.len()) };
+    if text.len() > room || to.is_null() {
+        return code::TOO_SMALL;
+    }
+    // SAFETY: there is room for so many bytes, and the text is ours alone.
+    unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), to, text.len()) };
+    code::OK
+}
+
+extern "C" fn read_epoch(device: u32, teller: Option<Teller>, data: *mut c_void) -> u32 {
     guarded(|session, _| {
-        let Some(text) = document_of(session, which).filter(|_| !bytes.is_null()) else {
-            return code::BAD_ARGUMENT;
+        let mut read = || {
+            let text = peers::told(teller?, data)?;
+            serde_json::from_slice::<Framework>(&text).ok()
         };
-        let Ok(text) = text else { return code::FAILED };
-        // SAFETY: the other copy passes a place for a size.
-        unsafe { bytes.write(text.len()) };
-        if text.len() > room || to.is_null() {
-            return code::TOO_SMALL;
-        }
-        // SAFETY: there is room for so many bytes, and the text is ours alone.
-        unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), to, text.len()) };
+        let reader: Option<&mut Reader<'_>> = if teller.is_some() { Some(&mut read) } else { None };
+        let epoch = session.read_epoch(DeviceIndex(device), reader);
+        if epoch.is_some() { code::OK } else { code::FAILED }
+    })
+}
+
+extern "C" fn accept_framework(at: *const u8, bytes: usize) -> u32 {
+    guarded(|session, _| {
+        let framework = long_text(at, bytes).map(serde_json::from_slice::<Framework>);
+        let Some(Ok(framework)) = framework else { return code::BAD_ARGUMENT };
+        session.accept_framework(framework);
         code::OK
     })
+}
+
+extern "C" fn note_request(device: u32, bytes: u64) -> u32 {
+    guarded(|session, _| {
+        session.note_request(DeviceIndex(device), Bytes(bytes));
+        code::OK
+    })
+}
+
+extern "C" fn answer(
+    which: u32,
+    at: *const u8,
+    length: usize,
+    to: *mut u8,
+    room: usize,
+    bytes: *mut usize,
+) -> u32 {
+    guarded(|session, _| {
+        let question = text(at, length);
+        hand_over(question.and_then(|text| answer_to(session, which, text)), to, room, bytes)
+    })
+}
+
+fn answer_to(
+    session: &Session,
+    which: u32,
+    question: &[u8],
+) -> Option<serde_json::Result<Vec<u8>>> {
+    match which {
+        question::WOULD_FIT => {
+            let (device, bytes, via) = serde_json::from_slice(question).ok()?;
+            Some(serde_json::to_vec(&session.would_fit(device, bytes, via)))
+        }
+        _ => None,
+    }
 }
 
 extern "C" fn flush(timeout_ns: u64) -> u32 {
@@ -256,6 +337,8 @@ mod tests {
             scope_end(0, 0),
             scope_enter(0, 0),
             write_trace(null(), 0, 0, null_mut()),
+            accept_framework(null(), 9),
+            answer(0, null(), 9, null_mut(), 0, null_mut()),
             pause(null(), 9),
             scope_leave(0, 0),
             scope_suspend(0, 0),

@@ -7,13 +7,13 @@ use crate::event::DropReason;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// There is one session a process, and tests share theirs.
-fn alone() -> MutexGuard<'static, ()> {
+pub(super) fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A configuration that finds no driver, whatever the machine has.
-fn without_driver() -> Config {
+pub(super) fn without_driver() -> Config {
     Config {
         cuda_path: Some("/nonexistent/libcuda.so.1".into()),
         poll_period_ms: 100,

@@ -1,9 +1,12 @@
 //! A snapshot: one epoch of everything, immutable, internally consistent.
 
+mod again;
 mod balance;
 mod fit;
 mod reconcile;
+mod table;
 mod term;
+mod text;
 
 pub use balance::{Balance, Finding, FindingKind, Line, Part};
 pub use fit::{
@@ -12,9 +15,11 @@ pub use fit::{
 };
 pub use reconcile::{Reconcile, reconcile};
 pub use term::{Origin, TermName};
+pub use text::fit_text;
 
 use crate::event::{DeviceIndex, DropReason, Libraries, LibraryId};
 use crate::framework::{Demand, Framework};
+pub use crate::ledger::Matched;
 use crate::ledger::{DeviceTotals, Findings};
 use crate::timeline::Summary;
 use crate::units::{Bytes, Nanos};
@@ -66,6 +71,8 @@ pub struct DeviceSnapshot {
     pub total_bytes: Option<Bytes>,
     /// Free as `cuMemGetInfo` told last.
     pub free_bytes: Option<Bytes>,
+    /// How often the driver told that so far: where it stands still, nobody told anything new.
+    pub reads: u64,
     /// Used by all processes as NVML told last.
     pub nvml_used_bytes: Option<Bytes>,
     /// Used by this process as NVML told last.
@@ -85,6 +92,8 @@ pub struct DeviceSnapshot {
     pub reserved_bytes: Option<Bytes>,
     /// Used by other processes, as NVML told last; `None` if it does not list them.
     pub others_bytes: Option<Bytes>,
+    /// The most that the others moved by, either way, between the last looks: their error bar.
+    pub others_moved_bytes: Option<Bytes>,
     /// Of the other processes, those whose bytes NVML does not tell.
     pub others_untold: u32,
     /// Of `opening_bytes`, what this process itself used then; `None` where NVML does not list it.
@@ -93,6 +102,8 @@ pub struct DeviceSnapshot {
     pub framework: Option<Framework>,
     /// What is used, term by term; `None` until the device plane was asked.
     pub balance: Option<Balance>,
+    /// The balance with most bytes used, of those that were read so far.
+    pub highest: Option<Balance>,
     /// How fragmented what is free is; `None` likewise.
     pub fragmentation: Option<Fragmentation>,
 }
@@ -153,6 +164,7 @@ pub struct DevicePlane {
     pub name: String,
     pub total_bytes: Option<Bytes>,
     pub free_bytes: Option<Bytes>,
+    pub reads: u64,
     pub nvml_used_bytes: Option<Bytes>,
     pub process_used_bytes: Option<Bytes>,
     pub opening_bytes: Option<Bytes>,
@@ -160,6 +172,7 @@ pub struct DevicePlane {
     pub recorder_bytes_max: Option<Bytes>,
     pub reserved_bytes: Option<Bytes>,
     pub others_bytes: Option<Bytes>,
+    pub others_moved_bytes: Option<Bytes>,
     pub others_untold: u32,
     pub opening_own_bytes: Option<Bytes>,
     /// Whether the primary context was made while CUPTI was attached; `None` until known.
@@ -169,7 +182,8 @@ pub struct DevicePlane {
 }
 
 /// The planes of a device, read together: nothing moved in between, or [`Self::is_torn`].
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Epoch {
     /// When, on the recorder's clock.
     pub time: Nanos,
@@ -190,18 +204,6 @@ pub struct Epoch {
     pub moved_bytes: Bytes,
     /// Used by other processes, as NVML told last; `None` if it does not list them.
     pub others_bytes: Option<Bytes>,
-}
-
-/// A framework segment as the driver plane knows it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Matched {
-    /// Bytes of driver allocations inside of it that count as VRAM, by [`crate::event::Tag`]
-    /// in its order; all zero if the ledger never saw it.
-    pub by_tag: [Bytes; crate::event::Tag::COUNT],
-    /// Allocations inside of it.
-    pub count: u64,
-    /// The library that asked for them.
-    pub library: crate::event::LibraryId,
 }
 
 impl Snapshot {
@@ -302,6 +304,7 @@ fn device_snapshot(
         name: plane.name,
         total_bytes: plane.total_bytes,
         free_bytes: plane.free_bytes,
+        reads: plane.reads,
         nvml_used_bytes: plane.nvml_used_bytes,
         process_used_bytes: plane.process_used_bytes,
         opening_bytes: plane.opening_bytes,
@@ -310,10 +313,12 @@ fn device_snapshot(
         allocations_unseen,
         reserved_bytes: plane.reserved_bytes,
         others_bytes: plane.others_bytes,
+        others_moved_bytes: plane.others_moved_bytes,
         others_untold: plane.others_untold,
         opening_own_bytes: plane.opening_own_bytes,
         framework: plane.epoch.and_then(|epoch| epoch.framework),
         balance: None,
+        highest: None,
         fragmentation: None,
     }
 }

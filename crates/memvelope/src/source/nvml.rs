@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::event::{Body, DeviceIndex, Event, SeenBy};
 use crate::source::driver::DeviceInfo;
 use crate::source::loader::{self, LoadReport, Outcome};
+use crate::source::nvml_meter::METER;
 use crate::source::{clock, privileges};
 use crate::units::Bytes;
 use nvml_wrapper::enums::device::UsedGpuMemory;
@@ -38,6 +39,76 @@ pub struct Nvml {
     sees_own_pid: bool,
 }
 
+/// A device's memory, all processes together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// In use, driver reserve apart.
+    pub used: Bytes,
+    /// Free.
+    pub free: Bytes,
+    /// Kept by driver and firmware; `None` if the driver does not tell it apart.
+    pub reserved: Option<Bytes>,
+}
+
+/// Who uses a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Processes {
+    /// What this process uses; `None` where it is not listed, or cannot be recognised.
+    pub own: Option<Bytes>,
+    /// Whether this process would be recognised: not listed then means that it uses nothing.
+    pub is_own_known: bool,
+    /// Whether it is listed, with or without its bytes.
+    pub is_listed: bool,
+    /// What the others use, together; `None` where they cannot be told from this process.
+    pub others: Option<Bytes>,
+    /// Of the others, those whose bytes are not told.
+    pub others_untold: u32,
+    /// How many there are, whoever they are.
+    pub listed: u32,
+}
+
+impl Processes {
+    /// From what was listed, by process; `own` is this process's id where it can be recognised. A
+    /// process that computes and draws is listed twice with the same bytes, and counts once.
+    fn of(told: impl Iterator<Item = (u32, Option<Bytes>)>, own: Option<u32>) -> Self {
+        let mut by_pid: BTreeMap<u32, Option<Bytes>> = BTreeMap::new();
+        for (pid, used) in told {
+            let known = by_pid.entry(pid).or_default();
+            *known = (*known).max(used);
+        }
+        let listed = u32::try_from(by_pid.len()).unwrap_or(u32::MAX);
+        let Some(own) = own else { return Self { listed, ..Self::default() } };
+        let mut processes =
+            Self { is_own_known: true, others: Some(Bytes::ZERO), listed, ..Self::default() };
+        for (pid, used) in by_pid {
+            match used {
+                _ if pid == own => (processes.own, processes.is_listed) = (used, true),
+                Some(used) => {
+                    processes.others = processes.others.map(|sum| sum.saturating_add(used));
+                }
+                None => processes.others_untold += 1,
+            }
+        }
+        processes
+    }
+
+    /// Whether nobody else is there. A list shows everybody; where ids are those of another
+    /// namespace, one entry at most is this process.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        match self.others {
+            Some(others) => others == Bytes::ZERO && self.others_untold == 0,
+            None => self.listed <= 1,
+        }
+    }
+
+    /// Whether this process would be listed if it used anything, and is not.
+    #[must_use]
+    pub fn uses_nothing(&self) -> bool {
+        self.is_own_known && !self.is_listed
+    }
+}
+
 impl Nvml {
     /// Finds, opens and initialises NVML. With the simulated driver, NVML must come from the same
     /// file (`simulated_with`: path of the simulated libcuda), anything else is an error.
@@ -52,50 +123,75 @@ impl Nvml {
         (Ok(Self { nvml, uuids: Mutex::default(), sees_own_pid }), report)
     }
 
-    /// Device and process memory as a [`crate::event::Body::DeviceUse`] event; devices are matched
-    /// by UUID.
-    ///
-    /// The process's own share is `None` inside a PID namespace: NVML lists the host's process
-    /// ids there, and one that happens to equal ours is somebody else's.
-    ///
-    /// # Errors
-    /// [`crate::Error::NvmlCall`].
-    pub fn use_of(&self, device: &DeviceInfo) -> Result<Event> {
+    /// The NVML device of a CUDA device, matched by UUID: a MIG slice by its own, never its parent.
+    pub(crate) fn handle(&self, device: &DeviceInfo) -> Result<nvml_wrapper::Device<'static>> {
         let handle = self
             .nvml
             .device_by_uuid(device.uuid.as_str())
             .map_err(|problem| failed("nvmlDeviceGetHandleByUUID", &problem, Some(&device.uuid)))?;
         self.remember(device);
-        let memory = handle
-            .memory_info()
-            .map_err(|problem| failed("nvmlDeviceGetMemoryInfo_v2", &problem, None))?;
-        Ok(Event {
+        Ok(handle)
+    }
+
+    /// From now on callbacks measure by this NVML. `devices`: those that are known by now.
+    pub fn measure(&self, devices: &[DeviceInfo]) {
+        METER.connect(self, devices);
+    }
+
+    /// The leaked library.
+    pub(crate) fn library(&self) -> &'static nvml_wrapper::Nvml {
+        self.nvml
+    }
+
+    /// This process's id where NVML lists it as that.
+    ///
+    /// Not inside a PID namespace: there NVML lists the host's process ids, and one that happens to
+    /// equal ours is somebody else's.
+    pub(crate) fn own_pid(&self) -> Option<u32> {
+        self.sees_own_pid.then(std::process::id)
+    }
+
+    /// Device memory of all processes; `None` where the device has none of its own that NVML could
+    /// tell of (unified memory). Takes about 12 µs.
+    ///
+    /// # Errors
+    /// [`crate::Error::NvmlCall`].
+    pub fn memory_of(&self, device: &DeviceInfo) -> Result<Option<Memory>> {
+        memory(&self.handle(device)?)
+    }
+
+    /// Who uses the device. Takes milliseconds under the driver's global lock: once a second is
+    /// plenty.
+    ///
+    /// # Errors
+    /// [`crate::Error::NvmlCall`].
+    pub fn processes_of(&self, device: &DeviceInfo) -> Result<Processes> {
+        processes(&self.handle(device)?, self.own_pid())
+    }
+
+    /// Device and process memory as a [`crate::event::Body::DeviceUse`] event; `processes` is what
+    /// [`Self::processes_of`] said last. `None` where the device has no memory of its own.
+    ///
+    /// # Errors
+    /// [`crate::Error::NvmlCall`].
+    pub fn use_of(
+        &self,
+        device: &DeviceInfo,
+        processes: Option<&Processes>,
+    ) -> Result<Option<Event>> {
+        let Some(memory) = self.memory_of(device)? else { return Ok(None) };
+        Ok(Some(Event {
             time: clock::now(),
             seen_by: SeenBy::Poll,
             body: Body::DeviceUse {
                 device: device.index,
-                used: Bytes(memory.used),
-                // A driver that does not tell it apart says 0; no device reserves nothing.
-                reserved: (memory.reserved > 0).then_some(Bytes(memory.reserved)),
-                process_used: self.own_use(&handle),
-                others: None,
-                others_untold: 0,
+                used: memory.used,
+                reserved: memory.reserved,
+                process_used: processes.and_then(|processes| processes.own),
+                others: processes.and_then(|processes| processes.others),
+                others_untold: processes.map_or(0, |processes| processes.others_untold),
             },
-        })
-    }
-
-    fn own_use(&self, handle: &nvml_wrapper::Device<'_>) -> Option<Bytes> {
-        if !self.sees_own_pid {
-            return None;
-        }
-        let own = std::process::id();
-        let listed = handle.running_compute_processes().ok()?;
-        listed.iter().filter(|process| process.pid == own).find_map(|process| {
-            match process.used_gpu_memory {
-                UsedGpuMemory::Used(bytes) => Some(Bytes(bytes)),
-                UsedGpuMemory::Unavailable => None,
-            }
-        })
+        }))
     }
 
     /// Driver version as text, e.g. `580.95.05`.
@@ -131,6 +227,37 @@ impl Nvml {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<DeviceIndex, String>> {
         self.uuids.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// See [`Nvml::memory_of`].
+pub(crate) fn memory(handle: &nvml_wrapper::Device<'_>) -> Result<Option<Memory>> {
+    match handle.memory_info() {
+        Ok(memory) => Ok(Some(Memory {
+            used: Bytes(memory.used),
+            free: Bytes(memory.free),
+            // A driver that does not tell it apart says 0; no device reserves nothing.
+            reserved: (memory.reserved > 0).then_some(Bytes(memory.reserved)),
+        })),
+        Err(NvmlError::NotSupported) => Ok(None),
+        Err(problem) => Err(failed("nvmlDeviceGetMemoryInfo_v2", &problem, None)),
+    }
+}
+
+/// See [`Nvml::processes_of`]; `own` is this process's id where it is listed as that.
+pub(crate) fn processes(handle: &nvml_wrapper::Device<'_>, own: Option<u32>) -> Result<Processes> {
+    let computing = handle
+        .running_compute_processes()
+        .map_err(|problem| failed("nvmlDeviceGetComputeRunningProcesses", &problem, None))?;
+    // A driver without graphics has no such list.
+    let drawing = handle.running_graphics_processes().unwrap_or_default();
+    let told = computing.iter().chain(&drawing).map(|process| {
+        let used = match process.used_gpu_memory {
+            UsedGpuMemory::Used(bytes) => Some(Bytes(bytes)),
+            UsedGpuMemory::Unavailable => None,
+        };
+        (process.pid, used)
+    });
+    Ok(Processes::of(told, own))
 }
 
 fn failed(call: &'static str, problem: &NvmlError, with: Option<&str>) -> Error {
@@ -229,6 +356,33 @@ fn words(problem: &NvmlError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processes_count_once_and_own_ones_apart() {
+        let mib = |n: u64| Some(Bytes(n << 20));
+        let listed = [(7, mib(10)), (8, mib(5)), (9, None), (8, mib(5)), (9, None), (10, mib(1))];
+        let of = |own| Processes::of(listed.into_iter(), own);
+        let expect = Processes {
+            own: mib(10),
+            is_own_known: true,
+            is_listed: true,
+            others: mib(6),
+            others_untold: 1,
+            listed: 4,
+        };
+        assert_eq!(of(Some(7)), expect);
+        assert_eq!((of(Some(9)).own, of(Some(9)).uses_nothing()), (None, false));
+        assert!(of(Some(1)).uses_nothing() && !of(None).uses_nothing());
+        assert_eq!((of(Some(1)).own, of(Some(1)).others), (None, mib(16)));
+        let foreign = Processes { listed: 4, ..Processes::default() };
+        assert_eq!(of(None), foreign, "ids of another namespace say nothing");
+        assert!(!of(None).is_alone() && !of(Some(7)).is_alone());
+        let alone = Processes::of(std::iter::empty(), Some(1));
+        assert_eq!((alone.others, alone.is_own_known), (Some(Bytes::ZERO), true));
+        assert!(alone.is_alone());
+        let one = Processes::of(listed.into_iter().take(1), None);
+        assert!(one.is_alone(), "who is listed alone is this process, by whatever id");
+    }
 
     fn check(path: &Path, expect: &str) {
         let config = Config { nvml_path: Some(path.into()), ..Config::default() };

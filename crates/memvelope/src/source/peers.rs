@@ -16,14 +16,18 @@
 
 #![expect(unsafe_code, reason = "dlopen and dlsym are foreign, and so is another copy's table")]
 
+mod owner;
 mod tags;
+mod tell;
+
+pub(crate) use owner::Refusal;
+pub use tell::Teller;
+pub(crate) use tell::told;
 
 use super::loader;
 use crate::event::{self, TraceContext};
-use crate::fork;
 use std::ffi::{CStr, CString, OsStr, c_void};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -103,7 +107,20 @@ pub struct Functions {
     pub pause: extern "C" fn(*const u8, usize) -> u32,
     /// Ends that. [`code::OK`] where it records again.
     pub resume: extern "C" fn() -> u32,
+    /// Reads a device's planes together: `(device, who tells the framework plane or none, its
+    /// data)`. Its epoch is then in [`document::EPOCHS`]. The second form of the table begins here.
+    pub read_epoch: extern "C" fn(u32, Option<Teller>, *mut c_void) -> u32,
+    /// Takes a framework plane as JSON: `(text, bytes)`.
+    pub accept_framework: extern "C" fn(*const u8, usize) -> u32,
+    /// Notes that so many bytes were asked for: `(device, bytes)`.
+    pub note_request: extern "C" fn(u32, u64) -> u32,
+    /// Answers a [`question`], JSON to JSON: `(which, text, bytes, to, room, bytes)`; as
+    /// [`Self::read`] otherwise.
+    pub answer: extern "C" fn(u32, *const u8, usize, *mut u8, usize, *mut usize) -> u32,
 }
+
+/// Bytes of a table whose last field is `resume`.
+const FUNCTIONS_FIRST_BYTES: usize = std::mem::offset_of!(Functions, read_epoch);
 
 /// A scope's place in a distributed trace.
 #[repr(C)]
@@ -169,6 +186,14 @@ pub mod document {
     pub const SELF_COST: u32 = 3;
     /// [`crate::source::cupti::State`].
     pub const STATE: u32 = 4;
+    /// The last [`crate::snapshot::Epoch`] of each device, with its index.
+    pub const EPOCHS: u32 = 5;
+}
+
+/// What can be asked.
+pub mod question {
+    /// [`crate::runtime::Session::would_fit`]: device, bytes and [`crate::snapshot::Via`].
+    pub const WOULD_FIT: u32 = 0;
 }
 
 static TABLE: SessionTable = SessionTable {
@@ -348,136 +373,6 @@ fn table_of(object: Option<&OsStr>) -> Option<&'static SessionTable> {
     (version == VERSION && size >= FIRST_FORM_BYTES).then(|| unsafe { &*table })
 }
 
-/// Why a call to the owner came to nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal(pub(crate) u32);
-
-fn outcome(code: u32) -> Result<(), Refusal> {
-    if code == code::OK { Ok(()) } else { Err(Refusal(code)) }
-}
-
-/// Documents past this are refused: a bug, or another version's.
-const DOCUMENT_BYTES_MAX: usize = 256 << 20;
-
-impl Owner {
-    /// Its functions; `None` in a copy too old to have any, and in a forked child.
-    fn functions(&self) -> Option<&'static Functions> {
-        if !self.is_able() || fork::in_child() {
-            return None;
-        }
-        // SAFETY: only `serve` stores here, and only a static of an object that stays loaded.
-        let functions = unsafe { self.table.functions.load(Ordering::Acquire).as_ref() }?;
-        (functions.size_bytes as usize >= size_of::<Functions>()).then_some(functions)
-    }
-
-    fn ask(&self, call: impl FnOnce(&Functions) -> u32) -> Result<(), Refusal> {
-        outcome(self.functions().map_or(code::NO_SESSION, call))
-    }
-
-    /// Whether it still has the process, or is about to.
-    pub(crate) fn has_process(&self) -> bool {
-        let owner = self.table.owner.load(Ordering::SeqCst);
-        owner == word(RUNNING) || owner == word(STARTING)
-    }
-
-    /// Whether it serves clients at all, now or once its session has started.
-    pub(crate) fn is_able(&self) -> bool {
-        self.table.size_bytes as usize >= SECOND_FORM_BYTES
-    }
-
-    /// Enters this copy with it, so that it asks for the tags that are in force here.
-    pub(crate) fn greet(&self) {
-        if self.table.has_tags() {
-            tags::stay_loaded();
-            self.table.enter(&TABLE);
-        }
-    }
-
-    /// A document of one moment. It may grow between the two questions that it takes to get it.
-    pub(crate) fn read(&self, which: u32) -> Result<Vec<u8>, Refusal> {
-        let functions = self.functions().ok_or(Refusal(code::NO_SESSION))?;
-        let mut text = vec![0_u8; 64 << 10];
-        for _ in 0..8 {
-            let mut bytes = 0;
-            match (functions.read)(which, text.as_mut_ptr(), text.len(), &raw mut bytes) {
-                code::OK => {
-                    text.truncate(bytes);
-                    return Ok(text);
-                }
-                code::TOO_SMALL if bytes < DOCUMENT_BYTES_MAX => {
-                    text.resize(bytes.saturating_add(bytes / 4).max(text.len()), 0);
-                }
-                code => return Err(Refusal(code)),
-            }
-        }
-        Err(Refusal(code::TOO_SMALL))
-    }
-
-    pub(crate) fn flush(&self, timeout: Duration) -> Result<(), Refusal> {
-        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        self.ask(|functions| (functions.flush)(nanos))
-    }
-
-    pub(crate) fn sample(&self) {
-        // Without a session there is nobody to ask.
-        let _ = self.ask(|functions| (functions.sample)());
-    }
-
-    pub(crate) fn now(&self) -> u64 {
-        self.functions().map_or(0, |functions| (functions.now)())
-    }
-
-    pub(crate) fn scope_prepare(&self) {
-        // Without a session there is nothing to prepare.
-        let _ = self.ask(|functions| (functions.scope_prepare)());
-    }
-
-    /// The id of the scope; 0 where there is none.
-    pub(crate) fn scope_open(&self, name: &str, trace: Option<TraceContext>) -> u64 {
-        let trace = trace.map(Trace::from);
-        let trace = trace.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        self.functions()
-            .map_or(0, |functions| (functions.scope_open)(name.as_ptr(), name.len(), trace))
-    }
-
-    /// Whether there is something to leave.
-    pub(crate) fn scope_enter(&self, scope: u64, task: u64) -> bool {
-        self.ask(|functions| (functions.scope_enter)(scope, task)).is_ok()
-    }
-
-    pub(crate) fn scope_leave(&self, scope: u64, task: u64) {
-        // It cannot be refused.
-        let _ = self.ask(|functions| (functions.scope_leave)(scope, task));
-    }
-
-    pub(crate) fn scope_suspend(&self, scope: u64, task: u64) {
-        // It cannot be refused.
-        let _ = self.ask(|functions| (functions.scope_suspend)(scope, task));
-    }
-
-    pub(crate) fn scope_end(&self, scope: u64, start: u64) {
-        // Without a session there is no trace to be in.
-        let _ = self.ask(|functions| (functions.scope_end)(scope, start));
-    }
-
-    pub(crate) fn write_trace(&self, path: &Path, bytes_max: u64) -> Result<[u64; 5], Refusal> {
-        let path = path.as_os_str().as_bytes();
-        let mut numbers = [0; 5];
-        self.ask(|functions| {
-            (functions.write_trace)(path.as_ptr(), path.len(), bytes_max, &raw mut numbers)
-        })?;
-        Ok(numbers)
-    }
-
-    pub(crate) fn pause(&self, why: &str) -> Result<(), Refusal> {
-        self.ask(|functions| (functions.pause)(why.as_ptr(), why.len()))
-    }
-
-    pub(crate) fn resume(&self) -> bool {
-        self.ask(|functions| (functions.resume)()).is_ok()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -573,7 +468,8 @@ mod tests {
         assert_eq!(std::mem::offset_of!(SessionTable, functions), FIRST_FORM_BYTES);
         assert_eq!(std::mem::offset_of!(SessionTable, tag), SECOND_FORM_BYTES);
         assert_eq!(size_of::<SessionTable>(), SECOND_FORM_BYTES + 8 * (1 + OTHERS_MAX));
-        assert_eq!(size_of::<Functions>(), 8 + 14 * 8);
+        assert_eq!(FUNCTIONS_FIRST_BYTES, 8 + 14 * 8);
+        assert_eq!(size_of::<Functions>(), 8 + 18 * 8);
         assert_eq!(std::mem::offset_of!(Functions, read), 8);
         assert_eq!(std::mem::offset_of!(Functions, resume), 8 + 13 * 8);
     }

@@ -154,6 +154,7 @@ functions! {
     fn cuGraphLaunch(executable: u64, stream: u64);
     fn cuMemsetD8_v2(to: u64, value: u8, count: usize);
     fn cuModuleLoadData(to: *mut u64, image: *const c_char);
+    fn cuModuleUnload(module: u64);
     fn cuModuleGetFunction(to: *mut u64, module: u64, name: *const c_char);
     fn cuLaunchKernel(function: u64, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32,
         shared: u32, stream: u64, params: *mut *mut c_void, extra: *mut *mut c_void);

@@ -14,12 +14,15 @@
 use super::UNKNOWN_DEVICE;
 use super::contexts::Known;
 use super::finalize;
+use super::growth;
 use super::state::{Inside, STATE};
 use crate::event::{
     AllocKind, Allocation, AllocationFailure, Body, CallKind, DeviceIndex, DriverCall, Event,
-    FreeKind, LibraryId, SeenBy, current_tag,
+    FreeKind, SeenBy, current_tag,
 };
+use crate::source::attribution::library_here;
 use crate::source::clock;
+use crate::source::driver::is_asking;
 use crate::units::{Bytes, Nanos};
 use cupti_sys::layout::{allocation_prop, callback_data};
 use cupti_sys::{Context, callback_site, cbid, domain, params, resource_cbid};
@@ -119,11 +122,26 @@ pub(super) unsafe extern "C" fn on_callback(
         let Some(_inside) = Inside::enter() else { return };
         match callback_domain {
             domain::DRIVER_API => {
-                STATE.callbacks.fetch_add(1, Ordering::Relaxed);
+                // What we ask ourselves on the way is nobody's call.
+                if is_asking() {
+                    return;
+                }
                 // SAFETY: in this domain CUPTI passes a CUpti_CallbackData, valid for this call.
                 let call = unsafe { Call::read(id, Block(data.cast())) };
-                // SAFETY: `call` was just made of CUPTI's data for this very call.
+                if !call.at_exit {
+                    STATE.under_way.enter();
+                }
+                if growth::is_setup(id) {
+                    // SAFETY: `call` was just made of CUPTI's data for this very call.
+                    unsafe { growth::on_call(&call) };
+                } else {
+                    STATE.callbacks.fetch_add(1, Ordering::Relaxed);
+                }
+                // SAFETY: as above.
                 unsafe { driver_call(&call) };
+                if call.at_exit {
+                    STATE.under_way.leave();
+                }
             }
             domain::RESOURCE if id == resource_cbid::CONTEXT_DESTROY_STARTING => {
                 // SAFETY: in this domain CUPTI passes a CUpti_ResourceData, which begins with the
@@ -132,6 +150,7 @@ pub(super) unsafe extern "C" fn on_callback(
                 if let Some(Known { uid, device }) = STATE.contexts.forget(context) {
                     emit(clock::now(), Body::ContextDestroyed { device, context: uid });
                 }
+                growth::context_gone(context);
             }
             _ => {}
         }
@@ -144,14 +163,19 @@ fn emit(time: Nanos, body: Body) {
 
 /// A C struct by its address.
 #[derive(Clone, Copy)]
-struct Block(*const u8);
+pub(super) struct Block(*const u8);
 
 impl Block {
+    /// Whether there is none.
+    pub(super) fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
     /// The field at `offset`.
     ///
     /// # Safety
     /// A readable `T` lies there.
-    unsafe fn read<T: Copy>(self, offset: usize) -> T {
+    pub(super) unsafe fn read<T: Copy>(self, offset: usize) -> T {
         // SAFETY: the caller's promise; the alignment is not relied upon.
         unsafe { self.0.add(offset).cast::<T>().read_unaligned() }
     }
@@ -160,7 +184,7 @@ impl Block {
     ///
     /// # Safety
     /// A pointer lies there, null or to a readable `T`.
-    unsafe fn read_through<T: Copy>(self, offset: usize) -> Option<T> {
+    pub(super) unsafe fn read_through<T: Copy>(self, offset: usize) -> Option<T> {
         // SAFETY: the caller's promise.
         let pointer: *const T = unsafe { self.read(offset) };
         // SAFETY: the caller's promise, and it is not null.
@@ -169,14 +193,14 @@ impl Block {
 }
 
 /// One driver call, at one of its two sites.
-struct Call {
-    id: u32,
-    at_exit: bool,
-    arguments: Block,
+pub(super) struct Call {
+    pub(super) id: u32,
+    pub(super) at_exit: bool,
+    pub(super) arguments: Block,
     /// The call's result; meaningful at the exit site.
     result: u32,
-    context: usize,
-    context_uid: u32,
+    pub(super) context: usize,
+    pub(super) context_uid: u32,
     /// Where the entry site leaves a number for the exit site; may be null.
     shared: *mut u64,
     correlation: u32,
@@ -506,7 +530,7 @@ unsafe fn allocating(call: &Call, request: &Request) {
         stream: request.stream,
         pool: request.pool,
         tag,
-        library: LibraryId::UNKNOWN,
+        library: library_here(),
     }));
 }
 

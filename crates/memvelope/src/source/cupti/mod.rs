@@ -5,7 +5,8 @@
 //!   moves it on; `absence`: when CUPTI was others'
 //! * `session`: attaching and detaching; `subscription`, `attributes`, `finalize`: parts of that
 //! * `quirks`: what single versions do wrong
-//! * `callbacks`, `state`, `contexts`: what runs inside the host's CUDA calls, lock-free
+//! * `callbacks`, `state`, `contexts`, `under_way`: what runs inside the host's CUDA calls, lock-free
+//! * `growth`: what contexts and modules take, measured around the calls that make them
 //! * `buffers`: memory that CUPTI fills; `drain`: the way out; `decode`, `records`: what stands in it
 //! * `scopes`: told to CUPTI, by thread; `scope_calls`: the records that this takes
 //! * `correlate`, `ranges`: what needs more than one record: scopes and marked ranges
@@ -27,6 +28,7 @@ mod drain;
 mod finalize;
 mod find;
 mod foreign_text;
+mod growth;
 mod known_names;
 mod lifecycle;
 pub mod quirks;
@@ -41,6 +43,7 @@ mod session;
 mod state;
 mod subscription;
 mod turn;
+mod under_way;
 
 pub use attributes::DeviceBuffers;
 pub use counters::Counters;

@@ -20,7 +20,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use table::{CuContext, CuDevice, Table, attribute, pool_attribute};
+use table::{CuContext, CuDevice, Table, attribute};
 
 /// A loaded libcuda. Leaked on purpose: it must outlive every callback.
 #[derive(Debug)]
@@ -73,6 +73,12 @@ macro_rules! call {
         }
     }};
 }
+
+// After the macro, which it uses.
+mod memory;
+
+pub(crate) use memory::is_asking;
+pub use memory::{Asked, Reading, Relaxed};
 
 fn driver_error(call: &'static str, result: CuResult) -> Error {
     Error::DriverCall { call, code: result.0, name: result_name(result.0) }
@@ -193,6 +199,14 @@ impl Driver {
         (0..count.max(0)).map(|ordinal| self.device(ordinal)).collect()
     }
 
+    /// One device. Needs [`Self::init`].
+    ///
+    /// # Errors
+    /// [`crate::Error::DriverCall`].
+    pub fn describe(&self, device: DeviceIndex) -> Result<DeviceInfo> {
+        self.device(c_int::try_from(device.0).unwrap_or(c_int::MAX))
+    }
+
     fn device(&self, ordinal: c_int) -> Result<DeviceInfo> {
         let mut device: CuDevice = 0;
         call!(self, device_get = "cuDeviceGet"(&raw mut device, ordinal))?;
@@ -261,19 +275,25 @@ impl Driver {
     pub(crate) fn active_devices(&self) -> Vec<DeviceIndex> {
         let mut count: c_int = 0;
         let counted = call!(self, device_get_count = "cuDeviceGetCount"(&raw mut count));
-        let is_active = |ordinal: &c_int| {
-            let (mut handle, mut flags, mut active): (CuDevice, u32, c_int) = (0, 0, 0);
-            call!(self, device_get = "cuDeviceGet"(&raw mut handle, *ordinal)).is_ok()
-                && call!(
-                    self,
-                    primary_ctx_get_state =
-                        "cuDevicePrimaryCtxGetState"(handle, &raw mut flags, &raw mut active)
-                )
-                .is_ok()
-                && active != 0
-        };
         let ordinals = if counted.is_ok() { 0..count.max(0) } else { 0..0 };
-        ordinals.filter(is_active).filter_map(|n| u32::try_from(n).ok()).map(DeviceIndex).collect()
+        let indices = ordinals.filter_map(|n| u32::try_from(n).ok()).map(DeviceIndex);
+        indices.filter(|index| self.is_active(*index).unwrap_or(false)).collect()
+    }
+
+    /// Whether the device's primary context is active.
+    ///
+    /// # Errors
+    /// [`crate::Error::DriverCall`].
+    pub fn is_active(&self, device: DeviceIndex) -> Result<bool> {
+        let ordinal = c_int::try_from(device.0).unwrap_or(c_int::MAX);
+        let (mut handle, mut flags, mut active): (CuDevice, u32, c_int) = (0, 0, 0);
+        call!(self, device_get = "cuDeviceGet"(&raw mut handle, ordinal))?;
+        call!(
+            self,
+            primary_ctx_get_state =
+                "cuDevicePrimaryCtxGetState"(handle, &raw mut flags, &raw mut active)
+        )?;
+        Ok(active != 0)
     }
 
     /// Whether a context is known to exist: an active primary one, or the calling thread's.
@@ -296,116 +316,6 @@ impl Driver {
             thread_exchange_stream_capture_mode =
                 "cuThreadExchangeStreamCaptureMode"(&raw mut mode)
         )
-    }
-
-    /// `cuMemGetInfo` in the calling thread's current context, as a [`crate::event::Body::DeviceMemory`]
-    /// event; `None` when the thread has no current context.
-    ///
-    /// # Errors
-    /// [`crate::Error::DriverCall`].
-    pub fn memory_here(&self) -> Result<Option<Event>> {
-        match self.current_device()? {
-            Some(device) => self.memory_info(device).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    fn memory_info(&self, device: DeviceIndex) -> Result<Event> {
-        let (mut free, mut total) = (0usize, 0usize);
-        call!(self, mem_get_info = "cuMemGetInfo_v2"(&raw mut free, &raw mut total))?;
-        Ok(polled(Body::DeviceMemory {
-            device,
-            total: Bytes(total as u64),
-            free: Bytes(free as u64),
-        }))
-    }
-
-    /// The same for `device` from any thread: only if its primary context is active, and without
-    /// keeping it alive.
-    ///
-    /// # Errors
-    /// [`crate::Error::DriverCall`].
-    pub fn memory_of(&self, device: DeviceIndex) -> Result<Option<Event>> {
-        self.in_primary_context(device, |_| self.memory_info(device))
-    }
-
-    /// Reserved and used bytes of the device's default memory pool, as an event; `None` without
-    /// pool support or without an active primary context.
-    ///
-    /// # Errors
-    /// [`crate::Error::DriverCall`].
-    pub fn default_pool_of(&self, device: DeviceIndex) -> Result<Option<Event>> {
-        let event =
-            self.in_primary_context(device, |ordinal| self.default_pool(ordinal, device))?;
-        Ok(event.flatten())
-    }
-
-    fn default_pool(&self, ordinal: CuDevice, device: DeviceIndex) -> Result<Option<Event>> {
-        let (Some(_), Some(_)) =
-            (self.table.device_get_default_mem_pool, self.table.mem_pool_get_attribute)
-        else {
-            return Ok(None);
-        };
-        if self.attribute(attribute::MEMORY_POOLS_SUPPORTED, ordinal)? == 0 {
-            return Ok(None);
-        }
-        let mut pool: *mut c_void = std::ptr::null_mut();
-        match call!(
-            self,
-            device_get_default_mem_pool = "cuDeviceGetDefaultMemPool"(&raw mut pool, ordinal)
-        ) {
-            Ok(()) => {}
-            Err(error) if is_code(&error, CuResult::NOT_SUPPORTED) => return Ok(None),
-            Err(error) => return Err(error),
-        }
-        let reserved = self.pool_attribute(pool, pool_attribute::RESERVED_CURRENT)?;
-        let used = self.pool_attribute(pool, pool_attribute::USED_CURRENT)?;
-        Ok(Some(polled(Body::Pool { device, pool: pool as u64, reserved, used })))
-    }
-
-    fn pool_attribute(&self, pool: *mut c_void, attribute: u32) -> Result<Bytes> {
-        let mut value: u64 = 0;
-        call!(
-            self,
-            mem_pool_get_attribute =
-                "cuMemPoolGetAttribute"(pool, attribute, (&raw mut value).cast())
-        )?;
-        Ok(Bytes(value))
-    }
-
-    /// Runs `ask` with the device's primary context current, if it is active; the context neither
-    /// starts nor outlives anything because of us. (Should its last owner let go between the look
-    /// and our retain, we start and end it again: a cost, not an error, and not to be helped.)
-    fn in_primary_context<T>(
-        &self,
-        device: DeviceIndex,
-        ask: impl FnOnce(CuDevice) -> Result<T>,
-    ) -> Result<Option<T>> {
-        let ordinal = c_int::try_from(device.0).unwrap_or(c_int::MAX);
-        let mut handle: CuDevice = 0;
-        call!(self, device_get = "cuDeviceGet"(&raw mut handle, ordinal))?;
-        let (mut flags, mut active): (u32, c_int) = (0, 0);
-        call!(
-            self,
-            primary_ctx_get_state =
-                "cuDevicePrimaryCtxGetState"(handle, &raw mut flags, &raw mut active)
-        )?;
-        if active == 0 {
-            return Ok(None);
-        }
-        let mut context: CuContext = std::ptr::null_mut();
-        call!(self, primary_ctx_retain = "cuDevicePrimaryCtxRetain"(&raw mut context, handle))?;
-        let answer = match call!(self, ctx_push_current = "cuCtxPushCurrent_v2"(context)) {
-            Ok(()) => {
-                let answer = ask(handle);
-                let mut popped: CuContext = std::ptr::null_mut();
-                let pop = call!(self, ctx_pop_current = "cuCtxPopCurrent_v2"(&raw mut popped));
-                answer.and_then(|value| pop.map(|()| value))
-            }
-            Err(error) => Err(error),
-        };
-        let release = call!(self, primary_ctx_release = "cuDevicePrimaryCtxRelease_v2"(handle));
-        answer.and_then(|value| release.map(|()| Some(value)))
     }
 
     fn check(&self, call: &'static str, result: CuResult) -> Result<()> {

@@ -62,6 +62,7 @@ macro_rules! driver_functions {
             pub(crate) fn missing_symbols(&self) -> Vec<&'static str> {
                 let mut missing = Vec::new();
                 $(if self.$field.is_none() { missing.push($symbol); })*
+                missing.retain(|symbol| !DISPENSABLE.contains(symbol));
                 missing
             }
         }
@@ -92,8 +93,15 @@ driver_functions! {
     thread_exchange_stream_capture_mode = "cuThreadExchangeStreamCaptureMode" (*mut u32);
     mem_get_info = "cuMemGetInfo_v2" (*mut usize, *mut usize);
     device_get_default_mem_pool = "cuDeviceGetDefaultMemPool" (*mut CuMemoryPool, CuDevice);
+    device_get_mem_pool = "cuDeviceGetMemPool" (*mut CuMemoryPool, CuDevice);
     mem_pool_get_attribute = "cuMemPoolGetAttribute" (CuMemoryPool, u32, *mut c_void);
+    device_get_graph_mem_attribute = "cuDeviceGetGraphMemAttribute" (CuDevice, u32, *mut c_void);
+    mem_get_allocation_granularity =
+        "cuMemGetAllocationGranularity" (*mut usize, *const [u64; 4], u32);
 }
+
+/// Functions that came with CUDA 11.4: a driver without them has nothing to tell that we would miss.
+const DISPENSABLE: &[&str] = &["cuDeviceGetGraphMemAttribute"];
 
 /// Numbers of `CUdevice_attribute` that we ask for.
 pub(crate) mod attribute {
@@ -111,6 +119,14 @@ pub(crate) mod pool_attribute {
     pub(crate) const RESERVED_CURRENT: u32 = 5;
     /// Bytes of it that are handed out now.
     pub(crate) const USED_CURRENT: u32 = 7;
+}
+
+/// Numbers of `CUgraphMem_attribute` that we ask for; the values are 64 bits wide.
+pub(crate) mod graph_attribute {
+    /// Bytes of graphs' allocations that are in use now.
+    pub(crate) const USED_CURRENT: u32 = 0;
+    /// Physical bytes that graphs hold now.
+    pub(crate) const RESERVED_CURRENT: u32 = 2;
 }
 
 macro_rules! results {
@@ -188,6 +204,7 @@ mod tests {
     fn a_library_that_is_no_driver_lacks_everything() {
         let mut report = loader::LoadReport::new("libc");
         let libc = report.open("libc.so.6".as_ref(), loader::Open::OnlyIfLoaded).expect("loaded");
-        assert_eq!(Table::resolve(libc).missing_symbols(), NAMES);
+        let missing = Table::resolve(libc).missing_symbols();
+        assert_eq!(missing.len() + DISPENSABLE.len(), NAMES.len());
     }
 }

@@ -4,7 +4,7 @@
 const DEMANGLED_BYTES_MAX: usize = 4096;
 
 /// The name demangled (C++, Rust), without the argument list, cut in the middle to `width` columns.
-pub(super) fn shown(name: &str, width: usize) -> String {
+pub(crate) fn shown(name: &str, width: usize) -> String {
     cut(&demangled(name), width)
 }
 
@@ -27,13 +27,13 @@ fn demangled(name: &str) -> String {
 
 /// The text with dots for what would steer a terminal: control characters, and those that turn the
 /// direction of writing.
-pub(super) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|c| if c.is_control() || turns(c) { '.' } else { c }).collect()
 }
 
 /// At most `width` characters of the plain text: begin and end say more than either alone.
-pub(super) fn cut(text: &str, width: usize) -> String {
+pub(crate) fn cut(text: &str, width: usize) -> String {
     let plain: Vec<char> = plain(text).chars().collect();
     if plain.len() <= width {
         return plain.into_iter().collect();

@@ -1,0 +1,187 @@
+//! One epoch: ledger, framework, driver and pools of a device, read so that nothing moved meanwhile.
+//!
+//! **How.** Where the ledger stands is noted; then the framework is asked (by the caller's function,
+//! if there is one), the driver's free bytes, every pool, graph memory, and the free bytes again.
+//! If the ledger stands where it stood and the free bytes are what they were, all of it belongs to
+//! one moment, unless a call is under way that takes or gives back memory: what it does shows in
+//! the free bytes before the ledger hears of it. If not, all is asked again, [`TRIES`] times; then the epoch is torn, and says by how
+//! much. What pools and graphs say goes into the ledger; where that was news, the question is
+//! repeated, too: the ledger's sums are then those of the moment before.
+//!
+//! No lock is held while anything foreign is called. The caller's function may take locks of its
+//! own, Python's say.
+
+use super::attach::Links;
+use super::planes::{Told, seen_of};
+use super::poll;
+use super::state::Inner;
+use crate::error::Result;
+use crate::event::{DeviceIndex, Seen};
+use crate::framework::Framework;
+use crate::ledger::{DeviceTotals, Ledger};
+use crate::snapshot::Epoch;
+use crate::source::driver::{Asked, DeviceInfo, Driver, Reading};
+use crate::units::Bytes;
+
+/// How often planes are read before an epoch is called torn.
+pub(super) const TRIES: u32 = 8;
+
+/// Reads the framework plane of a device.
+pub(super) type Reader<'a> = dyn FnMut() -> Option<Framework> + 'a;
+
+/// Which context the driver is asked in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whence {
+    /// The primary one, whoever's thread it is.
+    Primary,
+    /// The calling thread's current one where it is of that device, else the primary one.
+    Here,
+}
+
+/// Reads one; `None` where neither driver nor NVML tells what is free. It is kept as the device's
+/// last one.
+pub(super) fn read(
+    inner: &Inner,
+    links: &Links,
+    device: &DeviceInfo,
+    whence: Whence,
+    mut reader: Option<&mut Reader<'_>>,
+) -> Option<Epoch> {
+    let mut last = None;
+    for _ in 0..TRIES {
+        let attempt = attempt(inner, links, device, whence, reader.as_deref_mut())?;
+        let is_torn = attempt.is_torn;
+        last = Some(attempt);
+        if !is_torn {
+            break;
+        }
+    }
+    let epoch = last?;
+    inner.planes().note_epoch(device.index, epoch.clone());
+    Some(epoch)
+}
+
+fn attempt(
+    inner: &Inner,
+    links: &Links,
+    device: &DeviceInfo,
+    whence: Whence,
+    reader: Option<&mut Reader<'_>>,
+) -> Option<Epoch> {
+    let (index, ledger) = (device.index, inner.ledger);
+    let was_quiet = is_quiet(inner);
+    let before = ledger.changes();
+    let totals = totals_of(inner, index);
+    let first_free = reader.as_ref().and_then(|_| free_of(inner, links, device, whence));
+    let framework = framework(inner, index, reader);
+    let segments = framework.as_ref().map(|framework| framework.segments.as_slice());
+    let matched = segments.map(|segments| ledger.matched(index, segments)).unwrap_or_default();
+    let reading = ask(inner, links, device, whence)?;
+    let is_still = ledger.changes() == before && was_quiet && is_quiet(inner);
+    reading.events.iter().for_each(|event| ledger.accept(event));
+    let settled = totals_of(inner, index);
+    let free_moved = first_free.map_or(Bytes::ZERO, |first| apart(first, reading.free));
+    let seen_moved = Bytes(seen_of(&totals).abs_diff(seen_of(&settled)));
+    let moved_bytes = reading.moved.max(free_moved).max(seen_moved);
+    // What pools and graphs told was known, or it is told again in the next try.
+    let is_torn = !is_still || moved_bytes > Bytes::ZERO || settled != totals;
+    Some(Epoch {
+        time: inner.now(),
+        total_bytes: reading.total,
+        free_bytes: reading.free,
+        totals: settled,
+        framework,
+        matched,
+        is_torn,
+        moved_bytes,
+        others_bytes: inner.planes().plane(index).others_bytes,
+    })
+}
+
+/// The framework plane: as the caller's function tells it, or as it was told before while its
+/// segments are what they were.
+fn framework(
+    inner: &Inner,
+    device: DeviceIndex,
+    reader: Option<&mut Reader<'_>>,
+) -> Option<Framework> {
+    let mark = inner.ledger.vram_and_turnover(device);
+    let Some(read) = reader else {
+        let mut planes = inner.planes();
+        let told = planes.side(device).told.as_ref();
+        return told.filter(|told| told.mark == mark).map(|told| told.framework.clone());
+    };
+    let framework = read()?;
+    let told = Told { framework: framework.clone(), mark };
+    inner.planes().side(device).told = Some(told);
+    Some(framework)
+}
+
+/// Whether no call is under way that takes or gives back memory.
+fn is_quiet(inner: &Inner) -> bool {
+    let is_changing = inner.ledger.changes() & 1 != 0;
+    !is_changing && inner.recorder().is_none_or(|recorder| recorder.calls_under_way() == 0)
+}
+
+fn apart(one: Bytes, other: Bytes) -> Bytes {
+    Bytes(one.0.abs_diff(other.0))
+}
+
+/// Physical bytes that were seen to be taken so far.
+pub(super) fn seen(inner: &Inner, device: DeviceIndex) -> Bytes {
+    Bytes(u64::try_from(seen_of(&totals_of(inner, device))).unwrap_or(0))
+}
+
+/// What a ledger has seen to be taken of a device.
+pub(super) fn seen_in(ledger: &Ledger, device: DeviceIndex) -> Seen {
+    let known = ledger.totals().into_iter().find(|totals| totals.device == device);
+    let bytes = known.map_or(0, |totals| seen_of(&totals));
+    Seen { bytes, turnover: ledger.vram_and_turnover(device).1 }
+}
+
+fn totals_of(inner: &Inner, device: DeviceIndex) -> DeviceTotals {
+    let known = inner.ledger.totals().into_iter().find(|totals| totals.device == device);
+    known.unwrap_or(DeviceTotals { device, ..DeviceTotals::default() })
+}
+
+/// What the driver says; where it has no context to be asked in, what NVML says.
+fn ask(inner: &Inner, links: &Links, device: &DeviceInfo, whence: Whence) -> Option<Reading> {
+    let driver = links.driver.filter(|_| inner.may_call());
+    match driver.map(|driver| ask_driver(driver, device, whence)) {
+        Some(Ok(Some(reading))) => {
+            reading.problems.iter().for_each(|problem| inner.note_problem(problem));
+            return Some(reading);
+        }
+        Some(Err(error)) => {
+            inner.note_problem(&error);
+            inner.planes().note_silence(device.index, inner.now(), error.to_string());
+            // A device that the driver cannot reach is not described by somebody else.
+            return None;
+        }
+        Some(Ok(None)) | None => {}
+    }
+    let nvml = links.nvml.as_ref().filter(|_| inner.may_call())?;
+    let memory = poll::noted(inner, nvml.memory_of(device))??;
+    let total = memory.used.saturating_add(memory.free);
+    Some(Reading { total, free: memory.free, ..Reading::default() })
+}
+
+fn ask_driver(driver: &Driver, device: &DeviceInfo, whence: Whence) -> Result<Option<Reading>> {
+    let pools: &dyn Asked = &();
+    if whence == Whence::Here
+        && let Some(reading) = driver.reading_here(device.index, pools)?
+    {
+        return Ok(Some(reading));
+    }
+    driver.reading_of(device.index, pools)
+}
+
+/// Free bytes alone, in the way that [`ask`] will ask.
+fn free_of(inner: &Inner, links: &Links, device: &DeviceInfo, whence: Whence) -> Option<Bytes> {
+    let driver = links.driver.filter(|_| inner.may_call())?;
+    let here = match whence {
+        Whence::Here => driver.free_here(device.index).ok().flatten(),
+        Whence::Primary => None,
+    };
+    here.or_else(|| driver.free_of(device.index).ok().flatten())
+}
