@@ -64,6 +64,7 @@ __all__ = [
     "_tag_name",
     "_tag_number",
     "_thread_tag",
+    "_torch_builder_ns",
     "_torch_ingest",
     "_torch_turnover",
     "doctor",
@@ -548,6 +549,9 @@ def _torch_ingest(
 ) -> Framework:
     """The allocator's plane of a device, from what PyTorch told. Raises `ReadAllocatorError`, and
     `ValueError` where a device must be named."""
+
+def _torch_builder_ns(blocks: int, a_segment: int) -> int:
+    """What the builder alone takes. For a bench."""
 
 def _torch_turnover(stats: Any) -> int:
     """A number that changes with whatever the allocator does."""
