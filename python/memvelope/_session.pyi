@@ -1,4 +1,4 @@
-"""`Session`, as `_native` has it. Only type checkers read this file."""
+"""`Session` and `Follow`, as `_native` has them. Only type checkers read this file."""
 
 from os import PathLike
 from types import TracebackType
@@ -6,9 +6,10 @@ from typing import Any, Literal, SupportsIndex, final
 
 from typing_extensions import Self
 
-from ._types import _Fit
+from ._native import Envelope, Gate, Plan
+from ._types import _Document, _Fit
 
-__all__ = ["Session"]
+__all__ = ["Follow", "Session"]
 
 @final
 class Session:
@@ -53,6 +54,24 @@ class Session:
         """Leaves CUPTI to somebody else. Raises `FlushTimeoutError` or `CuptiCallError`."""
     def resume(self) -> bool:
         """Ends that. True if it records now; else as soon as CUPTI is given back."""
+    def follow(
+        self,
+        gate: Gate,
+        plan: Plan | Envelope | _Document,
+        *,
+        device: int = 0,
+        budget_blocks: int | None = None,
+        floor_blocks: int = 0,
+        rise_blocks: int | None = None,
+        rise_readings: int = 10,
+        rise_after_s: float = 60.0,
+        is_loaded: bool = False,
+        kv_untagged_bytes: int | None = None,
+        keeps_cached: bool = False,
+        by_hand: bool = False,
+    ) -> Follow:
+        """Lets a gate follow the measured envelope while the result is kept. Raises
+        `ConfigureGateError`, `PlanRefused`, and what `Envelope.plan` raises."""
     def sample(self) -> None: ...
     def flush(self, timeout_s: float = 5.0) -> None:
         """Waits for the records of completed work. Raises `FlushTimeoutError`."""
@@ -62,6 +81,24 @@ class Session:
         """Writes the sampled trace as Chrome trace JSON. Raises `WriteFileError`."""
     def stop(self, timeout_s: float = 5.0) -> dict[str, Any]:
         """Ends the session; returns the last snapshot. Raises `FlushTimeoutError`."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> bool: ...
+
+@final
+class Follow:
+    """A gate follows the measured envelope as long as this is kept."""
+
+    def status(self) -> dict[str, Any]:
+        """Where it stands."""
+    def update(self) -> dict[str, Any]:
+        """Takes what was measured last now; returns `status()`."""
+    def stop(self) -> None:
+        """Ends it; the gate keeps its capacity."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self,

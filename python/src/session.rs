@@ -2,6 +2,7 @@
 
 use crate::convert::{amount, plain, small_amount};
 use crate::errors::{guarded, raised};
+use crate::follow::Follow;
 use memvelope::config::Config;
 use memvelope::event::DeviceIndex;
 use memvelope::runtime;
@@ -9,6 +10,7 @@ use memvelope::snapshot::{Fit, Via};
 use memvelope::units::Bytes;
 use pyo3::exceptions::{PyRuntimeWarning, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,13 +44,12 @@ fn would_fit(
     device: DeviceIndex,
     via: Option<Via>,
 ) -> Fit {
-    let snapshot = session.snapshot_now();
-    let Some(found) = snapshot.device(device) else {
-        let missing = format!("device {} was not seen: {}", device.0, snapshot.unseen.join("; "));
-        return Fit::Unknown { missing };
-    };
-    let known = if found.framework.is_some() { Via::Framework } else { Via::Driver };
-    found.would_fit(bytes, via.unwrap_or(known))
+    let via = via.unwrap_or_else(|| {
+        let snapshot = session.snapshot_now();
+        let framework = snapshot.device(device).and_then(|device| device.framework.as_ref());
+        if framework.is_some() { Via::Framework } else { Via::Driver }
+    });
+    session.would_fit(device, bytes, via)
 }
 
 #[pymethods]
@@ -154,6 +155,37 @@ impl Session {
     /// Ends a `pause()`. True if it records now; else it does as soon as CUPTI is given back.
     fn resume(&self, py: Python<'_>) -> PyResult<bool> {
         guarded(|| Ok(py.detach(|| self.inner.resume())))
+    }
+
+    /// Lets a gate follow the measured envelope, as long as the `Follow` that this returns is kept:
+    /// at each poll period (`MEMVELOPE_POLL_PERIOD_MS`) the gate's capacity becomes what the device
+    /// has room for. Down at once; up once it was more by `rise_blocks` (1 % of the budget) for
+    /// `rise_readings` readings in a row, or for `rise_after_s` seconds, and then by the least of
+    /// those; never above `budget_blocks`, nor below `floor_blocks`.
+    ///
+    /// `plan` is what the device is compared with: a `Plan`, whose blocks but the null block are the
+    /// budget; an `Envelope`; or a `config.json` (as for `Envelope.plan`), which is planned for the
+    /// device's own memory. Weights and KV cache are known by their tags (`memvelope.tag`).
+    /// `is_loaded` says that the weights are loaded though nothing tagged them; `kv_untagged_bytes`,
+    /// how much of what nobody tagged is KV cache, say of an engine that took its whole cache at
+    /// the start. `keeps_cached`: count all that torch caches as taken, for a cache that does not
+    /// come out of torch's allocator. `device` is the ordinal. `by_hand`: only `Follow.update()`
+    /// follows, which is the way where another copy of memvelope records (`owner_path`).
+    ///
+    /// Raises `ConfigureGateError`, `PlanRefused`, what `Envelope.plan` raises, and `TypeError` or
+    /// `ValueError` for what is no such argument.
+    #[pyo3(signature = (gate, plan, **keywords))]
+    #[pyo3(
+        text_signature = "($self, gate, plan, *, device=0, budget_blocks=None, floor_blocks=0, rise_blocks=None, rise_readings=10, rise_after_s=60.0, is_loaded=False, kv_untagged_bytes=None, keeps_cached=False, by_hand=False)"
+    )]
+    fn follow(
+        &self,
+        py: Python<'_>,
+        gate: &Bound<'_, PyAny>,
+        plan: &Bound<'_, PyAny>,
+        keywords: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Follow> {
+        guarded(|| Follow::start(py, &self.inner, gate, plan, keywords))
     }
 
     /// Asks the planes now: cgroup, NVML and the driver.

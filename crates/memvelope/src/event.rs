@@ -65,6 +65,11 @@ pub struct DeviceIndex(pub u32);
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Body {
+    /// A call of the allocation family was entered: until it returns, the driver's books may move
+    /// before ours do.
+    CallEntered,
+    /// That call returned, and what it did has been told.
+    CallReturned,
     /// Physical bytes (or, for [`AllocKind::PoolUsed`], bytes inside a pool) were handed out.
     Allocated(Allocation),
     /// An allocation call returned an error.
@@ -105,6 +110,8 @@ pub enum Body {
     Retained {
         /// The VMM allocation handle.
         handle: u64,
+        /// The address by which it was asked for, inside a mapping.
+        address: u64,
     },
     /// A VMM allocation was exported as a file descriptor, which keeps the bytes while it is open.
     Exported {
@@ -125,6 +132,8 @@ pub enum Body {
         multicast: u64,
         /// The VMM allocation handle; 0 where it was bound by address.
         handle: u64,
+        /// The address, inside a mapping; 0 where it was bound by handle.
+        address: u64,
         /// The device whose memory it is.
         device: DeviceIndex,
         /// Where in the multicast object.

@@ -169,6 +169,10 @@ pub struct MemoryRecord {
     pub bytes: Bytes,
     /// Correlation id of the call.
     pub correlation: u32,
+    /// The pool's handle, 0 if it is of none.
+    pub pool: u64,
+    /// Physical bytes that the pool had then.
+    pub pool_bytes: Option<Bytes>,
 }
 
 /// Bytes that a context took for itself, or gave back.

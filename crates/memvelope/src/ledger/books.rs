@@ -2,30 +2,28 @@
 
 use super::Findings;
 use super::history::History;
+use super::pools::{POOLS_MAX, Pools};
 use super::table::{Entry, Slot, Space, Table};
-use super::totals::Devices;
-use crate::event::{Allocation, Body, DeviceIndex, Event, FreeKind};
+use super::totals::{DEVICES_MAX, Devices};
+use super::vmm::Holds;
+use crate::event::{AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind, MemoryRecord};
 use crate::units::{Bytes, Nanos};
 
 /// Free calls that are under way at one time. One a thread is the rule; past this many, the return
 /// of the oldest was lost.
-const PENDING_MAX: usize = 256;
-
-/// Pools whose reserve is kept. The poller asks one a device.
-const POOLS_MAX: usize = 256;
+const PENDING_MAX: usize = u8::MAX as usize;
 
 #[derive(Debug)]
 pub(super) struct Books {
-    table: Table,
-    devices: Devices,
-    findings: Findings,
+    pub(super) table: Table,
+    pub(super) devices: Devices,
+    pub(super) findings: Findings,
     history: History,
     /// Frees that were entered and have not returned: token and slot, oldest first.
     pending: Vec<(u64, Slot)>,
-    /// Device, pool, reserve.
-    pools: Vec<(DeviceIndex, u64, u64)>,
-    /// Pools that were named in an allocation, whether or not their reserve is known.
-    named_pools: Vec<u64>,
+    pools: Pools,
+    /// What beside references and mappings keeps VMM allocations.
+    pub(super) holds: Holds,
 }
 
 impl Books {
@@ -36,35 +34,34 @@ impl Books {
             findings: Findings::default(),
             history: History::new(history_points),
             pending: Vec::with_capacity(PENDING_MAX),
-            pools: Vec::with_capacity(POOLS_MAX),
-            named_pools: Vec::with_capacity(POOLS_MAX),
+            pools: Pools::new(),
+            holds: Holds::new(),
         }
     }
 
-    pub(super) fn devices(&self) -> &Devices {
-        &self.devices
+    pub(super) fn totals(&self) -> Vec<super::DeviceTotals> {
+        self.devices.seen(&self.pools)
     }
 
     pub(super) fn findings(&self) -> Findings {
-        let is_asked = |pool: &&u64| self.pools.iter().any(|(_, known, _)| known == *pool);
-        let unasked = self.named_pools.iter().filter(|pool| !is_asked(pool)).count();
-        Findings { unasked_pools: unasked as u64, ..self.findings }
-    }
-
-    /// Remembers a pool by its name in an allocation; those past the limit go unnoticed.
-    fn name_pool(&mut self, pool: u64) {
-        let is_new = pool != 0 && !self.named_pools.contains(&pool);
-        if is_new && self.named_pools.len() < POOLS_MAX {
-            self.named_pools.push(pool);
-        }
+        Findings { unasked_pools: self.pools.unasked(), ..self.findings }
     }
 
     pub(super) fn history(&self) -> &History {
         &self.history
     }
 
+    pub(super) fn pool_handle(&self, entry: &Entry) -> u64 {
+        let row = usize::from(entry.pool).checked_sub(1);
+        row.and_then(|row| self.pools.get(row)).map_or(0, |pool| pool.handle)
+    }
+
     pub(super) fn host_bytes(&self) -> u64 {
-        self.table.host_bytes() + self.history.host_bytes()
+        self.table.host_bytes()
+            + self.history.host_bytes()
+            + self.devices.host_bytes()
+            + self.pools.host_bytes()
+            + self.holds.host_bytes()
     }
 
     pub(super) fn accept(&mut self, event: &Event) {
@@ -82,23 +79,36 @@ impl Books {
             Body::FreeReturned { token, succeeded } => self.return_free(time, token, succeeded),
             Body::Mapped { handle, address, bytes } => self.map(time, handle, address, bytes),
             Body::Unmapped { address, bytes } => self.unmap(time, address, bytes),
+            Body::Retained { handle, address } => self.retain(time, handle, address),
+            Body::Exported { handle, descriptor } => self.export(time, handle, descriptor),
+            Body::ExportClosed { descriptor } => self.close_export(time, descriptor),
+            Body::Bound { multicast, handle, address, device, offset, bytes } => {
+                let part = (device, offset, bytes.0);
+                self.bind(multicast, (handle, address), part);
+            }
+            Body::Unbound { multicast, device, offset, bytes } => {
+                self.unbind(time, multicast, (device, offset, bytes.0));
+            }
             Body::ContextDestroyed { device, context } => {
                 self.retire_context(time, device, context);
             }
-            Body::MemoryRecord(record) if record.is_free => self.findings.recorded_frees += 1,
-            Body::MemoryRecord(_) => self.findings.recorded_allocations += 1,
-            Body::Pool { device, pool, reserved, .. } => {
-                self.set_pool(time, device, pool, reserved.0);
+            Body::MemoryRecord(record) => self.note_record(time, &record),
+            Body::Pool { device, pool, reserved, used } => {
+                self.tell_pool(time, device, pool, (reserved, used));
             }
-            Body::Retained { .. }
-            | Body::Exported { .. }
-            | Body::ExportClosed { .. }
-            | Body::Bound { .. }
-            | Body::Unbound { .. }
-            | Body::PoolCreated { .. }
-            | Body::PoolDestroyed { .. }
-            | Body::ContextGrew(_)
-            | Body::GraphMemory { .. }
+            Body::PoolCreated { device, pool } => self.make_pool(time, device, pool),
+            Body::PoolDestroyed { pool } => self.destroy_pool(time, pool),
+            Body::ContextGrew(growth) => {
+                if !self.devices.add_growth(&growth) {
+                    self.refuse(Bytes::ZERO);
+                }
+            }
+            Body::GraphMemory { device, reserved, used } => {
+                self.tell_graph_memory(time, device, reserved, used);
+            }
+            // Not of memory, or not of this plane.
+            Body::CallEntered
+            | Body::CallReturned
             | Body::Kernel(_)
             | Body::PoolRecord(_)
             | Body::GraphLaunch(_)
@@ -116,25 +126,74 @@ impl Books {
         }
     }
 
-    fn allocate(&mut self, time: Nanos, allocation: &Allocation) {
-        let space = if allocation.kind.is_handle() { Space::Handle } else { Space::Address };
-        self.name_pool(allocation.pool);
-        if let Some(former) = self.table.close_at(space, allocation.address) {
+    fn allocate(&mut self, time: Nanos, told: &Allocation) {
+        let space = if told.kind.is_handle() { Space::Handle } else { Space::Address };
+        if self.is_opened_again(space, told) {
+            return;
+        }
+        if let Some(former) = self.table.close_at(space, told.address) {
             self.findings.replaced += 1;
             self.settle(time, former);
         }
-        if !self.devices.add_allocated(allocation) {
-            return self.refuse(allocation.bytes);
+        let mut told = *told;
+        let row = self.pool_of(&mut told);
+        if !self.devices.add_allocated(&told) {
+            return self.refuse(told.bytes);
         }
-        let mut entry = Entry::new(space, allocation.address, allocation.bytes.0);
-        entry.device = allocation.device.0;
-        entry.context = allocation.context;
-        entry.kind = allocation.kind;
-        entry.tag = allocation.tag;
+        let bytes = self.devices.room(told.device.0, told.kind, told.bytes.0);
+        let excess = told.bytes.0 - bytes;
+        self.findings.refused_bytes = self.findings.refused_bytes.saturating_add(Bytes(excess));
+        let mut entry = Entry::new(space, told.address, bytes);
+        // Devices past the limit were refused above.
+        entry.device = told.device.0 as u8;
+        entry.context = told.context;
+        entry.kind = told.kind;
+        entry.tag = told.tag;
+        entry.library = told.library;
+        entry.pool = row.and_then(|row| u16::try_from(row + 1).ok()).unwrap_or(0);
         match self.table.insert(entry) {
-            Some(slot) => self.settle(time, slot),
-            None => self.refuse(allocation.bytes),
+            Some(slot) => {
+                if let Some(pool) = row.and_then(|row| self.pools.get_mut(row)) {
+                    pool.entries += 1;
+                }
+                self.settle(time, slot);
+            }
+            None => self.refuse(told.bytes),
         }
+    }
+
+    /// Opening what is open already gives the same address (or handle) and takes one more close.
+    fn is_opened_again(&mut self, space: Space, told: &Allocation) -> bool {
+        use AllocKind::{ImportedAddress, ImportedHandle};
+        if !matches!(told.kind, ImportedAddress | ImportedHandle) {
+            return false;
+        }
+        let Some(slot) = self.table.find(space, told.address) else { return false };
+        let Some(entry) = self.table.get_mut(slot) else { return false };
+        // An import of what this process exported may be known by the same handle.
+        let is_same = entry.kind == told.kind || told.kind == ImportedHandle;
+        if is_same {
+            entry.references = entry.references.saturating_add(1);
+            self.devices.add_allocated(told);
+        }
+        is_same
+    }
+
+    /// The row of the pool that an allocation is from. It belongs to the pool's device, whatever
+    /// the current one is.
+    fn pool_of(&mut self, told: &mut Allocation) -> Option<usize> {
+        if told.kind != AllocKind::PoolUsed || told.device.0 as usize >= DEVICES_MAX {
+            return None;
+        }
+        let Some(row) = self.pools.of_allocation(told.device.0 as u8, told.pool) else {
+            // Its bytes are then in no total, and it is told.
+            self.refuse(told.bytes);
+            return None;
+        };
+        if let Some(pool) = self.pools.get(row) {
+            told.device = DeviceIndex(pool.device.into());
+        }
+        Some(row)
     }
 
     fn enter_free(&mut self, time: Nanos, address: u64, kind: FreeKind, token: u64) {
@@ -150,8 +209,10 @@ impl Books {
             | FreeKind::Registered
             | FreeKind::ImportedAddress => Space::Address,
         };
-        let Some(slot) = self.table.close_at(space, address) else {
-            self.findings.untracked_frees += 1;
+        let Some(slot) = self.table.find(space, address) else {
+            if space != Space::Handle || !self.holds.release_unknown(address) {
+                self.findings.untracked_frees += 1;
+            }
             return;
         };
         if self.pending.len() >= PENDING_MAX {
@@ -159,8 +220,11 @@ impl Books {
             self.findings.presumed_frees += 1;
             self.end_pending(time, oldest);
         }
-        if let Some(entry) = self.table.get_mut(slot) {
-            entry.is_pending = true;
+        let Some(entry) = self.table.get_mut(slot) else { return };
+        entry.references = entry.references.saturating_sub(1);
+        entry.pending = entry.pending.saturating_add(1);
+        if entry.references == 0 {
+            self.table.close(slot);
         }
         self.pending.push((token, slot));
         self.settle(time, slot);
@@ -177,125 +241,42 @@ impl Books {
     }
 
     fn put_back(&mut self, slot: Slot) {
-        let Some(entry) = self.table.get(slot) else { return };
-        if self.table.find(entry.space, entry.address).is_some() {
+        let Some(entry) = self.table.get(slot).copied() else { return };
+        if !entry.is_open() && self.table.find(entry.space, entry.address).is_some() {
             // Someone was given the address meanwhile, so it was free after all.
             self.findings.replaced += 1;
-        } else {
-            self.table.reopen(slot);
-            self.findings.restored += 1;
+            return;
+        }
+        self.table.reopen(slot);
+        self.findings.restored += 1;
+        if let Some(entry) = self.table.get_mut(slot) {
+            entry.references = entry.references.saturating_add(1);
         }
     }
 
     fn end_pending(&mut self, time: Nanos, slot: Slot) {
         if let Some(entry) = self.table.get_mut(slot) {
-            entry.is_pending = false;
+            entry.pending = entry.pending.saturating_sub(1);
         }
         self.settle(time, slot);
     }
 
-    fn map(&mut self, time: Nanos, handle: u64, address: u64, bytes: Bytes) {
-        if let Some(former) = self.table.find(Space::Mapping, address) {
-            self.findings.replaced += 1;
-            self.end_mapping(time, former);
-        }
-        let Some(parent) = self.table.find(Space::Handle, handle) else {
-            self.findings.untracked_mappings += 1;
-            return;
-        };
-        let mut mapping = Entry::new(Space::Mapping, address, bytes.0);
-        mapping.link = parent;
-        if self.table.insert(mapping).is_none() {
-            return self.refuse(bytes);
-        }
-        if let Some(parent) = self.table.get_mut(parent) {
-            parent.link = parent.link.saturating_add(1);
-        }
-    }
-
-    fn unmap(&mut self, time: Nanos, address: u64, bytes: Bytes) {
-        let end = address.saturating_add(bytes.0);
-        let mut cursor = address;
-        // What the driver demands: whole mappings, one after another.
-        while cursor < end {
-            let Some(slot) = self.table.find(Space::Mapping, cursor) else { break };
-            let Some(length) = self.table.get(slot).map(|mapping| mapping.bytes) else { break };
-            if length == 0 || length > end - cursor {
-                break;
-            }
-            self.end_mapping(time, slot);
-            cursor += length;
-        }
-        if cursor < end {
-            self.unmap_parts(time, cursor, end);
-        }
-    }
-
-    /// Cuts `begin..end` out of every mapping, wherever it starts. Walks the whole table.
-    fn unmap_parts(&mut self, time: Nanos, begin: u64, end: u64) {
-        for slot in 0..self.table.slots() {
-            let Some(mapping) = self.table.get(slot).copied() else { continue };
-            let (from, to) = (mapping.address, mapping.address.saturating_add(mapping.bytes));
-            if mapping.space != Space::Mapping || to <= begin || from >= end {
-                continue;
-            }
-            if from < begin {
-                if let Some(left) = self.table.get_mut(slot) {
-                    left.bytes = begin - from;
-                }
-                if to > end {
-                    self.split_off(&mapping, end, to);
-                }
-            } else if to > end {
-                self.table.close(slot);
-                if let Some(right) = self.table.get_mut(slot) {
-                    right.address = end;
-                    right.bytes = to - end;
-                }
-                self.table.reopen(slot);
-            } else {
-                self.end_mapping(time, slot);
-            }
-        }
-    }
-
-    /// Enters the right-hand rest of a mapping whose middle was unmapped.
-    fn split_off(&mut self, mapping: &Entry, from: u64, to: u64) {
-        let mut rest = Entry::new(Space::Mapping, from, to - from);
-        rest.link = mapping.link;
-        if self.table.insert(rest).is_none() {
-            return self.refuse(Bytes(to - from));
-        }
-        if let Some(parent) = self.table.get_mut(mapping.link) {
-            parent.link = parent.link.saturating_add(1);
-        }
-    }
-
-    fn end_mapping(&mut self, time: Nanos, slot: Slot) {
-        let Some(parent) = self.table.get(slot).map(|mapping| mapping.link) else { return };
-        self.table.close(slot);
-        self.table.release(slot);
-        if let Some(parent) = self.table.get_mut(parent) {
-            parent.link = parent.link.saturating_sub(1);
-        }
-        self.settle(time, parent);
-    }
-
     /// Everything allocated in a context goes with it. VMM allocations belong to the device and
-    /// stay; entries whose context is unknown cannot be told apart and stay too.
+    /// stay; entries whose context is unknown cannot be told apart and stay too. One walk over the
+    /// slots that were ever in use at one time, in a call that frees all that memory.
     fn retire_context(&mut self, time: Nanos, device: DeviceIndex, context: u32) {
         if context == 0 {
             return;
         }
         for slot in 0..self.table.slots() {
             let Some(entry) = self.table.get_mut(slot) else { continue };
-            if entry.space != Space::Address || entry.context != context || entry.device != device.0
-            {
+            let is_there = entry.context == context && u32::from(entry.device) == device.0;
+            if entry.space != Space::Address || !is_there {
                 continue;
             }
-            if entry.is_pending {
+            if entry.pending > 0 {
                 // A free that was under way has nothing left to put back.
-                entry.is_pending = false;
+                entry.pending = 0;
                 self.pending.retain(|(_, pending)| *pending != slot);
             }
             self.table.close(slot);
@@ -307,52 +288,156 @@ impl Books {
     /// what is still there comes in with the opening balance. What was counted stays counted.
     pub(super) fn forget_live(&mut self, time: Nanos) {
         self.pending.clear();
+        self.holds.clear();
+        self.forget_mappings();
         for slot in 0..self.table.slots() {
             let Some(entry) = self.table.get_mut(slot) else { continue };
-            (entry.is_pending, entry.link) = (false, 0);
+            (entry.pending, entry.link, entry.exports, entry.references) = (0, 0, 0, 0);
             self.table.close(slot);
             self.settle(time, slot);
         }
     }
 
-    fn set_pool(&mut self, time: Nanos, device: DeviceIndex, pool: u64, reserved: u64) {
-        let has_room = self.pools.len() < POOLS_MAX && self.devices.get(device.0).is_some();
-        let known =
-            self.pools.iter_mut().find(|(owner, known, _)| *owner == device && *known == pool);
-        let from = match known {
-            Some((_, _, bytes)) => std::mem::replace(bytes, reserved),
-            None if has_room => {
-                self.pools.push((device, pool, reserved));
-                0
+    /// Takes the pages of a device as they are; what is live is rounded anew.
+    pub(super) fn set_pages(&mut self, device: u32, page: u64, small: u64) {
+        self.devices.set_pages(device, page, small);
+        for slot in 0..self.table.slots() {
+            let Some(entry) = self.table.get(slot).copied() else { continue };
+            let is_there = entry.is_counted() && u32::from(entry.device) == device;
+            if let Some(pages) = self.devices.pages_mut(device)
+                && is_there
+                && entry.kind.counts_as_vram()
+            {
+                pages.add(entry.bytes);
             }
-            None => return self.refuse(Bytes(reserved)),
-        };
-        if !self.devices.change_pool_reserve(device, from, reserved) {
+        }
+    }
+
+    fn note_record(&mut self, time: Nanos, record: &MemoryRecord) {
+        if record.is_free {
+            self.findings.recorded_frees += 1;
+        } else {
+            self.findings.recorded_allocations += 1;
+        }
+        let told = record.pool_bytes.zip(self.pools.row_of(record.pool));
+        if let Some((reserved, row)) = told {
+            self.pools.raise(row, reserved, time);
+            self.recount_pool(time, row);
+        }
+    }
+
+    fn tell_pool(&mut self, time: Nanos, device: DeviceIndex, pool: u64, told: (Bytes, Bytes)) {
+        let index = u8::try_from(device.0).ok().filter(|index| usize::from(*index) < DEVICES_MAX);
+        let row = index.and_then(|index| self.pools.tell(index, pool, told, time));
+        match row {
+            Some(row) => self.recount_pool(time, row),
+            None => self.refuse(told.0),
+        }
+    }
+
+    fn make_pool(&mut self, time: Nanos, device: DeviceIndex, pool: u64) {
+        // A handle that is known was destroyed unseen.
+        self.destroy_pool(time, pool);
+        let index = u8::try_from(device.0).ok().filter(|index| usize::from(*index) < DEVICES_MAX);
+        if index.and_then(|index| self.pools.make(index, pool)).is_none() {
+            self.refuse(Bytes::ZERO);
+        }
+    }
+
+    fn destroy_pool(&mut self, time: Nanos, pool: u64) {
+        let Some(row) = self.pools.row_of(pool) else { return };
+        self.pools.destroy(row);
+        self.recount_pool(time, row);
+    }
+
+    /// Brings the device's totals in line with what one of its pools holds.
+    fn recount_pool(&mut self, time: Nanos, row: usize) {
+        let Some(pool) = self.pools.get_mut(row) else { return };
+        let (device, from) = (u32::from(pool.device), pool.counted);
+        let vram = self.devices.get(device).map_or(0, |totals| totals.vram.live_bytes.0);
+        let to = pool.physical_bytes().min(u64::MAX - vram.saturating_sub(from));
+        pool.counted = to;
+        // Also where nothing changed: from now on the device is one that was mentioned.
+        if !self.devices.change_pool_reserve(device, from, to) {
             self.findings.underflows += 1;
         }
-        if from != reserved {
+        if from != to {
+            self.note_history(time, device);
+        }
+        self.pools.close_if_empty(row);
+    }
+
+    fn tell_graph_memory(
+        &mut self,
+        time: Nanos,
+        device: DeviceIndex,
+        reserved: Bytes,
+        used: Bytes,
+    ) {
+        let before = self.devices.get(device.0).map(|totals| totals.vram.live_bytes);
+        let Some(before) = before else { return self.refuse(reserved) };
+        if !self.devices.set_graph_memory(device.0, reserved, used) {
+            self.findings.underflows += 1;
+        }
+        if self.devices.get(device.0).is_some_and(|totals| totals.vram.live_bytes != before) {
             self.note_history(time, device.0);
         }
     }
 
     /// Brings the totals in line with an entry, and gives its slot back when nothing needs it.
-    fn settle(&mut self, time: Nanos, slot: Slot) {
+    pub(super) fn settle(&mut self, time: Nanos, slot: Slot) {
         let Some(entry) = self.table.get_mut(slot) else { return };
-        let is_live = entry.is_live();
-        let changed = entry.is_counted != is_live;
-        entry.is_counted = is_live;
+        let (is_live, as_export) = (entry.is_live(), entry.is_export_only());
+        let (was_live, was_export) = (entry.is_counted(), entry.is_counted_as_export());
+        entry.set_counted(is_live, as_export);
         let entry = *entry;
-        if changed && is_live {
+        let mut sound = true;
+        if is_live && !was_live {
             self.devices.add_live(&entry);
-        } else if changed && !self.devices.remove_live(&entry) {
+        } else if was_live && !is_live {
+            sound = self.devices.remove_live(&entry);
+        }
+        if as_export != was_export {
+            sound &= self.devices.change_exported(&entry, as_export);
+        }
+        if is_live != was_live {
+            sound &= self.settle_pool(time, &entry, is_live);
+            if entry.kind.counts_as_vram() {
+                self.note_history(time, entry.device.into());
+            }
+        }
+        if !sound {
             self.findings.underflows += 1;
         }
-        if changed && entry.kind.counts_as_vram() {
-            self.note_history(time, entry.device);
-        }
-        if !is_live && !entry.is_pending {
+        if !is_live && entry.pending == 0 {
             self.table.release(slot);
+            self.leave_pool(&entry);
+            if binds(entry.kind) {
+                self.end_bindings_of(time, slot);
+            }
         }
+    }
+
+    fn settle_pool(&mut self, time: Nanos, entry: &Entry, is_added: bool) -> bool {
+        let Some(row) = usize::from(entry.pool).checked_sub(1) else { return true };
+        let Some(pool) = self.pools.get_mut(row) else { return true };
+        let mut sound = true;
+        if is_added {
+            pool.add(entry.tag, entry.bytes);
+        } else {
+            sound = pool.remove(entry.tag, entry.bytes);
+        }
+        self.recount_pool(time, row);
+        sound
+    }
+
+    /// An entry that was released refers to its pool no more.
+    fn leave_pool(&mut self, entry: &Entry) {
+        let Some(row) = usize::from(entry.pool).checked_sub(1) else { return };
+        if let Some(pool) = self.pools.get_mut(row) {
+            pool.entries = pool.entries.saturating_sub(1);
+        }
+        self.pools.close_if_empty(row);
     }
 
     fn note_history(&mut self, time: Nanos, device: u32) {
@@ -361,8 +446,15 @@ impl Books {
         self.history.push(time, DeviceIndex(device), totals.vram.live_bytes, kv);
     }
 
-    fn refuse(&mut self, bytes: Bytes) {
+    pub(super) fn refuse(&mut self, bytes: Bytes) {
         self.findings.refused += 1;
         self.findings.refused_bytes = self.findings.refused_bytes.saturating_add(bytes);
     }
 }
+
+/// Whether memory can be bound to it: to a multicast object, made here or imported.
+pub(super) fn binds(kind: AllocKind) -> bool {
+    matches!(kind, AllocKind::Multicast | AllocKind::ImportedHandle)
+}
+
+const _: () = assert!(POOLS_MAX < u16::MAX as usize && DEVICES_MAX <= u8::MAX as usize + 1);

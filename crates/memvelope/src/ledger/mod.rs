@@ -2,34 +2,47 @@
 //!
 //! **What counts as live.** An allocation is live from the call's success until its free is
 //! *entered* (the driver may hand the address out again before the free returns); if the free then
-//! fails it is put back. A VMM allocation is live until its handle is released *and* its last
-//! mapping is gone; unmapping is booked when the call returns, so a peak may hold for a moment what
-//! another thread is just unmapping. Pool reserves are physical and counted once; what a pool hands out is counted
-//! beside them ([`crate::event::AllocKind::PoolUsed`]), never added.
+//! fails it is put back. A VMM allocation is live until its references are released *and* its last
+//! mapping, binding and exported descriptor are gone; unmapping is booked when the call returns, so
+//! a peak may hold for a moment what another thread is just unmapping. Imports, aliases and
+//! multicast objects are entries without bytes of VRAM.
+//!
+//! **Reserves.** Pools and graphs hold physical bytes that are counted once, as the driver told
+//! them last; a pool at least as much as is allocated from it. What they hand out is counted beside
+//! ([`crate::event::AllocKind::PoolUsed`], [`crate::event::AllocKind::GraphNode`]), never added.
 //!
 //! **What it cannot know.** Frees of what it never saw allocated change no bytes and are counted
 //! ([`Findings::untracked_frees`]): live bytes never go below zero. When the table is full,
 //! allocations are counted but not entered, since their frees could not be recognised: the truth
-//! then lies between `live_bytes` and `live_bytes` + [`Findings::refused_bytes`].
+//! then lies between `live_bytes` and `live_bytes` + [`Findings::refused_bytes`]. Bytes saturate.
 
 mod books;
+mod changes;
 mod history;
+mod lookup;
+mod mappings;
+mod pools;
+mod rounding;
 mod table;
 mod totals;
+mod vmm;
 
-use crate::event::{AllocKind, DeviceIndex, Event, GrowthCause, LibraryId, Tag};
+use crate::event::{AllocKind, Body, DeviceIndex, Event, GrowthCause, LibraryId, Tag};
 use crate::units::Bytes;
 use books::Books;
+use changes::Changes;
 use serde::{Deserialize, Serialize};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use history::HistoryPoint;
+pub use lookup::{Live, Matched};
 pub use totals::{DEVICES_MAX, Totals};
 
 /// Live allocations. Bounded, preallocated; its lock is a leaf: nothing foreign is called under it.
 #[derive(Debug)]
 pub struct Ledger {
     books: Mutex<Books>,
+    changes: Changes,
 }
 
 /// Totals of one device.
@@ -162,19 +175,43 @@ impl Ledger {
     /// least).
     #[must_use]
     pub fn with_history(allocations_max: usize, history_points_max: usize) -> Self {
-        Self { books: Mutex::new(Books::new(allocations_max, history_points_max)) }
+        let books = Mutex::new(Books::new(allocations_max, history_points_max));
+        Self { books, changes: Changes::new() }
     }
 
     /// Takes an event; those that are not about memory are ignored. Neither allocates nor blocks,
     /// its own lock apart.
     pub fn accept(&self, event: &Event) {
-        self.lock().accept(event);
+        match event.body {
+            Body::CallEntered => self.changes.begin(),
+            Body::CallReturned => self.changes.end(),
+            _ => {
+                self.changes.begin();
+                self.lock().accept(event);
+                self.changes.end();
+            }
+        }
+    }
+
+    /// A number that grows whenever bytes may have changed, in the driver's books or in these: once
+    /// when a change begins (an allocation-family call is entered, an event is booked) and once
+    /// when it has ended. Odd while one is under way. Where two readings are equal and even, what
+    /// was read in between belongs together. Takes no lock.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.read()
+    }
+
+    /// Says by what pages a device takes physical memory, and up to which size allocations share
+    /// them. Until then: 2 MiB and 1 MiB. Walks over all that is live.
+    pub fn set_pages(&self, device: DeviceIndex, page: Bytes, small: Bytes) {
+        self.lock().set_pages(device.0, page.0, small.0);
     }
 
     /// Totals of every device seen, by index.
     #[must_use]
     pub fn totals(&self) -> Vec<DeviceTotals> {
-        self.lock().devices().seen()
+        self.lock().totals()
     }
 
     /// What it noticed.
@@ -187,13 +224,13 @@ impl Ledger {
     #[must_use]
     pub fn state(&self) -> (Vec<DeviceTotals>, Findings) {
         let books = self.lock();
-        (books.devices().seen(), books.findings())
+        (books.totals(), books.findings())
     }
 
     /// Live VRAM of a device; zero for one that was never mentioned.
     #[must_use]
     pub fn vram_bytes(&self, device: DeviceIndex) -> Bytes {
-        self.lock().devices().get(device.0).map_or(Bytes::ZERO, |totals| totals.vram.live_bytes)
+        self.lock().devices.get(device.0).map_or(Bytes::ZERO, |totals| totals.vram.live_bytes)
     }
 
     /// Live VRAM of a device, and how many allocations and frees of it there were so far: where two
@@ -201,7 +238,7 @@ impl Ledger {
     #[must_use]
     pub fn vram_and_turnover(&self, device: DeviceIndex) -> (Bytes, u64) {
         let books = self.lock();
-        let Some(totals) = books.devices().get(device.0) else { return (Bytes::ZERO, 0) };
+        let Some(totals) = books.devices.get(device.0) else { return (Bytes::ZERO, 0) };
         // What was allocated and is not live was freed.
         let turnover = totals
             .by_kind
@@ -225,6 +262,7 @@ impl Ledger {
     /// Forgets what is live, as if it had never been seen allocated: after a time in which nobody
     /// watched. Counts, peaks and history stay; later frees of it are untracked.
     pub fn forget_live(&self, time: crate::units::Nanos) {
+        self.changes.forget();
         self.lock().forget_live(time);
     }
 
@@ -234,6 +272,7 @@ impl Ledger {
         let fresh = Books::new(allocations_max, history_points_max);
         let former = std::mem::replace(&mut *self.lock(), fresh);
         drop(former);
+        self.changes.forget();
     }
 
     fn lock(&self) -> MutexGuard<'_, Books> {

@@ -2,9 +2,10 @@
 //!
 //! Everything is allocated when the table is made. 40 bytes of slab, 4 of free list and 20 of
 //! index make at most 64 bytes an entry; slots are reused last in, first out, so that a process
-//! with few live entries stays in few cache lines whatever its limit is.
+//! with few live entries stays in few cache lines whatever its limit is. Mappings are not in the
+//! index but in a tree by address, see [`super::mappings`].
 
-use crate::event::{AllocKind, Tag};
+use crate::event::{AllocKind, LibraryId, Tag};
 use hashbrown::HashTable;
 
 /// Which numbers an entry's address is unique among. A VMM handle may be the same number as an
@@ -23,6 +24,9 @@ pub(super) enum Space {
 /// A slot of the slab.
 pub(super) type Slot = u32;
 
+/// No slot: one past the highest that can be.
+pub(super) const NOWHERE: Slot = u32::MAX;
+
 /// One live allocation or mapping.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
@@ -30,24 +34,33 @@ pub(super) struct Entry {
     pub(super) address: u64,
     /// Its bytes.
     pub(super) bytes: u64,
-    /// CUPTI's context id, 0 if unknown.
+    /// CUPTI's context id, 0 if unknown. Of a mapping: its left child in the tree.
     pub(super) context: u32,
-    /// Device ordinal.
-    pub(super) device: u32,
-    /// For [`Space::Handle`]: mappings that keep the bytes alive. For [`Space::Mapping`]: the slot
-    /// of what it maps.
+    /// For [`Space::Handle`]: mappings and bindings that keep the bytes alive. For
+    /// [`Space::Mapping`]: the slot of what it maps.
     pub(super) link: u32,
+    /// Frees it takes until the address or handle is gone. Of a mapping: its right child.
+    pub(super) references: u32,
+    /// Who asked for it.
+    pub(super) library: LibraryId,
+    /// One more than the row of its pool, 0 without one.
+    pub(super) pool: u16,
+    /// Open descriptors that keep the bytes.
+    pub(super) exports: u16,
+    /// Device ordinal, below [`super::DEVICES_MAX`].
+    pub(super) device: u8,
     pub(super) space: Space,
     pub(super) kind: AllocKind,
     pub(super) tag: Tag,
-    /// Whether the index leads here: the address (or handle) has not been freed.
-    pub(super) is_open: bool,
-    /// Whether the bytes are in the totals.
-    pub(super) is_counted: bool,
-    /// Whether a free was entered and has not returned: the slot stays reserved for putting back.
-    pub(super) is_pending: bool,
-    is_vacant: bool,
+    /// Frees that were entered and have not returned: the slot stays reserved for putting back.
+    pub(super) pending: u8,
+    flags: u8,
 }
+
+const OPEN: u8 = 1;
+const COUNTED: u8 = 2;
+const EXPORT_ONLY: u8 = 4;
+const VACANT: u8 = 8;
 
 impl Entry {
     pub(super) fn new(space: Space, address: u64, bytes: u64) -> Self {
@@ -55,21 +68,57 @@ impl Entry {
             address,
             bytes,
             context: 0,
-            device: 0,
             link: 0,
+            references: 1,
+            library: LibraryId::UNKNOWN,
+            pool: 0,
+            exports: 0,
+            device: 0,
             space,
             kind: AllocKind::Device,
             tag: Tag::Untagged,
-            is_open: true,
-            is_counted: false,
-            is_pending: false,
-            is_vacant: false,
+            pending: 0,
+            flags: OPEN,
         }
+    }
+
+    /// Whether the index leads here: the address (or handle) has not been freed.
+    pub(super) fn is_open(&self) -> bool {
+        self.flags & OPEN != 0
+    }
+
+    /// Whether the bytes are in the totals.
+    pub(super) fn is_counted(&self) -> bool {
+        self.flags & COUNTED != 0
+    }
+
+    /// Whether the bytes are in the sum of what exports alone keep.
+    pub(super) fn is_counted_as_export(&self) -> bool {
+        self.flags & EXPORT_ONLY != 0
+    }
+
+    pub(super) fn set_counted(&mut self, counted: bool, as_export: bool) {
+        self.flags = self.flags & !(COUNTED | EXPORT_ONLY)
+            | if counted { COUNTED } else { 0 }
+            | if as_export { EXPORT_ONLY } else { 0 };
+    }
+
+    fn set(&mut self, flag: u8, on: bool) {
+        self.flags = if on { self.flags | flag } else { self.flags & !flag };
+    }
+
+    fn is_vacant(&self) -> bool {
+        self.flags & VACANT != 0
     }
 
     /// Whether the bytes are taken: something can still free or reach them.
     pub(super) fn is_live(&self) -> bool {
-        self.is_open || (self.space == Space::Handle && self.link > 0)
+        self.is_open() || (self.space == Space::Handle && (self.link > 0 || self.exports > 0))
+    }
+
+    /// Whether an exported descriptor alone keeps the bytes.
+    pub(super) fn is_export_only(&self) -> bool {
+        !self.is_open() && self.link == 0 && self.exports > 0
     }
 }
 
@@ -79,6 +128,9 @@ pub(super) struct Table {
     free: Vec<Slot>,
     index: HashTable<Slot>,
     limit: usize,
+    /// Root of the tree of mappings.
+    pub(super) root: Slot,
+    pub(super) mappings: usize,
 }
 
 impl Table {
@@ -92,6 +144,8 @@ impl Table {
             // allocates, which a driver callback must not.
             index: HashTable::with_capacity(2 * limit),
             limit,
+            root: NOWHERE,
+            mappings: 0,
         }
     }
 
@@ -109,6 +163,13 @@ impl Table {
 
     /// Enters an open entry whose place is free; `None` when the table is full.
     pub(super) fn insert(&mut self, entry: Entry) -> Option<Slot> {
+        let slot = self.store(entry)?;
+        self.add_to_index(slot, &entry);
+        Some(slot)
+    }
+
+    /// Puts an entry into the slab alone.
+    pub(super) fn store(&mut self, entry: Entry) -> Option<Slot> {
         let slot = match self.free.pop() {
             Some(slot) => {
                 *self.slab.get_mut(slot as usize)? = entry;
@@ -120,7 +181,6 @@ impl Table {
             }
             None => return None,
         };
-        self.add_to_index(slot, &entry);
         Some(slot)
     }
 
@@ -138,46 +198,51 @@ impl Table {
             .find_entry(hash(space, address), |slot| is_at(slab, *slot, space, address))
             .ok()?
             .remove();
-        self.get_mut(slot)?.is_open = false;
+        self.get_mut(slot)?.set(OPEN, false);
         Some(slot)
     }
 
     /// Takes the entry out of the index; its slot stays until [`Self::release`].
     pub(super) fn close(&mut self, slot: Slot) {
         let slab = &self.slab;
-        let Some(entry) = slab.get(slot as usize).filter(|entry| entry.is_open) else { return };
+        let Some(entry) = slab.get(slot as usize).filter(|entry| entry.is_open()) else { return };
         if let Ok(found) =
             self.index.find_entry(hash(entry.space, entry.address), |other| *other == slot)
         {
             found.remove();
         }
         if let Some(entry) = self.get_mut(slot) {
-            entry.is_open = false;
+            entry.set(OPEN, false);
         }
     }
 
     /// Puts a closed entry back into the index.
     pub(super) fn reopen(&mut self, slot: Slot) {
-        let Some(entry) = self.get_mut(slot).filter(|entry| !entry.is_open) else { return };
-        entry.is_open = true;
+        let Some(entry) = self.get_mut(slot).filter(|entry| !entry.is_open()) else { return };
+        entry.set(OPEN, true);
         let entry = *entry;
         self.add_to_index(slot, &entry);
     }
 
     /// Gives the slot of a closed entry back.
     pub(super) fn release(&mut self, slot: Slot) {
-        if let Some(entry) = self.get_mut(slot).filter(|entry| !entry.is_vacant) {
-            entry.is_vacant = true;
+        if let Some(entry) = self.get_mut(slot).filter(|entry| !entry.is_vacant()) {
+            entry.set(VACANT, true);
             self.free.push(slot);
         }
     }
 
     pub(super) fn get(&self, slot: Slot) -> Option<&Entry> {
-        self.slab.get(slot as usize).filter(|entry| !entry.is_vacant)
+        self.slab.get(slot as usize).filter(|entry| !entry.is_vacant())
     }
 
     pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Entry> {
-        self.slab.get_mut(slot as usize).filter(|entry| !entry.is_vacant)
+        self.slab.get_mut(slot as usize).filter(|entry| !entry.is_vacant())
+    }
+
+    /// The entry in a slot that is known to be taken; for walks of the tree.
+    pub(super) fn at(&self, slot: Slot) -> Option<&Entry> {
+        self.slab.get(slot as usize)
     }
 
     /// One past the highest slot in use, for walks over the whole table.

@@ -81,7 +81,8 @@ impl FollowConfig {
         if device.free_bytes.is_none() && device.balance.is_none() {
             return Err("nobody told what is free on the device");
         }
-        if device.allocations_unseen && self.declared.kv_untagged.is_none() {
+        let is_told = device.framework.is_some() || self.declared.kv_untagged.is_some();
+        if device.allocations_unseen && !is_told {
             return Err("single allocations go unseen: how much of what is used is KV cache was \
                         not declared, and nobody can tell");
         }
@@ -157,6 +158,7 @@ impl Follow {
     /// whoever follows by hand.
     pub fn update(&self) -> FollowStatus {
         match &self.session.role {
+            _ if !self.shared.goes_on() => {}
             Role::Own(inner) if !inner.is_awake() => {}
             Role::Own(inner) => update(inner, std::slice::from_ref(&self.shared)),
             Role::Client(client) => match client.mode() {
@@ -166,11 +168,16 @@ impl Follow {
         }
         self.status()
     }
+
+    /// Ends it, as dropping does; where it stood can still be asked.
+    pub fn stop(&self) {
+        self.shared.is_ended.store(true, Ordering::Release);
+    }
 }
 
 impl Drop for Follow {
     fn drop(&mut self) {
-        self.shared.is_ended.store(true, Ordering::Release);
+        self.stop();
     }
 }
 

@@ -17,8 +17,9 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::event::{DeviceIndex, DropReason, Event, Names, Scopes};
 use crate::fork;
+use crate::framework::Demand;
 use crate::ledger::{HistoryPoint, Ledger};
-use crate::snapshot::{Balance, Epoch, Parts, Snapshot};
+use crate::snapshot::{Balance, DevicePlane, Epoch, Parts, Reconcile, Snapshot, reconcile};
 use crate::source::cupti::{Counters, Recorder, State};
 use crate::source::{attribution, clock};
 use crate::timeline::Timeline;
@@ -204,6 +205,17 @@ impl Inner {
         for span in &spans {
             recorded.timeline.accept(span);
             recorded.sampler.accept(span);
+        }
+    }
+
+    /// What was asked for long ago weighs less: half of it a minute.
+    pub(super) fn fade_requests(&self) {
+        const HALF_LIFE: Nanos = Nanos(60_000_000_000);
+        let now = self.now();
+        let mut planes = self.planes();
+        let is_due = now.0.saturating_sub(planes.faded.0) >= HALF_LIFE.0;
+        if is_due && std::mem::replace(&mut planes.faded, now) != Nanos::ZERO {
+            self.requests().fade();
         }
     }
 
@@ -417,16 +429,13 @@ impl Inner {
             let planes = self.planes();
             (planes.devices.clone(), planes.host)
         };
-        let buffers = self.recorder().and_then(Recorder::device_buffers);
-        for plane in planes.iter_mut().filter(|plane| plane.context_is_recorded == Some(true)) {
-            plane.recorder_bytes = buffers.map(|buffers| buffers.context_bytes());
-            plane.recorder_bytes_max = buffers.map(|buffers| buffers.context_bytes_max());
-        }
+        self.note_buffers(&mut planes);
+        let earlier = self.planes().points();
+        let demand = planes.iter().map(|plane| (plane.device, self.demand(plane))).collect();
         // Each lock is let go before the next is taken: a guard inside the literal below would
         // live to its end.
         let (simulated, unseen, time) = (self.is_simulated(), self.unseen(), self.now());
-        let allocations_unseen =
-            !matches!(self.mode(), Mode::Cupti(coverage) if coverage.callbacks);
+        let allocations_unseen = self.allocations_unseen();
         let names_refused = self.names.refused().saturating_sub(self.names_refused_before);
         let mut snapshot = Snapshot::assemble(Parts {
             epoch: self.epoch.fetch_add(1, Ordering::AcqRel) + 1,
@@ -452,7 +461,8 @@ impl Inner {
             unseen,
             libraries: attribution::names(),
             allocations_unseen,
-            ..Parts::default()
+            earlier,
+            demand,
         });
         self.note_highest(&mut snapshot);
         snapshot
@@ -474,6 +484,49 @@ impl Inner {
             }
             let known = highest.iter().find(|(known, _)| *known == index);
             device.highest = known.map(|(_, balance)| balance.clone());
+        }
+    }
+
+    /// What was asked for recently on a plane's device.
+    fn demand(&self, plane: &DevicePlane) -> Demand {
+        let has_framework = plane.epoch.as_ref().is_some_and(|epoch| epoch.framework.is_some());
+        self.requests().demand(plane.device, has_framework)
+    }
+
+    /// Enters what CUPTI's own buffers take.
+    fn note_buffers(&self, planes: &mut [DevicePlane]) {
+        let buffers = self.recorder().and_then(Recorder::device_buffers);
+        for plane in planes.iter_mut().filter(|plane| plane.context_is_recorded == Some(true)) {
+            plane.recorder_bytes = buffers.map(|buffers| buffers.context_bytes());
+            plane.recorder_bytes_max = buffers.map(|buffers| buffers.context_bytes_max());
+        }
+    }
+
+    /// Whether single allocations go unseen.
+    fn allocations_unseen(&self) -> bool {
+        !matches!(self.mode(), Mode::Cupti(coverage) if coverage.callbacks)
+    }
+
+    /// Keeps what is unaccounted for in the epochs that were read last, for its trend.
+    pub(super) fn note_points(&self) {
+        let mut planes = self.planes().devices.clone();
+        self.note_buffers(&mut planes);
+        let (findings, allocations_unseen) = (self.ledger.findings(), self.allocations_unseen());
+        for plane in &planes {
+            let Some(epoch) = plane.epoch.as_ref().filter(|epoch| !epoch.is_torn) else { continue };
+            let balance = reconcile(&Reconcile {
+                epoch,
+                plane,
+                findings: &findings,
+                called_allocations: None,
+                allocations_unseen,
+                library_name: &|_| String::new(),
+                earlier: &[],
+                fragmentation: None,
+            });
+            if let Some(unaccounted) = balance.unaccounted_bytes() {
+                self.planes().side(plane.device).note_point(epoch.time, unaccounted);
+            }
         }
     }
 

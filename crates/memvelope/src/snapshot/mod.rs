@@ -18,6 +18,7 @@ pub use text::fit_text;
 
 use crate::event::{DeviceIndex, DropReason, Libraries, LibraryId};
 use crate::framework::{Demand, Framework};
+pub use crate::ledger::Matched;
 use crate::ledger::{DeviceTotals, Findings};
 use crate::timeline::Summary;
 use crate::units::{Bytes, Nanos};
@@ -202,19 +203,6 @@ pub struct Epoch {
     pub moved_bytes: Bytes,
     /// Used by other processes, as NVML told last; `None` if it does not list them.
     pub others_bytes: Option<Bytes>,
-}
-
-/// A framework segment as the driver plane knows it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Matched {
-    /// Bytes of driver allocations inside of it that count as VRAM, by [`crate::event::Tag`]
-    /// in its order; all zero if the ledger never saw it.
-    pub by_tag: [Bytes; crate::event::Tag::COUNT],
-    /// Allocations inside of it.
-    pub count: u64,
-    /// The library that asked for them.
-    pub library: crate::event::LibraryId,
 }
 
 impl Snapshot {

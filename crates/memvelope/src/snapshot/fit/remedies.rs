@@ -4,7 +4,7 @@
 //! that go back to a cache may lie in pieces.
 
 use super::ask::idle_of;
-use super::cache::{Cache, class_of};
+use super::cache::{Cache, Tail, class_of};
 use super::{Epoch, Remedy, RemedyKind};
 use crate::event::Tag;
 use crate::units::Bytes;
@@ -92,7 +92,7 @@ fn empty_cache(need: &Need<'_>) -> Option<Remedy> {
         // The limit counts what is reserved; the free end of an expandable segment may go, too.
         Some(cache) => {
             let free = cache.free.saturating_add(recovers);
-            let taken = cache.taken(need.rounded, true);
+            let taken = cache.taken(need.rounded, Tail::None);
             cache.segment(need.rounded) <= cache.limit_room(recovers) && taken <= cache.pages(free)
         }
     };

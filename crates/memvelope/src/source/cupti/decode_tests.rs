@@ -295,6 +295,8 @@ fn memory_records_are_a_cross_check_beside_callbacks() {
         address: 0x7000_0000,
         bytes: Bytes(4096),
         correlation: 8,
+        pool: 0,
+        pool_bytes: None,
     });
     let tally = Tally { records: 1, ..Tally::default() };
     let events = check(&[record(memory2::KIND, 120, &fields)], &[body], tally);

@@ -159,6 +159,9 @@ pub(super) fn sync(r: &[u8; synchronization::PREFIX]) -> Decoded {
 }
 
 pub(super) fn memory_record(r: &[u8; memory2::PREFIX], is_free: bool) -> Body {
+    // Of an imported pool the record has the process in place of the size, and its bytes are
+    // another's.
+    let is_local = u32_at::<{ memory2::POOL_TYPE }, _>(r) == pool_type::LOCAL;
     Body::MemoryRecord(MemoryRecord {
         device: DeviceIndex(u32_at::<{ memory2::DEVICE_ID }, _>(r)),
         is_free,
@@ -166,6 +169,8 @@ pub(super) fn memory_record(r: &[u8; memory2::PREFIX], is_free: bool) -> Body {
         address: u64_at::<{ memory2::ADDRESS }, _>(r),
         bytes: Bytes(u64_at::<{ memory2::BYTES }, _>(r)),
         correlation: u32_at::<{ memory2::CORRELATION_ID }, _>(r),
+        pool: if is_local { u64_at::<{ memory2::POOL_ADDRESS }, _>(r) } else { 0 },
+        pool_bytes: is_local.then(|| Bytes(u64_at::<{ memory2::POOL_SIZE }, _>(r))),
     })
 }
 

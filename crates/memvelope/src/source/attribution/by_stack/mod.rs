@@ -11,11 +11,12 @@ use name::Role;
 use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
 use walk::{Scratch, Why};
 
-/// Threads that may be looking at once. Allocations take the driver's lock sooner or later, so that
-/// more seldom are in their callbacks.
-const SCRATCHES: usize = 8;
+/// Threads that may be looking at once: a look takes microseconds, between driver calls that take
+/// more and wait for each other.
+const SCRATCHES: usize = 16;
 
-/// What looks work with: 70 KiB each, made when attribution begins, and kept.
+/// What looks work with, made when attribution begins, and kept: some 70 KiB each, of which what no
+/// stack was deep enough for is never touched.
 static POOL: OnceLock<Vec<Mutex<Scratch>>> = OnceLock::new();
 
 /// Why there may be no answer.

@@ -335,6 +335,8 @@ pub(super) fn memory(seen: &Seen<'_>) -> Expect {
 }
 
 fn memory_record(seen: &Seen<'_>, is_free: bool) -> Body {
+    let is_local =
+        seen.is("memoryPoolConfig.memoryPoolType", "CUPTI_ACTIVITY_MEMORY_POOL_TYPE_LOCAL");
     Body::MemoryRecord(MemoryRecord {
         device: seen.device(),
         is_free,
@@ -342,6 +344,8 @@ fn memory_record(seen: &Seen<'_>, is_free: bool) -> Body {
         address: seen.u64("address"),
         bytes: Bytes(seen.u64("bytes")),
         correlation: seen.u32("correlationId"),
+        pool: if is_local { seen.u64("memoryPoolConfig.address") } else { 0 },
+        pool_bytes: is_local.then(|| Bytes(seen.u64("memoryPoolConfig.pool.size"))),
     })
 }
 

@@ -1,0 +1,601 @@
+//! Each family that is not plain: what it counts, and what ends it.
+
+use super::*;
+use crate::event::{Growth, GrowthCause};
+use crate::framework::Segment;
+
+const HERE: DeviceIndex = DeviceIndex(0);
+
+fn of_kind(address: u64, bytes: u64, kind: AllocKind) -> Body {
+    allocated(address, bytes, 0, kind, Tag::Untagged)
+}
+
+fn pooled(address: u64, bytes: u64, pool: u64) -> Body {
+    let Body::Allocated(it) = of_kind(address, bytes, AllocKind::PoolUsed) else { unreachable!() };
+    Body::Allocated(Allocation { pool, ..it })
+}
+
+fn retained(handle: u64, address: u64) -> Body {
+    Body::Retained { handle, address }
+}
+
+fn exported(handle: u64, descriptor: i32) -> Body {
+    Body::Exported { handle, descriptor }
+}
+
+fn closed(descriptor: i32) -> Body {
+    Body::ExportClosed { descriptor }
+}
+
+fn bound(multicast: u64, handle: u64, address: u64, offset: u64) -> Body {
+    Body::Bound { multicast, handle, address, device: HERE, offset, bytes: Bytes(100) }
+}
+
+fn unbound(multicast: u64, offset: u64) -> Body {
+    Body::Unbound { multicast, device: HERE, offset, bytes: Bytes(100) }
+}
+
+fn pool_told(pool: u64, reserved: u64) -> Body {
+    Body::Pool { device: HERE, pool, reserved: Bytes(reserved), used: Bytes(reserved / 2) }
+}
+
+fn totals(ledger: &Ledger) -> DeviceTotals {
+    ledger.totals().into_iter().find(|totals| totals.device == HERE).expect("device 0")
+}
+
+fn fed(bodies: &[Body]) -> Ledger {
+    let ledger = Ledger::new(64);
+    for (i, body) in bodies.iter().enumerate() {
+        ledger.accept(&event(i as u64, *body));
+    }
+    ledger
+}
+
+#[test]
+fn a_retained_handle_takes_one_more_release() {
+    let findings = check(
+        16,
+        &[
+            (vmm(1, 100), 100),
+            (mapped(1, 0x1000, 100), 100),
+            (retained(1, 0x1040), 100),
+            (free(1, FreeKind::Vmm, 1), 100),
+            (returned(1, true), 100),
+            (unmapped(0x1000, 100), 100),
+            (free(1, FreeKind::Vmm, 2), 0),
+            (returned(2, false), 100), // put back
+            (free(1, FreeKind::Vmm, 3), 0),
+            (returned(3, true), 0),
+            (free(1, FreeKind::Vmm, 4), 0), // once too often
+        ],
+    );
+    assert_eq!((findings.untracked_frees, findings.restored), (1, 1));
+}
+
+#[test]
+fn a_handle_asked_for_by_address_after_its_release_is_open_again() {
+    let findings = check(
+        16,
+        &[
+            (vmm(1, 100), 100),
+            (mapped(1, 0x1000, 100), 100),
+            (free(1, FreeKind::Vmm, 1), 100),
+            (returned(1, true), 100),
+            (retained(7, 0x1001), 100),
+            (unmapped(0x1000, 100), 100),
+            (free(7, FreeKind::Vmm, 2), 0),
+        ],
+    );
+    assert_eq!(findings, Findings::default());
+}
+
+#[test]
+fn retaining_and_releasing_what_we_never_saw_is_no_untracked_free() {
+    let findings = check(
+        16,
+        &[
+            (retained(9, 0x9000), 0),
+            (retained(9, 0x9000), 0),
+            (free(9, FreeKind::Vmm, 1), 0),
+            (free(9, FreeKind::Vmm, 2), 0),
+        ],
+    );
+    assert_eq!(findings.untracked_frees, 0);
+    // The reference that it was made with is one we never saw.
+    let findings = check(
+        16,
+        &[(retained(9, 0), 0), (free(9, FreeKind::Vmm, 1), 0), (free(9, FreeKind::Vmm, 2), 0)],
+    );
+    assert_eq!(findings.untracked_frees, 1);
+}
+
+#[test]
+fn an_open_export_keeps_the_bytes_and_is_told() {
+    let ledger = fed(&[
+        vmm(1, 100),
+        exported(1, 5),
+        exported(1, 6),
+        free(1, FreeKind::Vmm, 1),
+        returned(1, true),
+    ]);
+    assert_eq!(
+        (totals(&ledger).vram.live_bytes, totals(&ledger).exported_bytes),
+        (Bytes(100), Bytes(100))
+    );
+    ledger.accept(&event(9, closed(5)));
+    assert_eq!(totals(&ledger).exported_bytes, Bytes(100));
+    // The same number for another export: the former is closed.
+    ledger.accept(&event(9, vmm(2, 7)));
+    ledger.accept(&event(9, exported(2, 6)));
+    assert_eq!(
+        (totals(&ledger).vram.live_bytes, totals(&ledger).exported_bytes),
+        (Bytes(7), Bytes(0))
+    );
+    ledger.accept(&event(9, closed(77)));
+    ledger.accept(&event(9, closed(6)));
+    assert_eq!(totals(&ledger).vram.live_bytes, Bytes(7));
+    assert_eq!(ledger.findings(), Findings::default());
+}
+
+#[test]
+fn a_multicast_object_has_no_bytes_and_keeps_what_is_bound_to_it() {
+    let findings = check(
+        16,
+        &[
+            (of_kind(50, 1000, AllocKind::Multicast), 0),
+            (vmm(1, 100), 100),
+            (vmm(2, 100), 200),
+            (mapped(2, 0x2000, 100), 200),
+            (bound(50, 1, 0, 0), 200),
+            (bound(50, 0, 0x2010, 100), 200),
+            (free(1, FreeKind::Vmm, 1), 200),
+            (free(2, FreeKind::Vmm, 2), 200),
+            (unmapped(0x2000, 100), 200),
+            (mapped(50, 0x5000, 200), 200),
+            (unbound(50, 0), 100),
+            (unbound(50, 0), 100),
+            (free(50, FreeKind::Vmm, 3), 100), // its mapping keeps it, and it what is bound
+            (returned(3, true), 100),
+            (unmapped(0x5000, 200), 0),
+        ],
+    );
+    assert_eq!(findings, Findings::default());
+    let findings = check(8, &[(bound(50, 1, 0, 0), 0), (vmm(1, 5), 5), (bound(50, 1, 0, 0), 5)]);
+    assert_eq!(findings.untracked_mappings, 2);
+}
+
+#[test]
+fn imports_are_charged_to_nobody_here() {
+    let ledger = fed(&[
+        of_kind(3, 0, AllocKind::ImportedHandle),
+        mapped(3, 0x1000, 50),
+        mapped(3, 0x2000, 80),
+        of_kind(0x7000, 30, AllocKind::ImportedAddress),
+        of_kind(0x7000, 30, AllocKind::ImportedAddress), // opened twice: one address
+        free(0x7000, FreeKind::ImportedAddress, 1),
+        returned(1, true),
+    ]);
+    let kind = |kind: AllocKind| {
+        let totals = totals(&ledger);
+        (totals.by_kind[kind as usize].live_bytes.0, totals.by_kind[kind as usize].live_count)
+    };
+    assert_eq!(kind(AllocKind::ImportedHandle), (80, 1), "as large as its largest view");
+    assert_eq!(kind(AllocKind::ImportedAddress), (30, 1));
+    assert_eq!(totals(&ledger).vram, Totals::default());
+    for body in [
+        free(0x7000, FreeKind::ImportedAddress, 2),
+        free(3, FreeKind::Vmm, 3),
+        unmapped(0x1000, 50),
+        unmapped(0x2000, 80),
+    ] {
+        ledger.accept(&event(9, body));
+    }
+    assert_eq!(kind(AllocKind::ImportedHandle), (0, 0));
+    assert_eq!(kind(AllocKind::ImportedAddress), (0, 0));
+    assert_eq!(ledger.findings(), Findings::default());
+}
+
+#[test]
+fn an_import_of_what_this_process_made_is_one_more_reference() {
+    let findings = check(
+        8,
+        &[
+            (vmm(1, 100), 100),
+            (of_kind(1, 0, AllocKind::ImportedHandle), 100),
+            (free(1, FreeKind::Vmm, 1), 100),
+            (free(1, FreeKind::Vmm, 2), 0),
+        ],
+    );
+    assert_eq!(findings, Findings::default());
+}
+
+#[test]
+fn managed_host_and_graph_memory_are_no_vram() {
+    let kinds = [
+        (AllocKind::Managed, FreeKind::Device),
+        (AllocKind::PinnedHost, FreeKind::PinnedHost),
+        (AllocKind::Registered, FreeKind::Registered),
+        // A graph's allocation may be freed by either call.
+        (AllocKind::GraphNode, FreeKind::Device),
+        (AllocKind::GraphNode, FreeKind::PoolUsed),
+    ];
+    for (kind, free_kind) in kinds {
+        let findings = check(8, &[(of_kind(1, 10, kind), 0), (free(1, free_kind, 1), 0)]);
+        assert_eq!(findings, Findings::default(), "{kind:?}");
+    }
+}
+
+#[test]
+fn graphs_hold_what_the_driver_says() {
+    let told = |reserved| Body::GraphMemory {
+        device: HERE,
+        reserved: Bytes(reserved),
+        used: Bytes(reserved / 2),
+    };
+    let ledger = fed(&[device_bytes(1, 10)]);
+    assert_eq!(totals(&ledger).graph_reserved_bytes, None, "nobody asked");
+    for (body, vram) in [(told(100), 110), (told(40), 50), (told(0), 10)] {
+        ledger.accept(&event(1, body));
+        assert_eq!(totals(&ledger).vram.live_bytes, Bytes(vram));
+    }
+    ledger.accept(&event(1, told(6)));
+    assert_eq!(totals(&ledger).graph_used_bytes, Some(Bytes(3)));
+    assert_eq!(totals(&ledger).vram.peak_bytes, Bytes(110));
+}
+
+#[test]
+fn a_pool_holds_what_it_reserved_and_never_less_than_what_is_used() {
+    let made = Body::PoolCreated { device: HERE, pool: 9 };
+    let ended = Body::PoolDestroyed { pool: 9 };
+    let findings = check(
+        16,
+        &[
+            (made, 0),
+            (pooled(1, 30, 9), 30),
+            (pool_told(9, 100), 100),
+            (pooled(2, 90, 9), 120), // more than was told
+            (free(1, FreeKind::PoolUsed, 1), 100),
+            (free(2, FreeKind::Device, 2), 100), // cuMemFree takes it as well
+            (pooled(3, 20, 9), 100),
+            (ended, 20),            // what is allocated stays
+            (pool_told(9, 64), 84), // the handle is another pool's
+            (free(3, FreeKind::PoolUsed, 3), 64),
+        ],
+    );
+    assert_eq!(findings, Findings::default());
+}
+
+#[test]
+fn pools_are_told_apart_and_the_current_one_gets_its_handle() {
+    let ledger = fed(&[
+        pooled(1, 10, 0),
+        Body::PoolCreated { device: DeviceIndex(1), pool: 9 },
+        pooled(2, 5, 9), // told on device 0, but the pool is on device 1
+        pool_told(4, 64),
+        pooled(3, 7, 0),
+    ]);
+    let [here, there] = <[DeviceTotals; 2]>::try_from(ledger.totals()).expect("two devices");
+    let row = |totals: &DeviceTotals| {
+        (totals.pools[0].pool, totals.pools[0].by_tag[0].0, totals.pools[0].live_count)
+    };
+    assert_eq!((here.pools.len(), row(&here)), (1, (4, 17, 2)));
+    assert_eq!((there.pools.len(), row(&there)), (1, (9, 5, 1)));
+    assert_eq!((here.vram.live_bytes, there.vram.live_bytes), (Bytes(64), Bytes(5)));
+    assert_eq!(
+        (here.pools[0].reserved_bytes, there.pools[0].reserved_bytes),
+        (Some(Bytes(64)), None)
+    );
+    assert_eq!(ledger.findings().unasked_pools, 1);
+}
+
+#[test]
+fn a_record_raises_a_pool_if_it_is_newer() {
+    let record = |bytes| {
+        Body::MemoryRecord(MemoryRecord {
+            device: HERE,
+            is_free: false,
+            memory_kind: 3,
+            address: 1,
+            bytes: Bytes(5),
+            correlation: 0,
+            pool: 4,
+            pool_bytes: Some(Bytes(bytes)),
+        })
+    };
+    let ledger = Ledger::new(4);
+    ledger.accept(&event(10, pool_told(4, 64)));
+    for (time, bytes, expected) in [(9, 500, 64), (11, 32, 64), (12, 128, 128), (12, 256, 128)] {
+        ledger.accept(&event(time, record(bytes)));
+        assert_eq!(ledger.vram_bytes(HERE), Bytes(expected), "at {time}");
+    }
+    ledger.accept(&event(13, pool_told(4, 64)));
+    assert_eq!(ledger.vram_bytes(HERE), Bytes(64));
+}
+
+#[test]
+fn more_pools_than_there_is_room_for_are_counted() {
+    let ledger = Ledger::new(4);
+    for pool in 1..=300 {
+        ledger.accept(&event(pool, pool_told(pool, 1)));
+    }
+    assert_eq!((ledger.vram_bytes(HERE), ledger.findings().refused), (Bytes(256), 300 - 256));
+    for pool in 1..=300 {
+        ledger.accept(&event(pool, Body::PoolDestroyed { pool }));
+        ledger.accept(&event(pool, pool_told(pool + 1000, 1)));
+    }
+    assert_eq!((totals(&ledger).pools.len(), ledger.findings().underflows), (256, 0));
+}
+
+#[test]
+fn contexts_grow_for_reasons() {
+    let grew = |cause, bytes, error| {
+        Body::ContextGrew(Growth { device: HERE, context: 1, cause, bytes, error: Bytes(error) })
+    };
+    let ledger = fed(&[
+        grew(GrowthCause::Context, 300, 2),
+        grew(GrowthCause::Module, 10, 1),
+        grew(GrowthCause::Module, -4, 1),
+    ]);
+    let growth = totals(&ledger).growth;
+    let module = growth[GrowthCause::Module as usize];
+    assert_eq!((module.bytes, module.error_bytes, module.count), (6, Bytes(2), 2));
+    assert_eq!(growth[GrowthCause::Context as usize].bytes, 300);
+    assert_eq!(totals(&ledger).vram, Totals::default(), "not handed out to anybody");
+}
+
+#[test]
+fn libraries_have_what_they_asked_for() {
+    let by = |address, bytes, library, tag| {
+        let Body::Allocated(it) = allocated(address, bytes, 0, AllocKind::Device, tag) else {
+            unreachable!()
+        };
+        Body::Allocated(Allocation { library: LibraryId(library), ..it })
+    };
+    let ledger = fed(&[
+        by(1, 10, 7, Tag::Untagged),
+        by(2, 20, 7, Tag::KvCache),
+        by(3, 40, 3, Tag::Untagged),
+        by(4, 80, 5, Tag::Untagged),
+        free(4, FreeKind::Device, 1),
+    ]);
+    let row = |library, live, untagged, count| LibraryTotals {
+        library: LibraryId(library),
+        live_bytes: Bytes(live),
+        untagged_bytes: Bytes(untagged),
+        live_count: count,
+    };
+    assert_eq!(totals(&ledger).libraries, [row(3, 40, 40, 1), row(7, 30, 10, 2)]);
+}
+
+#[test]
+fn pages_of_a_device_may_be_told_late() {
+    let ledger = fed(&[device_bytes(1, 100), vmm(2, 3 << 20), of_kind(3, 1, AllocKind::Managed)]);
+    assert_eq!(totals(&ledger).rounding.bytes, Bytes((2 << 20) - 100 + (1 << 20)));
+    ledger.set_pages(HERE, Bytes(64 << 10), Bytes(0));
+    assert_eq!(
+        totals(&ledger).rounding,
+        Rounding { bytes: Bytes((64 << 10) - 100), error_bytes: Bytes(0) }
+    );
+    ledger.accept(&event(1, free(1, FreeKind::Device, 1)));
+    assert_eq!(totals(&ledger).rounding.bytes, Bytes(0));
+}
+
+#[test]
+fn sums_end_where_their_type_does() {
+    let ledger = fed(&[
+        device_bytes(1, u64::MAX - 5),
+        device_bytes(2, u64::MAX),
+        vmm(3, u64::MAX),
+        pooled(4, u64::MAX, 0),
+        pool_told(9, u64::MAX),
+        Body::GraphMemory { device: HERE, reserved: Bytes(u64::MAX), used: Bytes(1) },
+    ]);
+    assert_eq!(totals(&ledger).vram.live_bytes, Bytes(u64::MAX));
+    for (i, body) in [
+        free(2, FreeKind::Device, 1),
+        free(1, FreeKind::Device, 2),
+        free(3, FreeKind::Vmm, 3),
+        free(4, FreeKind::PoolUsed, 4),
+        pool_told(9, 0),
+        Body::GraphMemory { device: HERE, reserved: Bytes(0), used: Bytes(0) },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        ledger.accept(&event(i as u64, body));
+    }
+    assert_eq!(totals(&ledger).vram.live_bytes, Bytes(0));
+    assert_eq!(ledger.findings().underflows, 0);
+    assert!(ledger.findings().refused_bytes > Bytes(0), "and it is told");
+}
+
+/// `(address, bytes, is_expandable)`.
+fn segments(of: &[(u64, u64)]) -> Vec<Segment> {
+    of.iter()
+        .map(|(address, bytes)| Segment {
+            address: *address,
+            bytes: Bytes(*bytes),
+            ..Segment::default()
+        })
+        .collect()
+}
+
+#[test]
+fn segments_are_found_by_their_address_or_by_what_is_mapped_into_them() {
+    let ledger = fed(&[
+        device_bytes(0x1000, 10),
+        vmm(1, 100),
+        vmm(2, 100),
+        mapped(1, 0x2000, 100),
+        mapped(2, 0x2000 + 100, 100),
+        mapped(1, 0x9000, 100), // an alias
+        of_kind(0x5000, 8, AllocKind::Managed),
+        of_kind(0x6000, 8, AllocKind::PoolUsed),
+    ]);
+    let asked = segments(&[
+        (0x2000, 200),
+        (0x1000, 10),
+        (0x9000, 100),
+        (0x5000, 8),
+        (0x6000, 8),
+        (0x7000, 1 << 20),
+    ]);
+    let found = ledger.matched(HERE, &asked);
+    let row = |matched: &Matched| {
+        (matched.count, matched.by_tag.iter().map(|bytes| bytes.0).sum::<u64>())
+    };
+    let found: Vec<_> = found.iter().map(row).collect();
+    assert_eq!(found, [(2, 200), (1, 10), (0, 0), (0, 0), (0, 0), (0, 0)]);
+    assert!(ledger.matched(DeviceIndex(1), &asked).iter().all(|matched| matched.count == 0));
+    // More in one segment than one portion has room for.
+    let ledger = Ledger::new(20_000);
+    for i in 0..5000 {
+        ledger.accept(&event(i, vmm(i + 1, 2)));
+        ledger.accept(&event(i, mapped(i + 1, 0x10_000 + 2 * i, 2)));
+    }
+    let found = ledger.matched(HERE, &segments(&[(0x10_000, 10_000)]));
+    assert_eq!(row(&found[0]), (5000, 10_000));
+}
+
+#[test]
+fn the_largest_are_told_first() {
+    let ledger = Ledger::new(4096);
+    for i in 1..=2000 {
+        ledger.accept(&event(i, device_bytes(i, i)));
+    }
+    ledger.accept(&event(1, allocated(9000, 5000, 0, AllocKind::Managed, Tag::Weights)));
+    ledger.accept(&event(1, free(2000, FreeKind::Device, 1)));
+    let live = ledger.live(HERE, 3);
+    assert_eq!(live.iter().map(|live| live.bytes.0).collect::<Vec<_>>(), [5000, 1999, 1998]);
+    assert_eq!((live[0].kind, live[0].tag), (AllocKind::Managed, Tag::Weights));
+    assert_eq!(ledger.live(HERE, 0), []);
+    assert_eq!(ledger.live(HERE, usize::MAX).len(), 2000);
+}
+
+#[test]
+fn a_late_attach_sees_the_rest_of_each_pair() {
+    let findings = check(
+        16,
+        &[
+            (free(1, FreeKind::Vmm, 1), 0),
+            (returned(1, true), 0),
+            (free(0x1000, FreeKind::PoolUsed, 2), 0),
+            (returned(2, false), 0),
+            (unmapped(0x1000, 100), 0),
+            (mapped(5, 0x1000, 100), 0),
+            (closed(3), 0),
+            (exported(5, 3), 0),
+            (unbound(5, 0), 0),
+            (Body::PoolDestroyed { pool: 3 }, 0),
+            (Body::CallReturned, 0),
+            (device_bytes(1, 5), 5),
+        ],
+    );
+    assert_eq!((findings.untracked_frees, findings.untracked_mappings), (2, 1));
+    assert_eq!(findings.underflows, 0);
+}
+
+#[test]
+fn an_allocation_may_fail_at_every_step_of_a_sequence() {
+    // Create, map; release, unmap: whatever fails leaves what was there.
+    let failed = |kind| {
+        Body::AllocationFailed(AllocationFailure {
+            device: HERE,
+            kind,
+            bytes: Bytes(100),
+            result: 2,
+            tag: Tag::Untagged,
+        })
+    };
+    // Without the handle, and without the mapping.
+    check(8, &[(failed(AllocKind::Vmm), 0)]);
+    check(8, &[(vmm(1, 100), 100), (free(1, FreeKind::Vmm, 1), 0), (returned(1, true), 0)]);
+    check(
+        8,
+        &[
+            (vmm(1, 100), 100),
+            (mapped(1, 0x1000, 100), 100),
+            (failed(AllocKind::Vmm), 100),
+            (free(1, FreeKind::Vmm, 1), 100),
+            (returned(1, false), 100),
+            (unmapped(0x1000, 100), 100),
+            (free(1, FreeKind::Vmm, 2), 0),
+        ],
+    );
+}
+
+#[test]
+fn an_address_is_freed_by_any_thread_context_and_device() {
+    let ledger = Ledger::new(8);
+    let on_device_1 = allocated(0x1000, 10, 1, AllocKind::Device, Tag::Untagged);
+    ledger.accept(&event(1, on_device_1));
+    std::thread::scope(|scope| {
+        scope.spawn(|| ledger.accept(&event(2, free(0x1000, FreeKind::Device, 1))));
+    });
+    assert_eq!(ledger.vram_bytes(DeviceIndex(1)), Bytes(0));
+    assert_eq!(ledger.findings(), Findings::default());
+    // Twice: the second one is the driver's to refuse, and counted.
+    ledger.accept(&event(3, returned(1, true)));
+    ledger.accept(&event(4, free(0x1000, FreeKind::Device, 2)));
+    ledger.accept(&event(5, returned(2, false)));
+    let findings = ledger.findings();
+    assert_eq!((findings.untracked_frees, findings.restored), (1, 0));
+}
+
+#[test]
+fn what_changes_is_told_without_a_lock() {
+    let ledger = Ledger::new(8);
+    let before = ledger.changes();
+    assert_eq!(before & 1, 0);
+    ledger.accept(&event(1, Body::CallEntered));
+    assert_eq!(ledger.changes() & 1, 1, "the driver may be at it");
+    ledger.accept(&event(1, device_bytes(1, 10)));
+    assert_eq!(ledger.changes() & 1, 1);
+    ledger.accept(&event(1, Body::CallReturned));
+    assert!(ledger.changes() & 1 == 0 && ledger.changes() > before);
+    ledger.accept(&event(1, Body::CallEntered));
+    ledger.forget_live(Nanos(2));
+    assert_eq!(ledger.changes() & 1, 0, "its return may go unseen");
+}
+
+#[test]
+fn readers_among_eight_threads_see_sums_that_agree() {
+    let ledger = Ledger::new(1 << 12);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..8u64 {
+            let (ledger, stop) = (&ledger, &stop);
+            scope.spawn(move || {
+                let mut i = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) || i < 2000 {
+                    let address = (thread << 32) + i % 64 + 1;
+                    let token = (thread << 40) + i;
+                    ledger.accept(&event(i, pooled(address + 1000, 3, thread + 1)));
+                    ledger.accept(&event(i, device_bytes(address, 7)));
+                    ledger.accept(&event(i, free(address, FreeKind::Device, token)));
+                    ledger.accept(&event(i, returned(token, i % 3 > 0)));
+                    ledger.accept(&event(i, free(address, FreeKind::Device, token + (1 << 39))));
+                    ledger.accept(&event(i, returned(token + (1 << 39), true)));
+                    ledger.accept(&event(i, free(address + 1000, FreeKind::PoolUsed, token)));
+                    ledger.accept(&event(i, returned(token, true)));
+                    i += 1;
+                }
+            });
+        }
+        for _ in 0..500 {
+            for totals in ledger.totals() {
+                let kinds = AllocKind::ALL.iter().filter(|kind| kind.counts_as_vram());
+                let kinds = kinds.map(|kind| totals.by_kind[*kind as usize].live_bytes.0);
+                let sum = kinds.sum::<u64>() + totals.pool_reserved_bytes.0;
+                assert_eq!(sum, totals.vram.live_bytes.0);
+                let used: u64 = totals.pools.iter().map(|pool| pool.by_tag[0].0).sum();
+                assert_eq!(used, totals.by_kind[AllocKind::PoolUsed as usize].live_bytes.0);
+                let libraries: u64 = totals.libraries.iter().map(|row| row.live_bytes.0).sum();
+                assert_eq!(libraries + totals.pool_reserved_bytes.0, totals.vram.live_bytes.0);
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!((ledger.vram_bytes(HERE), ledger.findings().underflows), (Bytes(0), 0));
+    assert_eq!(ledger.changes() & 1, 0);
+}
