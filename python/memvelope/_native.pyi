@@ -5,6 +5,28 @@ from typing import Any, Literal, SupportsIndex, final
 
 from typing_extensions import Self
 
+from ._errors import ConfigureGateError as ConfigureGateError
+from ._errors import CuptiCallError as CuptiCallError
+from ._errors import DriverCallError as DriverCallError
+from ._errors import FlushTimeoutError as FlushTimeoutError
+from ._errors import InternalError as InternalError
+from ._errors import LeaseReleased as LeaseReleased
+from ._errors import LoadLibraryError as LoadLibraryError
+from ._errors import MemvelopeError as MemvelopeError
+from ._errors import MissingSymbolError as MissingSymbolError
+from ._errors import NoRoomError as NoRoomError
+from ._errors import NvmlCallError as NvmlCallError
+from ._errors import PastMaximum as PastMaximum
+from ._errors import PlanRefused as PlanRefused
+from ._errors import ReadAllocatorError as ReadAllocatorError
+from ._errors import ReadConfigError as ReadConfigError
+from ._errors import ReadFileError as ReadFileError
+from ._errors import ReadModelError as ReadModelError
+from ._errors import Rejected as Rejected
+from ._errors import SessionExistsError as SessionExistsError
+from ._errors import StartThreadError as StartThreadError
+from ._errors import UnknownModelError as UnknownModelError
+from ._errors import WriteFileError as WriteFileError
 from ._session import Follow as Follow
 from ._session import Session as Session
 from ._types import (
@@ -14,10 +36,8 @@ from ._types import (
     _Policy,
     _Pool,
     _Prefix,
-    _Reason,
     _Refusal,
     _Resolved,
-    _Rule,
     _Sequences,
     _Weights,
     _WorstCase,
@@ -64,7 +84,6 @@ __all__ = [
     "_tag_name",
     "_tag_number",
     "_thread_tag",
-    "_torch_builder_ns",
     "_torch_ingest",
     "_torch_turnover",
     "doctor",
@@ -550,109 +569,8 @@ def _torch_ingest(
     """The allocator's plane of a device, from what PyTorch told. Raises `ReadAllocatorError`, and
     `ValueError` where a device must be named."""
 
-def _torch_builder_ns(blocks: int, a_segment: int) -> int:
-    """What the builder alone takes. For a bench."""
-
 def _torch_turnover(stats: Any) -> int:
     """A number that changes with whatever the allocator does."""
-
-class MemvelopeError(Exception): ...
-
-class LoadLibraryError(MemvelopeError):
-    library: str
-    tried: list[tuple[str, str]]
-    hint: str
-
-class MissingSymbolError(MemvelopeError):
-    library: str
-    symbol: str
-    hint: str
-
-class DriverCallError(MemvelopeError):
-    call: str
-    code: int
-    name: str
-
-class CuptiCallError(MemvelopeError):
-    call: str
-    code: int
-    name: str
-    hint: str
-
-class NvmlCallError(MemvelopeError):
-    call: str
-    problem: str
-
-class SessionExistsError(MemvelopeError): ...
-
-class StartThreadError(MemvelopeError):
-    thread: str
-
-class FlushTimeoutError(MemvelopeError):
-    waited_ms: int
-
-class ReadConfigError(MemvelopeError):
-    key: str
-    value: str
-    expected: str
-
-class ReadAllocatorError(MemvelopeError):
-    place: str
-    problem: str
-
-class ReadModelError(MemvelopeError):
-    field: str
-    problem: str
-
-class UnknownModelError(MemvelopeError):
-    field: str
-    found: str
-    similar: list[str]
-    known: int
-
-class NoRoomError(MemvelopeError):
-    total_bytes: int
-    taken_bytes: int
-    hint: str
-
-class ConfigureGateError(MemvelopeError):
-    argument: str
-    problem: str
-
-class ReadFileError(MemvelopeError):
-    path: str
-    errno: int | None
-
-class WriteFileError(MemvelopeError):
-    path: str
-    errno: int | None
-
-class InternalError(MemvelopeError):
-    """A bug in memvelope, caught at the edge."""
-
-class PlanRefused(MemvelopeError):
-    """An engine would not start with a plan."""
-
-    rule: _Rule
-    reason: str
-
-class Rejected(MemvelopeError):
-    """A request was not admitted."""
-
-    reason: _Reason
-    short_by_tokens: int
-    retry_after_s: float | None
-    """When to come back; `None`: never, as it stands."""
-    retry_after_ns: int | None
-
-class PastMaximum(MemvelopeError):
-    """A lease is at its declared maximum."""
-
-    max_tokens: int
-    past_by_tokens: int
-
-class LeaseReleased(MemvelopeError):
-    """A lease was grown after its release."""
 
 @final
 class _EmptyCall:

@@ -1,4 +1,4 @@
-"""`Session`, as `_native` has it. Only type checkers read this file."""
+"""`Session` and `Follow`, as `_native` has them. Only type checkers read this file."""
 
 from os import PathLike
 from types import TracebackType

@@ -44,13 +44,12 @@ fn would_fit(
     device: DeviceIndex,
     via: Option<Via>,
 ) -> Fit {
-    let snapshot = session.snapshot_now();
-    let Some(found) = snapshot.device(device) else {
-        let missing = format!("device {} was not seen: {}", device.0, snapshot.unseen.join("; "));
-        return Fit::Unknown { missing };
-    };
-    let known = if found.framework.is_some() { Via::Framework } else { Via::Driver };
-    found.would_fit(bytes, via.unwrap_or(known))
+    let via = via.unwrap_or_else(|| {
+        let snapshot = session.snapshot_now();
+        let framework = snapshot.device(device).and_then(|device| device.framework.as_ref());
+        if framework.is_some() { Via::Framework } else { Via::Driver }
+    });
+    session.would_fit(device, bytes, via)
 }
 
 #[pymethods]
