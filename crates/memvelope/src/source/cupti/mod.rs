@@ -5,7 +5,8 @@
 //!   moves it on; `absence`: when CUPTI was others'
 //! * `session`: attaching and detaching; `subscription`, `attributes`, `finalize`: parts of that
 //! * `quirks`: what single versions do wrong
-//! * `callbacks`, `state`, `contexts`: what runs inside the host's CUDA calls, lock-free
+//! * `callbacks`, `call`, `state`, `contexts`: what runs inside the host's CUDA calls, lock-free;
+//!   `family`, `sharing`, `captures`, `shapes`, `exports`, `other_pools`: what they make of them
 //! * `buffers`: memory that CUPTI fills; `drain`: the way out; `decode`, `records`: what stands in it
 //! * `scopes`: told to CUPTI, by thread; `scope_calls`: the records that this takes
 //! * `correlate`, `ranges`: what needs more than one record: scopes and marked ranges
@@ -18,17 +19,22 @@ mod attributes;
 #[doc(hidden)]
 pub mod bench;
 mod buffers;
+mod call;
 mod callbacks;
+mod captures;
 mod contexts;
 mod correlate;
 mod counters;
 mod decode;
 mod drain;
+mod exports;
+mod family;
 mod finalize;
 mod find;
 mod foreign_text;
 mod known_names;
 mod lifecycle;
+mod other_pools;
 pub mod quirks;
 mod ranges;
 mod recorder;
@@ -38,12 +44,15 @@ mod referee;
 mod scope_calls;
 mod scopes;
 mod session;
+mod shapes;
+mod sharing;
 mod state;
 mod subscription;
 mod turn;
 
 pub use attributes::DeviceBuffers;
 pub use counters::Counters;
+pub use exports::closed_exports;
 pub use find::likely_file;
 pub use lifecycle::State;
 pub use recorder::{Recorder, Tended};
