@@ -15,6 +15,8 @@ from ._native import (
     DriverCallError,
     Envelope,
     FlushTimeoutError,
+    Follow,
+    Framework,
     Gate,
     InternalError,
     Lease,
@@ -42,7 +44,7 @@ from ._native import (
     doctor,
     plan,
 )
-from ._profile import Profile, profile, snapshot
+from ._profile import Profile, profile, snapshot, snapshot_text
 from ._tag import Tag, tag
 
 __all__ = [
@@ -51,6 +53,8 @@ __all__ = [
     "DriverCallError",
     "Envelope",
     "FlushTimeoutError",
+    "Follow",
+    "Framework",
     "Gate",
     "InternalError",
     "Lease",
@@ -83,6 +87,7 @@ __all__ = [
     "profile",
     "sim_path",
     "snapshot",
+    "snapshot_text",
     "tag",
 ]
 

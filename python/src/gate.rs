@@ -355,6 +355,10 @@ impl Gate {
 const BLOCK_TOKENS_DEFAULT: u32 = 16;
 
 impl Gate {
+    pub(crate) const fn inner(&self) -> &admission::Gate {
+        &self.inner
+    }
+
     fn build(py: Python<'_>, config: GateConfig) -> PyResult<Self> {
         let inner = admission::Gate::new(config).map_err(|error| raised(py, &error))?;
         Ok(Self { inner })

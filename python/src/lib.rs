@@ -12,6 +12,7 @@ mod document;
 mod envelope;
 mod errors;
 mod floor;
+mod follow;
 mod gate;
 mod lease;
 mod options;
@@ -41,6 +42,8 @@ mod _native {
     };
     #[pymodule_export]
     use super::floor::Floor;
+    #[pymodule_export]
+    use super::follow::Follow;
     #[pymodule_export]
     use super::gate::Gate;
     #[pymodule_export]

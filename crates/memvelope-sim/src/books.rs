@@ -1,6 +1,7 @@
 //! The simulator's own truth: what was really handed out and run, in the units of memvelope's
 //! report. memvelope never reads it; tests compare with it.
 
+use crate::world::growth::Growth;
 use crate::world::{World, machine_if_made};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -15,6 +16,9 @@ pub(crate) enum Family {
     Pitch,
     Managed,
     PinnedHost,
+    /// Host memory of the program's own, pinned.
+    Registered,
+    Array,
     /// Used bytes inside pools.
     PoolUsed,
     /// Used bytes inside pools of host memory, and of managed memory.
@@ -182,8 +186,13 @@ struct DevicePage<'a> {
     uuid: &'a str,
     name: &'a str,
     total_bytes: u64,
-    hidden_bytes: u64,
+    /// What the driver keeps and attributes to nobody, now.
+    internal_bytes: u64,
+    /// What NVML calls reserved.
+    reserved_bytes: u64,
     context_bytes: u64,
+    /// The same by cause.
+    growth: Growth,
     /// CUPTI's own buffers.
     cupti_bytes: u64,
     co_tenant_bytes: u64,
@@ -306,8 +315,10 @@ impl World {
             uuid: &device.uuid_text,
             name: &device.spec.name,
             total_bytes: device.spec.total_bytes,
-            hidden_bytes: device.spec.hidden_bytes,
+            internal_bytes: device.hidden(self.elapsed()),
+            reserved_bytes: device.spec.reserved_bytes,
             context_bytes: device.context_bytes,
+            growth: self.growth(index),
             cupti_bytes: device.cupti_bytes,
             co_tenant_bytes: device.co_tenant_bytes(self.elapsed()).map(|(_, bytes)| bytes).sum(),
             free_bytes: self.free_bytes(index),

@@ -5,6 +5,7 @@ use crate::abi::{Code, Done};
 use crate::books::{CALLS, CAUGHT_PANICS};
 use crate::cupti::layout::Record;
 use crate::cupti::{api, buffers, callbacks, faults, overhead, pending};
+use crate::fault::Caller;
 use crate::world::{self, World};
 use crate::{fault, thread};
 use std::cell::Cell;
@@ -104,7 +105,7 @@ impl Call {
     }
 
     fn run(&self, body: impl FnOnce(&Self) -> Done) -> u32 {
-        let due = fault::due(self.function.name(), self.allocates());
+        let due = fault::due(self.function.name(), Caller::Driver { allocates: self.allocates() });
         let code = match due {
             Some(code) => code,
             None => body(self).err().unwrap_or(Code::SUCCESS).0,
@@ -170,9 +171,13 @@ fn seen_by_subscriber<'a>(
     let symbol = if symbol == 0 {
         None
     } else {
-        world::machine_if_made().and_then(|world| {
-            let function = world.functions.get(&symbol)?;
-            Some(world.names.text(function.name))
+        world::machine_if_made().and_then(|mut world| {
+            let function = match world.kernels.contains_key(&symbol) {
+                true => world.kernel_function(symbol).ok()?,
+                false => symbol,
+            };
+            let name = world.functions.get(&function)?.name;
+            Some(world.names.text(name))
         })
     };
     callbacks::Seen {
@@ -230,7 +235,7 @@ pub(crate) fn plain(
         if fault::is_missing(name) {
             return missing;
         }
-        match fault::due(name, false) {
+        match fault::due(name, Caller::Other) {
             Some(code) => {
                 if let Some(mut world) = world::machine() {
                     world.books.faults_fired += 1;

@@ -1,6 +1,6 @@
 //! Seeded faults: calls that fail by name and number, and functions that are not there.
 
-use crate::scenario::{Fault, Scenario};
+use crate::scenario::{DEVICE_LOSS, Fault, Scenario, TEARDOWN};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -34,8 +34,35 @@ pub(crate) fn is_missing(name: &str) -> bool {
     faults.missing.iter().any(|missing| missing == name)
 }
 
+/// What calls a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// A program calls libcuda; whether to allocate.
+    Driver { allocates: bool },
+    /// Another library.
+    Other,
+}
+
+/// What a driver can say in whatever state it is.
+const ALWAYS_ANSWERED: [&str; 6] = [
+    "cuDriverGetVersion",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuGetExportTable",
+    "cuGetProcAddress",
+    "cuGetProcAddress_v2",
+];
+
+/// Whether the device was lost.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Whether the device was lost.
+pub(crate) fn is_lost() -> bool {
+    LOST.load(Ordering::Acquire)
+}
+
 /// Counts a call of `name` and returns the code it must fail with, if any.
-pub(crate) fn due(name: &str, allocates: bool) -> Option<u32> {
+pub(crate) fn due(name: &str, caller: Caller) -> Option<u32> {
     if !ARMED.load(Ordering::Acquire) {
         return None;
     }
@@ -43,14 +70,25 @@ pub(crate) fn due(name: &str, allocates: bool) -> Option<u32> {
     let mut random = faults.random;
     let mut code = None;
     for (fault, seen) in &mut faults.list {
-        if fault.call != name && !(allocates && fault.call == "allocation") {
+        let is_lasting = fault.call == DEVICE_LOSS || fault.call == TEARDOWN;
+        let is_meant = match caller {
+            _ if fault.call == name => true,
+            Caller::Driver { .. } if is_lasting => !ALWAYS_ANSWERED.contains(&name),
+            Caller::Driver { allocates } => allocates && fault.call == "allocation",
+            Caller::Other => false,
+        };
+        if !is_meant {
             continue;
         }
         *seen += 1;
         let past = seen.checked_sub(fault.nth);
-        let in_range = past.is_some_and(|past| fault.times == 0 || past < fault.times);
+        let is_endless = fault.times == 0 || is_lasting;
+        let in_range = past.is_some_and(|past| is_endless || past < fault.times);
         if in_range && draw(&mut random) < fault.probability {
             code = code.or(Some(fault.code));
+            if fault.call == DEVICE_LOSS {
+                LOST.store(true, Ordering::Release);
+            }
         }
     }
     faults.random = random;

@@ -318,6 +318,22 @@ impl DropReason {
 pub trait Sink: Send + std::marker::Sync {
     /// Takes one event.
     fn accept(&self, event: &Event);
+
+    /// What was seen to be taken of a device so far; `None` where nobody counts. May take the
+    /// ledger's own leaf lock and no other.
+    fn seen(&self, device: DeviceIndex) -> Option<Seen> {
+        let _ = device;
+        None
+    }
+}
+
+/// What was seen to be taken of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Physical bytes of allocations, pools and graphs in whole pages, and what contexts took.
+    pub bytes: i64,
+    /// Allocations and frees so far: where two such numbers are equal, there were none in between.
+    pub turnover: u64,
 }
 
 #[cfg(test)]

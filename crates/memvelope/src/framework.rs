@@ -88,9 +88,12 @@ pub struct Space {
     /// Whether its segments are expandable.
     pub is_expandable: bool,
     /// Of an expandable segment, the free block at the end of what is mapped: a larger request takes
-    /// it, and has the rest mapped behind it. 0 if not told, or where there are holes in what is
-    /// mapped, since growth may begin at one of them.
+    /// it, and has the rest mapped behind it. 0 if not told, where there are several such segments, and
+    /// where a hole in what is mapped is right before it.
     pub tail_free_bytes: Bytes,
+    /// Of an expandable segment with holes in what is mapped: all of the holes, with the free blocks at
+    /// their edges. A request up to that may have its pages mapped there, and not at the end.
+    pub hole_bytes: Bytes,
     /// With a [`Settings::max_split_size`]: the largest free block below it. 0 if not told.
     pub largest_splittable_free_bytes: Bytes,
     /// With a [`Settings::max_split_size`]: sizes of the free blocks of that size or above,

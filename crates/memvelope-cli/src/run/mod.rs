@@ -3,6 +3,7 @@
 //! The program runs as it would without us: same input and output, same environment but for what
 //! names our library, same exit code or signal. What we have to say goes to stderr, after it ended.
 
+mod balance;
 mod gather;
 mod launch;
 mod os;

@@ -1,5 +1,6 @@
 //! The report as a person reads it: made from the document, so that both say the same.
 
+use super::balance;
 use super::table::{Table, WIDTH, wrapped};
 use super::totals::rows;
 use crate::names;
@@ -214,6 +215,7 @@ fn write_memory(out: &mut String, snapshot: &Value) -> Result {
             bytes(&device["free_bytes"]),
             bytes(&device["opening_bytes"])
         )?;
+        balance::write(out, device)?;
     }
     Ok(())
 }

@@ -36,10 +36,18 @@ pub(crate) fn uuid(call: &Call, to: *mut [u8; 16], device: i32) -> Done {
     })
 }
 
+/// The older call knows whole GPUs only.
+pub(crate) fn whole_uuid(call: &Call, to: *mut [u8; 16], device: i32) -> Done {
+    call.world(|world| {
+        let index = world.device_index(device)?;
+        put(to, world.devices[index].whole_uuid)
+    })
+}
+
 pub(crate) fn total(call: &Call, to: *mut usize, device: i32) -> Done {
     call.world(|world| {
         let index = world.device_index(device)?;
-        put(to, world.devices[index].spec.total_bytes as usize)
+        put(to, world.devices[index].total() as usize)
     })
 }
 
@@ -84,6 +92,7 @@ fn attribute_of(spec: &scenario::Device, index: usize, attribute: i32) -> Done<i
         13 => 1_980_000,
         14 => 512,
         16 => spec.multiprocessors,
+        18 => i32::from(spec.unified_memory),
         // Overlap, host mapping, concurrent kernels, unified addressing, stream priorities, L1,
         // managed memory, compute preemption, stream memory operations, cooperative launch.
         15 | 19 | 31 | 41 | 78 | 79 | 80 | 83 | 89 | 90 | 92 | 93 | 94 | 95 | 99 => 1,
@@ -289,6 +298,9 @@ pub(crate) fn set_context_flags(call: &Call, flags: u32) -> Done {
 /// Limits there are: stack, printf, heap, sync depth, pending launches, L2 fetch, persisting L2.
 const LIMITS: std::ops::RangeInclusive<u32> = 0..=6;
 
+/// `CU_LIMIT_STACK_SIZE`.
+const STACK_SIZE: u32 = 0;
+
 pub(crate) fn get_limit(call: &Call, to: *mut usize, limit: u32) -> Done {
     call.world(|world| {
         if !LIMITS.contains(&limit) {
@@ -306,6 +318,9 @@ pub(crate) fn set_limit(call: &Call, limit: u32, value: usize) -> Done {
             return Err(Code::UNSUPPORTED_LIMIT);
         }
         let context = world.current()?;
+        if limit == STACK_SIZE {
+            world.set_local_memory(context, value as u64)?;
+        }
         world.context(context)?.limits.insert(limit, value);
         Ok(())
     })

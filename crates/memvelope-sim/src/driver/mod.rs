@@ -13,8 +13,10 @@ pub(crate) mod device;
 pub(crate) mod graph;
 pub(crate) mod init;
 pub(crate) mod ipc;
+pub(crate) mod library;
 pub(crate) mod memory;
 pub(crate) mod module;
+pub(crate) mod pointer;
 pub(crate) mod pools;
 pub(crate) mod records;
 pub(crate) mod stream;
@@ -22,8 +24,8 @@ pub(crate) mod vmm;
 pub(crate) mod work;
 
 use crate::abi::{
-    Code, KernelNodeParams, LaunchConfig, MemAllocNodeParams, MemAllocationProp, MemLocation,
-    MemPoolProps, Memcpy3d, MemsetNodeParams, MulticastProp,
+    ArrayDescriptor, Code, FlatArrayDescriptor, KernelNodeParams, LaunchConfig, MemAllocNodeParams,
+    MemAllocationProp, MemLocation, MemPoolProps, Memcpy3d, MemsetNodeParams, MulticastProp,
 };
 use crate::entry::driver_functions;
 use crate::world::timeline::PER_THREAD_HANDLE;
@@ -71,7 +73,7 @@ driver_functions! {
     cuDeviceGetName(name: *mut c_char, len: i32, dev: i32) = 5 Call
         => |call| device::name(call, name, len, dev);
     cuDeviceGetUuid(uuid: *mut [u8; 16], dev: i32) = 482 Call
-        => |call| device::uuid(call, uuid, dev);
+        => |call| device::whole_uuid(call, uuid, dev);
     cuDeviceGetUuid_v2(uuid: *mut [u8; 16], dev: i32) = 647 Call
         => |call| device::uuid(call, uuid, dev);
     cuDeviceTotalMem_v2(bytes: *mut usize, dev: i32) = 259 Call
@@ -132,13 +134,28 @@ driver_functions! {
     cuMemAllocManaged(dptr: *mut u64, bytesize: usize, flags: u32) = 371 Alloc
         => |call| memory::alloc_managed(call, dptr, bytesize, flags);
     cuMemHostAlloc(pp: *mut u64, bytesize: usize, Flags: u32) = 39 Alloc
-        => |call| { let _ = Flags; memory::alloc_host(call, pp, bytesize) };
+        => |call| memory::alloc_host(call, pp, bytesize, Flags);
     cuMemAllocHost_v2(pp: *mut u64, bytesize: usize) = 294 Alloc
-        => |call| memory::alloc_host(call, pp, bytesize);
+        => |call| memory::alloc_host(call, pp, bytesize, 0);
     cuMemFree_v2(dptr: u64) = 245 Release => |call| memory::free(call, dptr);
     cuMemFreeHost(p: u64) = 38 Release => |call| memory::free_host(call, p);
     cuMemHostGetDevicePointer_v2(pdptr: *mut u64, p: u64, _flags: u32) = 247 Call
         => |call| memory::host_device_pointer(call, pdptr, p);
+    cuMemHostGetFlags(pFlags: *mut u32, p: u64) = 42 Call
+        => |call| memory::host_flags(call, pFlags, p);
+    cuMemHostRegister_v2(p: u64, bytesize: usize, Flags: u32) = 379 Alloc
+        => |call| memory::register(call, p, bytesize, Flags);
+    cuMemHostUnregister(p: u64) = 302 Release => |call| memory::unregister(call, p);
+    cuArrayCreate_v2(pHandle: *mut u64, pAllocateArray: *const FlatArrayDescriptor) = 272 Alloc
+        => |call| memory::create_flat_array(call, pHandle, pAllocateArray);
+    cuArray3DCreate_v2(pHandle: *mut u64, pAllocateArray: *const ArrayDescriptor) = 274 Alloc
+        => |call| memory::create_array(call, pHandle, pAllocateArray);
+    cuArrayDestroy(hArray: u64) = 89 Release => |call| memory::destroy_array(call, hArray);
+    cuPointerGetAttribute(data: *mut u64, attribute: u32, ptr: u64) = 310 Free
+        => |call| pointer::get(call, data, attribute, ptr);
+    cuPointerGetAttributes(numAttributes: u32, attributes: *const u32, data: *const *mut u64,
+        ptr: u64) = 450 Free
+        => |call| pointer::get_all(call, numAttributes, attributes, data, ptr);
     cuMemGetAddressRange_v2(pbase: *mut u64, psize: *mut usize, dptr: u64) = 246 Call
         => |call| memory::address_range(call, pbase, psize, dptr);
     cuMemAdvise_v2(_ptr: u64, _count: usize, _advice: u32, _location: u64) = 715 Call
@@ -343,6 +360,23 @@ driver_functions! {
     cuModuleUnload(hmod: u64) = 22 Call => |call| module::unload(call, hmod);
     cuModuleGetFunction(function: *mut u64, hmod: u64, name: *const c_char) = 23 Call
         => |call| module::function(call, function, hmod, name);
+    cuModuleGetLoadingMode(mode: *mut u32) = 673 Call => |call| module::loading_mode(call, mode);
+    cuLibraryLoadData(library: *mut u64, code: *const c_void, _jitOptions: *const u32,
+        _jitOptionsValues: *const *mut c_void, _numJitOptions: u32, _libraryOptions: *const u32,
+        _libraryOptionValues: *const *mut c_void, _numLibraryOptions: u32) = 678 Setup
+        => |call| library::load(call, library, code);
+    cuLibraryUnload(library: u64) = 680 Call => |call| library::unload(call, library);
+    cuLibraryGetKernel(pKernel: *mut u64, library: u64, name: *const c_char) = 681 Call
+        => |call| library::kernel(call, pKernel, library, name);
+    cuLibraryGetModule(pMod: *mut u64, library: u64) = 682 Setup
+        => |call| library::module(call, pMod, library);
+    cuKernelGetFunction(pFunc: *mut u64, kernel: u64) = 683 Setup
+        => |call| library::function(call, pFunc, kernel);
+    cuFuncGetModule(hmod: *mut u64, hfunc: u64) = 566 Call
+        => |call| module::module_of(call, hmod, hfunc);
+    cuFuncIsLoaded(state: *mut u32, function: u64) = 741 Call
+        => |call| module::is_loaded(call, state, function);
+    cuFuncLoad(function: u64) = 742 Setup => |call| module::load_function(call, function);
     cuFuncGetName(name: *mut *const c_char, hfunc: u64) = 0 Call
         => |call| module::function_name(call, name, hfunc);
     cuFuncGetAttribute(value: *mut i32, attribute: u32, hfunc: u64) = 0 Call

@@ -4,9 +4,8 @@ use crate::abi::{Code, Done, LaunchConfig};
 use crate::driver::work::{Kernel, Wait, Work, submit};
 use crate::edge::{get, put, text};
 use crate::entry::Call;
-use crate::world::{Function, Module, Tag, World};
-use std::collections::HashMap;
-use std::ffi::{CString, c_char, c_void};
+use crate::world::{Function, Tag, World};
+use std::ffi::{CStr, CString, c_char, c_void};
 
 /// A kernel that a module offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,36 +14,49 @@ pub(crate) struct Entry {
     parameters: usize,
 }
 
+impl Entry {
+    pub(crate) fn is_named(&self, name: &CStr) -> bool {
+        *self.name == *name
+    }
+}
+
 /// First bytes of the images that hold no PTX text: ELF (cubin) and fatbin.
 const BINARY_MAGIC: [[u8; 4]; 2] = [[0x7f, b'E', b'L', b'F'], [0x50, 0xed, 0x55, 0xba]];
 
 pub(crate) fn load_data(call: &Call, to: *mut u64, image: *const c_void) -> Done {
+    load(call, to, read_image(image)?)
+}
+
+/// The kernels of an image.
+pub(crate) fn read_image(image: *const c_void) -> Done<Vec<Entry>> {
     let first: [u8; 4] = get(image.cast())?;
     if BINARY_MAGIC.contains(&first) {
         // There is no machine to run binaries, and their kernels' names cannot be trusted.
         return Err(Code::INVALID_IMAGE);
     }
-    load_text(call, to, text(image.cast())?.to_str().map_err(|_| Code::INVALID_PTX)?)
+    read_text(text(image.cast())?.to_str().map_err(|_| Code::INVALID_PTX)?)
 }
 
 pub(crate) fn load_file(call: &Call, to: *mut u64, path: *const c_char) -> Done {
     let path = text(path)?.to_str().map_err(|_| Code::FILE_NOT_FOUND)?;
     let ptx = std::fs::read(path).map_err(|_| Code::FILE_NOT_FOUND)?;
-    load_text(call, to, std::str::from_utf8(&ptx).map_err(|_| Code::INVALID_IMAGE)?)
+    load(call, to, read_text(std::str::from_utf8(&ptx).map_err(|_| Code::INVALID_IMAGE)?)?)
 }
 
-fn load_text(call: &Call, to: *mut u64, ptx: &str) -> Done {
+fn read_text(ptx: &str) -> Done<Vec<Entry>> {
     let entries = entries(ptx);
     if entries.is_empty() || !ptx.contains(".version") {
         return Err(Code::INVALID_PTX);
     }
+    Ok(entries)
+}
+
+fn load(call: &Call, to: *mut u64, entries: Vec<Entry>) -> Done {
     call.world(|world| {
-        let context = world.current()?;
-        let device = world.context(context)?.device;
-        world.take_context_bytes(device, world.devices[device].spec.module_bytes)?;
-        world.context(context)?.modules += 1;
-        let handle = world.handle(Tag::Module);
-        world.modules.insert(handle, Module { context, entries, functions: HashMap::new() });
+        if to.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        let handle = world.load_module(entries)?;
         put(to, handle)
     })
 }
@@ -80,42 +92,72 @@ fn entries(ptx: &str) -> Vec<Entry> {
 }
 
 pub(crate) fn unload(call: &Call, handle: u64) -> Done {
-    call.world(|world| {
-        let module = world.modules.remove(&handle).ok_or(Code::INVALID_HANDLE)?;
-        world.functions.retain(|_, function| function.module != handle);
-        let device = world.context(module.context).map(|context| {
-            context.modules = context.modules.saturating_sub(1);
-            context.device
-        })?;
-        let bytes = world.devices[device].spec.module_bytes;
-        world.give_context_bytes(device, bytes);
-        Ok(())
-    })
+    call.world(|world| world.unload_module(handle))
 }
 
 pub(crate) fn function(call: &Call, to: *mut u64, module: u64, name: *const c_char) -> Done {
     let name = text(name)?;
     call.world(|world| {
-        let loaded = world.modules.get(&module).ok_or(Code::INVALID_HANDLE)?;
+        let handle = world.module_function(module, name)?;
+        put(to, handle)
+    })
+}
+
+impl World {
+    /// The function of a module's kernel.
+    pub(crate) fn module_function(&mut self, module: u64, name: &CStr) -> Done<u64> {
+        let loaded = self.modules.get(&module).ok_or(Code::INVALID_HANDLE)?;
         if let Some(function) = loaded.functions.get(name) {
-            return put(to, *function);
+            return Ok(*function);
         }
-        let entry = loaded.entries.iter().find(|entry| *entry.name == *name);
+        let entry = loaded.entries.iter().find(|entry| entry.is_named(name));
         let parameters = entry.ok_or(Code::NOT_FOUND)?.parameters;
-        let kernels = &world.scenario.kernels;
+        let kernels = &self.scenario.kernels;
         let cost = name.to_str().ok().and_then(|name| kernels.named.get(name));
         let cost = *cost.unwrap_or(&kernels.default);
-        let handle = world.handle(Tag::Function);
-        let id = world.names.intern(name);
+        let handle = self.handle(Tag::Function);
+        let id = self.names.intern(name);
         let dynamic_shared_bytes_max = 48 << 10;
-        world.functions.insert(
+        self.functions.insert(
             handle,
             Function { module, name: id, parameters, cost, dynamic_shared_bytes_max },
         );
-        if let Some(module) = world.modules.get_mut(&module) {
+        if let Some(module) = self.modules.get_mut(&module) {
             module.functions.insert(name.to_owned(), handle);
         }
-        put(to, handle)
+        Ok(handle)
+    }
+}
+
+pub(crate) fn module_of(call: &Call, to: *mut u64, function: u64) -> Done {
+    call.world(|world| {
+        let module = world.functions.get(&function).ok_or(Code::INVALID_HANDLE)?.module;
+        put(to, module)
+    })
+}
+
+/// Loads a function before its first launch would.
+pub(crate) fn load_function(call: &Call, function: u64) -> Done {
+    call.world(|world| {
+        let module = world.functions.get(&function).ok_or(Code::INVALID_HANDLE)?.module;
+        world.load_lazily(module)
+    })
+}
+
+/// `CU_FUNCTION_LOADING_STATE_…`: 0 before, 1 after.
+pub(crate) fn is_loaded(call: &Call, to: *mut u32, function: u64) -> Done {
+    call.world(|world| {
+        let module = world.functions.get(&function).ok_or(Code::INVALID_HANDLE)?.module;
+        let is_loaded = world.modules.get(&module).is_some_and(|module| module.has_launched);
+        put(to, u32::from(is_loaded))
+    })
+}
+
+/// `CU_MODULE_LAZY_LOADING` (2) where the scenario has it so, else `…_EAGER_LOADING` (1).
+pub(crate) fn loading_mode(call: &Call, to: *mut u32) -> Done {
+    call.world(|world| {
+        let is_lazy = world.devices.iter().any(|device| device.spec.lazy_module_bytes > 0);
+        put(to, if is_lazy { 2 } else { 1 })
     })
 }
 
@@ -136,6 +178,7 @@ pub(crate) fn get_attribute(call: &Call, to: *mut i32, attribute: u32, function:
         let function = world.functions.get(&function).ok_or(Code::INVALID_HANDLE)?;
         let value = match attribute {
             0 => 1024,
+            3 => i32::try_from(function.cost.local_bytes).unwrap_or(i32::MAX),
             4 => REGISTERS,
             5 | 6 => 90,
             MAX_DYNAMIC_SHARED => function.dynamic_shared_bytes_max,
@@ -243,10 +286,18 @@ pub(crate) fn launch(call: &Call, launch: &Launch) -> Done {
     })
 }
 
-/// A launch as work.
-pub(crate) fn prepare(world: &World, launch: &Launch) -> Done<Kernel> {
-    let function = *world.functions.get(&launch.function).ok_or(Code::INVALID_HANDLE)?;
+/// A launch as work. Loads what the kernel needs; a library's kernel may stand for its function.
+pub(crate) fn prepare(world: &mut World, launch: &Launch) -> Done<Kernel> {
+    let handle = match world.kernels.contains_key(&launch.function) {
+        true => world.kernel_function(launch.function)?,
+        false => launch.function,
+    };
+    let function = *world.functions.get(&handle).ok_or(Code::INVALID_HANDLE)?;
     check(launch, &function)?;
+    world.load_lazily(function.module)?;
+    if let Some(context) = world.modules.get(&function.module).map(|module| module.context) {
+        world.need_local_memory(context, function.cost.local_bytes)?;
+    }
     Ok(Kernel {
         name: function.name,
         cost: function.cost,

@@ -4,8 +4,10 @@
 //! error that names the file and the key.
 
 mod cupti;
+mod device;
 
 pub use cupti::{Cupti, CuptiFaults, Overhead};
+pub use device::{CoTenant, Device, Step};
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -68,61 +70,6 @@ pub struct Scenario {
     pub cupti_faults: CuptiFaults,
 }
 
-/// One GPU.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Device {
-    /// Marketing name.
-    pub name: String,
-    /// `GPU-` and a UUID; made from the ordinal when absent.
-    pub uuid: Option<String>,
-    /// Bytes that `cuDeviceTotalMem` and NVML report.
-    pub total_bytes: u64,
-    /// Physical page size.
-    pub page_bytes: u64,
-    /// Allocations up to this size share pages; 0 gives every allocation pages of its own.
-    pub small_bytes: u64,
-    /// What one context takes.
-    pub context_bytes: u64,
-    /// What the driver keeps for itself from the start and attributes to nobody.
-    pub hidden_bytes: u64,
-    /// What one loaded module adds to its context.
-    pub module_bytes: u64,
-    /// A memory pool grows by multiples of this.
-    pub pool_chunk_bytes: u64,
-    /// Compute capability, major and minor.
-    pub compute_capability: (i32, i32),
-    /// Streaming multiprocessors.
-    pub multiprocessors: i32,
-    /// Whether stream-ordered allocation is supported.
-    pub memory_pools: bool,
-    /// Other processes on this GPU.
-    pub co_tenants: Vec<CoTenant>,
-}
-
-/// Another process.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CoTenant {
-    /// Its process id, as NVML lists it.
-    pub pid: u32,
-    /// What it holds at the start.
-    pub bytes: u64,
-    /// What it holds later; the last step whose time has come counts.
-    #[serde(default)]
-    pub steps: Vec<Step>,
-}
-
-/// A change of what a co-tenant holds.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Step {
-    /// Nanoseconds after `start_ns`.
-    pub after_ns: u64,
-    /// What it holds from then on, or as much of it as is free.
-    pub bytes: u64,
-}
-
 /// Host nanoseconds per call, by class.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -165,6 +112,8 @@ pub struct KernelCost {
     pub base_ns: u64,
     /// Nanoseconds each block adds.
     pub per_block_ns: f64,
+    /// Local memory of each of its threads.
+    pub local_bytes: u64,
 }
 
 /// Bandwidths in bytes per microsecond (1,000 is 1 GB/s).
@@ -195,11 +144,19 @@ pub struct Contents {
     pub copy_bytes_max: u64,
 }
 
+/// A fault after which every call of libcuda fails and NVML says that the GPU is lost.
+pub const DEVICE_LOSS: &str = "device_loss";
+/// A fault after which every call of libcuda fails, as while the driver shuts down.
+pub const TEARDOWN: &str = "teardown";
+/// What stands for several functions in a fault.
+const GROUPS: [&str; 3] = ["allocation", DEVICE_LOSS, TEARDOWN];
+
 /// A call that fails.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// An exported function, or `allocation` for any call that allocates device memory.
+    /// An exported function, `allocation` for any call that allocates device memory, or, for every
+    /// call of libcuda from the n-th on, [`DEVICE_LOSS`] or [`TEARDOWN`].
     pub call: String,
     /// What it returns instead of doing its work.
     pub code: u32,
@@ -222,7 +179,7 @@ fn certain() -> f64 {
     1.0
 }
 
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 impl Default for Scenario {
     fn default() -> Self {
@@ -243,26 +200,6 @@ impl Default for Scenario {
             contents: Contents::default(),
             faults: Vec::new(),
             cupti_faults: CuptiFaults::default(),
-        }
-    }
-}
-
-impl Default for Device {
-    fn default() -> Self {
-        Self {
-            name: "SIMULATED GPU".into(),
-            uuid: None,
-            total_bytes: 80 << 30,
-            page_bytes: 2 * MIB,
-            small_bytes: MIB,
-            context_bytes: 480 * MIB,
-            hidden_bytes: 96 * MIB,
-            module_bytes: 0,
-            pool_chunk_bytes: 32 * MIB,
-            compute_capability: (9, 0),
-            multiprocessors: 132,
-            memory_pools: true,
-            co_tenants: Vec::new(),
         }
     }
 }
@@ -288,7 +225,7 @@ impl Default for KernelCost {
     fn default() -> Self {
         // The project's kernels handle 64 KiB a block: 20 ns are 3.3 TB/s, about what an H100's
         // HBM3 is specified for (3.35 TB/s).
-        Self { base_ns: 3_000, per_block_ns: 20.0 }
+        Self { base_ns: 3_000, per_block_ns: 20.0, local_bytes: 0 }
     }
 }
 
@@ -350,13 +287,14 @@ impl Scenario {
         for (i, device) in self.devices.iter().enumerate() {
             device.check().map_err(|error| format!("devices[{i}].{error}"))?;
         }
+        device::check_slices(&self.devices)?;
         for (i, fault) in self.faults.iter().enumerate() {
             if !(0.0..=1.0).contains(&fault.probability) || fault.nth == 0 || fault.code == 0 {
                 return Err(format!(
                     "faults[{i}]: probability must lie in 0..=1, nth and code be above 0"
                 ));
             }
-            if fault.call != "allocation" && !crate::exported(&fault.call) {
+            if !GROUPS.contains(&fault.call.as_str()) && !crate::exported(&fault.call) {
                 return Err(format!("faults[{i}].call = {:?}: no such function", fault.call));
             }
         }
@@ -392,64 +330,6 @@ impl Copies {
     }
 }
 
-impl Device {
-    fn check(&self) -> Result<(), String> {
-        if !self.page_bytes.is_power_of_two() || self.page_bytes < 4096 {
-            return Err(format!("page_bytes = {}: a power of two from 4096 up", self.page_bytes));
-        }
-        if self.small_bytes > self.page_bytes {
-            return Err(format!("small_bytes = {}: at most page_bytes", self.small_bytes));
-        }
-        if self.pool_chunk_bytes == 0 || !self.pool_chunk_bytes.is_multiple_of(self.page_bytes) {
-            return Err(format!(
-                "pool_chunk_bytes = {}: a multiple of page_bytes",
-                self.pool_chunk_bytes
-            ));
-        }
-        let tenants = self.co_tenants.iter().fold(0, |sum: u64, t| sum.saturating_add(t.bytes));
-        let sorted = |tenant: &CoTenant| tenant.steps.is_sorted_by_key(|step| step.after_ns);
-        if !self.co_tenants.iter().all(sorted) {
-            return Err("co_tenants.steps: in the order of after_ns".into());
-        }
-        let fixed = self.context_bytes.saturating_add(self.hidden_bytes).saturating_add(tenants);
-        if fixed > self.total_bytes {
-            return Err(format!(
-                "total_bytes = {}: less than context, hidden and co-tenant bytes ({fixed})",
-                self.total_bytes
-            ));
-        }
-        if let Some(uuid) = &self.uuid {
-            parse_uuid(uuid).ok_or_else(|| format!("uuid = {uuid:?}: GPU- and 32 hex digits"))?;
-        }
-        Ok(())
-    }
-
-    /// The UUID's text and bytes.
-    #[must_use]
-    pub fn uuid(&self, ordinal: usize) -> (String, [u8; 16]) {
-        if let Some(uuid) = &self.uuid
-            && let Some(bytes) = parse_uuid(uuid)
-        {
-            return (uuid.clone(), bytes);
-        }
-        let made = format!("GPU-51510000-0000-4000-8000-{ordinal:012x}");
-        let bytes = parse_uuid(&made).unwrap_or_default();
-        (made, bytes)
-    }
-}
-
-fn parse_uuid(text: &str) -> Option<[u8; 16]> {
-    let hex: String = text.strip_prefix("GPU-")?.chars().filter(|c| *c != '-').collect();
-    if hex.len() != 32 || !hex.is_ascii() {
-        return None;
-    }
-    let mut bytes = [0; 16];
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()?;
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -473,6 +353,15 @@ mod tests {
             ("[[devices]]\npage_bytes = 3", "devices[0].page_bytes"),
             ("[[devices]]\ntotal_bytes = 1", "devices[0].total_bytes"),
             ("[[devices]]\nuuid = \"GPU-1\"", "devices[0].uuid"),
+            ("[[devices]]\nmig_of = \"GPU-1\"", "devices[0].mig_of"),
+            ("[[devices]]\nuuid = \"MIG-00112233-4455-6677-8899-aabbccddeeff\"", "devices[0].uuid"),
+            ("[[devices]]\nreserved_bytes = 99999999999", "devices[0].total_bytes"),
+            (
+                "[[devices]]\nmig_of = \"GPU-00112233-4455-6677-8899-aabbccddeeff\"\n\
+                 mig_parent_bytes = 1\n",
+                "mig_parent_bytes",
+            ),
+            ("[[devices]]\nhidden_steps = [{ after_ns = 1, bytes = 1, x = 1 }]", "x"),
             ("[[faults]]\ncall = \"cuFly\"\ncode = 2", "cuFly"),
             ("[[faults]]\ncall = \"allocation\"\ncode = 0", "faults[0]"),
             ("missing = [\"cuFly\"]", "missing"),
@@ -505,14 +394,5 @@ mod tests {
         let names = |text: &str| Scenario::from_toml(text).unwrap().cupti_faults.distinct_names;
         assert_eq!(names("[cupti_faults]\ndistinct_names = true"), u64::MAX);
         assert_eq!(names("[cupti_faults]\ndistinct_names = 7"), 7);
-    }
-
-    #[test]
-    fn uuids_are_read_and_made() {
-        let device = Device { uuid: None, ..Device::default() };
-        let (text, bytes) = device.uuid(3);
-        assert_eq!(parse_uuid(&text), Some(bytes));
-        assert_eq!(bytes[15], 3);
-        assert_eq!(parse_uuid("GPU-zz"), None);
     }
 }

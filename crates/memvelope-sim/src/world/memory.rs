@@ -21,6 +21,8 @@ pub(crate) struct Device {
     pub(crate) spec: scenario::Device,
     pub(crate) uuid_text: String,
     pub(crate) uuid: [u8; 16],
+    /// The same of the GPU that it is a MIG slice of, or its own.
+    pub(crate) whole_uuid: [u8; 16],
     /// Bytes of contexts and their modules.
     pub(crate) context_bytes: u64,
     /// Bytes of CUPTI's own buffers.
@@ -55,6 +57,7 @@ impl Device {
             spec: spec.clone(),
             uuid_text,
             uuid,
+            whole_uuid: spec.whole_uuid(ordinal),
             context_bytes: 0,
             cupti_bytes: 0,
             physical: 0,
@@ -80,13 +83,23 @@ impl Device {
         self.physical + self.context_bytes + self.cupti_bytes
     }
 
+    /// What the driver says there is; NVML counts what is reserved as well.
+    pub(crate) fn total(&self) -> u64 {
+        self.spec.total_bytes - self.spec.reserved_bytes
+    }
+
+    /// What the driver keeps `elapsed` nanoseconds after the start, attributed to nobody.
+    pub(crate) fn hidden(&self, elapsed: u64) -> u64 {
+        let room = self.total().saturating_sub(self.own());
+        at(elapsed, self.spec.hidden_bytes, &self.spec.hidden_steps).min(room)
+    }
+
     /// What the co-tenants hold `elapsed` nanoseconds after the start.
     pub(crate) fn co_tenant_bytes(&self, elapsed: u64) -> impl Iterator<Item = (u32, u64)> {
-        let own = self.own() + self.spec.hidden_bytes;
-        let mut room = self.spec.total_bytes.saturating_sub(own);
+        let own = self.own() + self.hidden(elapsed);
+        let mut room = self.total().saturating_sub(own);
         self.spec.co_tenants.iter().map(move |tenant| {
-            let step = tenant.steps.iter().rev().find(|step| step.after_ns <= elapsed);
-            let bytes = step.map_or(tenant.bytes, |step| step.bytes).min(room);
+            let bytes = at(elapsed, tenant.bytes, &tenant.steps).min(room);
             room -= bytes;
             (tenant.pid, bytes)
         })
@@ -95,14 +108,20 @@ impl Device {
     /// What `cuMemGetInfo` calls free.
     pub(crate) fn free(&self, elapsed: u64) -> u64 {
         let tenants: u64 = self.co_tenant_bytes(elapsed).map(|(_, bytes)| bytes).sum();
-        let used = self.own() + self.spec.hidden_bytes + tenants;
-        self.spec.total_bytes.saturating_sub(used)
+        let used = self.own() + self.hidden(elapsed) + tenants;
+        self.total().saturating_sub(used)
     }
 
     pub(crate) fn pages(&self, bytes: u64) -> Option<u64> {
         let page = self.spec.page_bytes;
         bytes.checked_add(page - 1).map(|bytes| bytes / page * page)
     }
+}
+
+/// What is held `elapsed` nanoseconds after the start.
+fn at(elapsed: u64, first: u64, steps: &[scenario::Step]) -> u64 {
+    let step = steps.iter().rev().find(|step| step.after_ns <= elapsed);
+    step.map_or(first, |step| step.bytes)
 }
 
 /// A live allocation.
@@ -133,6 +152,10 @@ impl Alloc {
 /// A live host allocation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Host {
+    /// See [`World::buffer_id`].
+    pub(crate) id: u64,
+    /// As the call that made it had them.
+    pub(crate) flags: u32,
     pub(crate) context: u64,
     pub(crate) device: usize,
     pub(crate) family: Family,
@@ -357,20 +380,52 @@ impl World {
         Ok(address)
     }
 
-    pub(crate) fn allocate_host(&mut self, requested: u64) -> Done<u64> {
+    pub(crate) fn allocate_host(&mut self, requested: u64, flags: u32) -> Done<u64> {
         let context = self.current()?;
         let device = self.context(context)?.device;
         let address = crate::pinned::map(requested)?;
-        self.hosts.insert(address, Host { context, device, family: Family::PinnedHost, requested });
-        self.books.allocated(device, Family::PinnedHost, requested);
+        let (id, family) = (self.buffer_id(), Family::PinnedHost);
+        self.hosts.insert(address, Host { id, flags, context, device, family, requested });
+        self.books.allocated(device, family, requested);
         Ok(address)
     }
 
-    pub(crate) fn release_host(&mut self, address: u64) -> Done<Host> {
+    /// Pins host memory of the program's own.
+    pub(crate) fn register_host(&mut self, address: u64, requested: u64, flags: u32) -> Done {
+        let context = self.current()?;
+        let device = self.context(context)?.device;
+        let end = address.checked_add(requested).filter(|_| address != 0 && requested != 0);
+        let end = end.ok_or(Code::INVALID_VALUE)?;
+        let before = self.hosts.range(..end).next_back();
+        if before.is_some_and(|(base, host)| base + host.requested > address) {
+            return Err(Code::ALREADY_REGISTERED);
+        }
+        let (id, family) = (self.buffer_id(), Family::Registered);
+        self.hosts.insert(address, Host { id, flags, context, device, family, requested });
+        self.books.allocated(device, family, requested);
+        Ok(())
+    }
+
+    pub(crate) fn unregister_host(&mut self, address: u64) -> Done {
+        let host = self.hosts.get(&address).filter(|host| host.family == Family::Registered);
+        host.ok_or(Code::NOT_REGISTERED)?;
+        self.release_host(address)
+    }
+
+    /// The host allocation, or registered memory, around `address`.
+    pub(crate) fn host_around(&self, address: u64) -> Option<(u64, &Host)> {
+        let (base, host) = self.hosts.range(..=address).next_back()?;
+        (address - base < host.requested).then_some((*base, host))
+    }
+
+    /// Takes a host allocation, or registered memory, out of the account.
+    pub(crate) fn release_host(&mut self, address: u64) -> Done {
         let host = self.hosts.remove(&address).ok_or(Code::INVALID_VALUE)?;
-        crate::pinned::unmap(address, host.requested);
+        if host.family == Family::PinnedHost {
+            crate::pinned::unmap(address, host.requested);
+        }
         self.books.freed(host.device, host.family, host.requested);
-        Ok(host)
+        Ok(())
     }
 
     /// Frees everything that belongs to a context, as destroying it does.
@@ -434,11 +489,7 @@ impl World {
                 _ => 3,
             };
         }
-        let host = self.hosts.range(..=address).next_back();
-        match host {
-            Some((base, host)) if address - base < host.requested => 2,
-            _ => 1,
-        }
+        if self.host_around(address).is_some() { 2 } else { 1 }
     }
 }
 

@@ -3,9 +3,11 @@
 //! The lock is a leaf: it is never held while a client's callback runs, because those call back
 //! into the simulator.
 
+pub(crate) mod arrays;
 pub(crate) mod contents;
 pub(crate) mod graph_memory;
 pub(crate) mod graphs;
+pub(crate) mod growth;
 pub(crate) mod imports;
 pub(crate) mod memory;
 pub(crate) mod multicast;
@@ -16,8 +18,9 @@ pub(crate) mod vmm;
 use crate::abi::{Code, Done};
 use crate::books::Books;
 use crate::cupti::pending::Pending;
+use crate::driver::library::{Library, LibraryKernel};
 use crate::scenario::{KernelCost, Scenario};
-use crate::share::Export;
+use crate::share::Exports;
 use crate::thread;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::{CStr, CString};
@@ -108,10 +111,13 @@ pub(crate) struct World {
     pub(crate) events: HashMap<u64, timeline::Event>,
     pub(crate) modules: HashMap<u64, Module>,
     pub(crate) functions: HashMap<u64, Function>,
+    pub(crate) libraries: HashMap<u64, Library>,
+    pub(crate) kernels: HashMap<u64, LibraryKernel>,
     /// Live device, pitch, managed and pool allocations by base address.
     pub(crate) allocs: BTreeMap<u64, memory::Alloc>,
     /// Live host allocations by base address.
     pub(crate) hosts: BTreeMap<u64, memory::Host>,
+    pub(crate) arrays: HashMap<u64, arrays::Array>,
     pub(crate) addresses: memory::Addresses,
     pub(crate) pools: HashMap<u64, pools::Pool>,
     /// Default and current pool by kind and id of a location, and allocation type: those that are
@@ -120,8 +126,7 @@ pub(crate) struct World {
     /// Memory of other processes, by its address here.
     pub(crate) imports: BTreeMap<u64, imports::Import>,
     pub(crate) vmm: vmm::Vmm,
-    /// Exported descriptors of which a copy is open somewhere.
-    pub(crate) exports: Vec<Export>,
+    pub(crate) exports: Exports,
     pub(crate) graphs: graphs::Graphs,
     pub(crate) graph_allocs: graph_memory::GraphAllocs,
     pub(crate) contents: contents::Store,
@@ -142,7 +147,6 @@ pub(crate) struct Context {
     /// CUPTI's id of it.
     pub(crate) uid: u32,
     pub(crate) flags: u32,
-    pub(crate) modules: u64,
     /// Handle of its legacy default stream.
     pub(crate) legacy: u64,
     /// Per-thread default streams, by thread number.
@@ -154,6 +158,8 @@ pub(crate) struct Context {
     /// When the last work of its destroyed streams ends.
     pub(crate) orphan_tail: u64,
     pub(crate) limits: HashMap<u32, usize>,
+    /// Local memory of each of its threads.
+    pub(crate) local_bytes: u64,
 }
 
 /// A loaded module.
@@ -162,6 +168,8 @@ pub(crate) struct Module {
     pub(crate) context: u64,
     pub(crate) entries: Vec<crate::driver::module::Entry>,
     pub(crate) functions: HashMap<CString, u64>,
+    /// Whether a kernel of it was launched.
+    pub(crate) has_launched: bool,
 }
 
 /// A kernel of a loaded module.
@@ -188,6 +196,9 @@ pub(crate) enum Tag {
     Node = 0xc9,
     Executable = 0xca,
     Physical = 0xcb,
+    Library = 0xcc,
+    Kernel = 0xcd,
+    Array = 0xce,
 }
 
 impl World {
@@ -211,14 +222,17 @@ impl World {
             events: HashMap::new(),
             modules: HashMap::new(),
             functions: HashMap::new(),
+            libraries: HashMap::new(),
+            kernels: HashMap::new(),
             allocs: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            arrays: HashMap::new(),
             addresses: memory::Addresses::default(),
             pools: HashMap::new(),
             located_pools: HashMap::new(),
             imports: BTreeMap::new(),
             vmm: vmm::Vmm::default(),
-            exports: Vec::new(),
+            exports: Exports::default(),
             graphs: graphs::Graphs::default(),
             graph_allocs: graph_memory::GraphAllocs::new(),
             contents: contents::Store::new(scenario.contents),
@@ -282,13 +296,13 @@ impl World {
                 device,
                 uid,
                 flags,
-                modules: 0,
                 legacy,
                 per_thread: HashMap::new(),
                 legacy_tail: self.now,
                 blocking_tail: self.now,
                 orphan_tail: self.now,
                 limits: HashMap::new(),
+                local_bytes: growth::STACK_BYTES,
             },
         );
         self.make_stream(handle, legacy, timeline::LEGACY);
@@ -298,9 +312,8 @@ impl World {
 
     /// Destroys a context and everything that belongs to it.
     pub(crate) fn destroy_context(&mut self, handle: u64) -> Done {
+        let bytes = self.bytes_of_context(handle);
         let context = self.contexts.remove(&handle).ok_or(Code::INVALID_CONTEXT)?;
-        let spec = &self.devices[context.device].spec;
-        let bytes = spec.context_bytes + context.modules * spec.module_bytes;
         self.give_context_bytes(context.device, bytes);
         self.drop_device_buffers(context.uid);
         self.streams.retain(|_, stream| stream.context != handle);
@@ -313,6 +326,7 @@ impl World {
         let modules = &self.modules;
         self.functions.retain(|_, function| modules.contains_key(&function.module));
         self.free_all_of(handle);
+        self.destroy_arrays_of(handle);
         Ok(())
     }
 

@@ -159,6 +159,16 @@ functions! { cu, "libcuda.so.1":
     fn cuMemAllocManaged(to: *mut u64, bytes: usize, flags: u32);
     fn cuMemHostAlloc(to: *mut u64, bytes: usize, flags: u32);
     fn cuMemAllocHost_v2(to: *mut u64, bytes: usize);
+    fn cuMemHostGetFlags(to: *mut u32, address: u64);
+    fn cuMemHostRegister_v2(address: u64, bytes: usize, flags: u32);
+    fn cuMemHostUnregister(address: u64);
+    fn cuMemHostGetDevicePointer_v2(to: *mut u64, address: u64, flags: u32);
+    fn cuArrayCreate_v2(to: *mut u64, descriptor: *const [u64; 3]);
+    fn cuArray3DCreate_v2(to: *mut u64, descriptor: *const [u64; 5]);
+    fn cuArrayDestroy(array: u64);
+    fn cuPointerGetAttribute(to: *mut u64, attribute: u32, address: u64);
+    fn cuPointerGetAttributes(count: u32, attributes: *const u32, to: *const *mut u64,
+        address: u64);
     fn cuMemFree_v2(address: u64);
     fn cuMemFreeHost(address: u64);
     fn cuMemAllocAsync(to: *mut u64, bytes: usize, stream: u64);
@@ -253,6 +263,23 @@ functions! { cu, "libcuda.so.1":
     fn cuEventSynchronize(event: u64);
     fn cuEventElapsedTime_v2(to: *mut f32, from: u64, until: u64);
     fn cuModuleLoadData(to: *mut u64, image: *const c_char);
+    fn cuModuleGetLoadingMode(to: *mut u32);
+    fn cuLibraryLoadData(to: *mut u64, image: *const c_char, options: *const u32,
+        values: *const *mut c_void, count: u32, more: *const u32, more_values: *const *mut c_void,
+        more_count: u32);
+    fn cuLibraryUnload(library: u64);
+    fn cuLibraryGetKernel(to: *mut u64, library: u64, name: *const c_char);
+    fn cuLibraryGetModule(to: *mut u64, library: u64);
+    fn cuKernelGetFunction(to: *mut u64, kernel: u64);
+    fn cuFuncGetModule(to: *mut u64, function: u64);
+    fn cuFuncIsLoaded(to: *mut u32, function: u64);
+    fn cuFuncLoad(function: u64);
+    fn cuCtxSetLimit(limit: u32, value: usize);
+    fn cuCtxGetLimit(to: *mut usize, limit: u32);
+    fn cuDeviceGetUuid(to: *mut [u8; 16], device: i32);
+    fn cuDeviceGetUuid_v2(to: *mut [u8; 16], device: i32);
+    fn cuDeviceTotalMem_v2(to: *mut usize, device: i32);
+    fn cuDeviceGetCount(to: *mut i32);
     fn cuModuleUnload(module: u64);
     fn cuModuleGetFunction(to: *mut u64, module: u64, name: *const c_char);
     fn cuLaunchKernel(function: u64, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32,
@@ -387,6 +414,17 @@ impl Drop for Other {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Lets virtual time pass.
+pub(crate) fn advance(ns: u64) {
+    // SAFETY: the simulator, which is loaded already.
+    let library = unsafe { Library::new("libcuda.so.1") }.expect("libcuda");
+    // SAFETY: the declared type.
+    unsafe {
+        let advance = library.get::<unsafe extern "C" fn(u64) -> u64>(b"memvelope_sim_advance\0");
+        advance.expect("the clock")(ns);
     }
 }
 

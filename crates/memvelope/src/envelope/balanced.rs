@@ -19,7 +19,7 @@ pub(super) fn fill(sum: &mut Sum<'_>, device: &DeviceSnapshot, balance: &Balance
     let peak = device.totals.by_tag[Tag::Activations as usize].peak_bytes;
     sum.activations(bytes(TermName::Activations), signed(peak));
     line(sum, balance, TermName::Graphs, NONE_SEEN);
-    let growth = context(sum, balance.line(TermName::Context), device);
+    let growth = context(sum, balance, device);
     line(sum, balance, TermName::Recorder, NO_RECORDER);
     line(sum, balance, TermName::Libraries, NONE_SEEN);
     line(sum, balance, TermName::Rounding, "nothing is rounded");
@@ -54,9 +54,9 @@ fn taken(sum: &mut Sum<'_>, line: &Line, bytes: i64, note: String) {
 }
 
 /// The context, and how far it has grown beyond what was assumed of it.
-fn context(sum: &mut Sum<'_>, line: Option<&Line>, device: &DeviceSnapshot) -> i64 {
+fn context(sum: &mut Sum<'_>, balance: &Balance, device: &DeviceSnapshot) -> i64 {
     let (assumed, why) = sum.basis.context.clone();
-    match line {
+    match balance.line(TermName::Context) {
         Some(line) if sum.basis.is_context_declared && line.bytes < assumed => {
             let so_far = Bytes(line.bytes.max(0).unsigned_abs());
             let note = format!("{why}; {so_far} of it measured so far");
@@ -68,16 +68,18 @@ fn context(sum: &mut Sum<'_>, line: Option<&Line>, device: &DeviceSnapshot) -> i
             line.bytes.saturating_sub(assumed).max(0)
         }
         None => {
-            // A context that was there when the session attached lies in the opening balance.
+            // One that was there when the session attached lies in the opening balance, one that
+            // nobody measured in what is unaccounted for: both are taken there.
             let opening = device.opening_own_bytes.map_or(0, signed);
-            let note = match opening {
-                0 => why,
-                opening => {
-                    let opening = Bytes(opening.unsigned_abs());
-                    format!("{why}, as far as it is not in the opening balance ({opening})")
-                }
+            let unaccounted = balance.unaccounted_bytes().unwrap_or(0).max(0);
+            let elsewhere = opening.saturating_add(unaccounted).min(assumed);
+            let note = match Bytes(elsewhere.max(0).unsigned_abs()) {
+                Bytes::ZERO => why,
+                elsewhere => format!(
+                    "{why}; {elsewhere} of it may be in the opening balance or unaccounted for"
+                ),
             };
-            let bytes = assumed.saturating_sub(opening).max(0);
+            let bytes = assumed.saturating_sub(elsewhere).max(0);
             sum.put(TermName::Context, bytes, Origin::Assumed, note);
             0
         }
@@ -105,10 +107,14 @@ fn cached(sum: &mut Sum<'_>, line: Option<&Line>, device: &DeviceSnapshot) {
     taken(sum, line, line.bytes - releasable, note);
 }
 
-/// How far off the lines may be together. The bar of `unaccounted` has what no other line has.
+/// How far off the lines may be together, beyond what is unaccounted for: that is taken already, and
+/// is where bytes come from that a line may have too few of. The bar of `unaccounted` is the sum of
+/// all others, each error once.
 fn error_bytes(balance: &Balance) -> i64 {
     let bar = |line: &Line| signed(line.error_bytes);
-    let known = balance.lines.iter().filter(|line| line.term != TermName::Unaccounted);
-    let known = known.map(bar).fold(0, i64::saturating_add);
-    known.max(balance.line(TermName::Unaccounted).map_or(0, bar))
+    let (error, covered) = match balance.line(TermName::Unaccounted) {
+        Some(line) => (bar(line), line.bytes.max(0)),
+        None => (balance.lines.iter().map(bar).fold(0, i64::saturating_add), 0),
+    };
+    error.saturating_sub(covered)
 }

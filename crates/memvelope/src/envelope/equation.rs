@@ -130,8 +130,8 @@ impl Envelope {
     /// that no room is promised that the rest of them will take; activations the larger of the peak
     /// seen and what was assumed; of what is cached, only what cannot be given back
     /// ([`Declared::keeps_cached`]); of the runtime reserve, what graphs, libraries and modules have
-    /// not used up meanwhile. The safety reserve covers the error bars of all lines, and is raised
-    /// where it would not.
+    /// not used up meanwhile. The safety reserve covers the error bars of all lines, as far as
+    /// what is unaccounted for does not, and is raised where it would not.
     ///
     /// Without a balance the context is what this process uses beyond the ledger. Where single
     /// allocations go unseen, what is in use cannot be told apart: the computed terms are then taken
@@ -204,7 +204,10 @@ pub(super) fn measured_terms(device: &DeviceSnapshot, basis: &Basis) -> Result<S
     let mut sum = Sum::new(basis);
     sum.put(TermName::Total, total, Origin::Measured, "as the driver tells");
     match &device.balance {
-        Some(balance) if !device.allocations_unseen => balanced::fill(&mut sum, device, balance),
+        // Where the driver's allocations go unseen, an allocator may still tell of its own.
+        Some(balance) if !device.allocations_unseen || device.framework.is_some() => {
+            balanced::fill(&mut sum, device, balance);
+        }
         _ => polled::fill(&mut sum, device),
     }
     Ok(sum.solve())

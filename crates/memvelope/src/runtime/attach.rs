@@ -91,6 +91,9 @@ pub(super) fn attach_inside_init(
     let mut links = load(config);
     let Some(driver) = links.driver else { return links };
     driver.init_is_calling_us();
+    // It is needed when the program makes its first context, which may be the next thing it does.
+    // NVML is no part of CUDA: it may be initialised here, in some milliseconds.
+    attach_nvml(config, &mut links);
     attach_cupti(config, driver, sink, names, &mut links);
     links.is_incomplete = true;
     links
@@ -149,8 +152,16 @@ fn attach_nvml(config: &Config, links: &mut Links) {
         .and_then(|report| report.chosen.as_deref());
     let (nvml, report) = Nvml::load(config, simulated_with);
     match nvml {
-        Ok(nvml) => links.nvml = Some(Arc::new(nvml)),
-        Err(error) => links.missed.push(format!("the device plane as NVML tells it: {error}")),
+        Ok(nvml) => {
+            nvml.measure(&links.devices);
+            links.nvml = Some(Arc::new(nvml));
+        }
+        Err(error) => {
+            let missed = format!("the device plane as NVML tells it: {error}");
+            if !links.missed.contains(&missed) {
+                links.missed.push(missed);
+            }
+        }
     }
     keep_report(links, report);
 }

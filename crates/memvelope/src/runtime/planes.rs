@@ -7,6 +7,7 @@ use crate::snapshot::{DevicePlane, Epoch, HostSnapshot, opening_balance};
 use crate::source::driver::DeviceInfo;
 use crate::source::nvml::Processes;
 use crate::units::{Bytes, Nanos};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 /// The last readings.
@@ -14,6 +15,8 @@ use std::time::Instant;
 pub(super) struct Planes {
     pub(super) devices: Vec<DevicePlane>,
     pub(super) host: Option<HostSnapshot>,
+    /// When requests were last made to weigh less.
+    pub(super) faded: Nanos,
     /// Beside `devices`, what is not for snapshots; in the same order.
     sides: Vec<Side>,
 }
@@ -25,8 +28,28 @@ pub(super) struct Side {
     pub(super) processes: Option<(Instant, Processes)>,
     /// What the framework plane was told to be outside of an epoch.
     pub(super) told: Option<Told>,
+    /// The page that the driver's memory comes in, once it was asked.
+    pub(super) page: Option<Bytes>,
+    /// When epochs were read, and what was unaccounted for in them, oldest first.
+    pub(super) points: VecDeque<(Nanos, i64)>,
     /// Since when the device has not answered, on the recorder's clock, and why.
     pub(super) silent: Option<(Nanos, String)>,
+}
+
+/// Points of what is unaccounted for, a minute of them at the usual period: enough to tell a trend.
+const POINTS_MAX: usize = 60;
+
+impl Side {
+    /// Takes a point, once an epoch.
+    pub(super) fn note_point(&mut self, time: Nanos, unaccounted: i64) {
+        if self.points.back().is_some_and(|(last, _)| *last >= time) {
+            return;
+        }
+        if self.points.len() >= POINTS_MAX {
+            self.points.pop_front();
+        }
+        self.points.push_back((time, unaccounted));
+    }
 }
 
 /// The framework plane as somebody told it.
@@ -57,6 +80,8 @@ impl Planes {
         for plane in &mut self.devices {
             (plane.opening_bytes, plane.opening_own_bytes) = (None, None);
         }
+        // What this process itself uses is asked for with the next reading.
+        self.sides.iter_mut().for_each(|side| side.processes = None);
     }
 
     /// Notes whether the device's primary context is there; `was_before`: it was when CUPTI was
@@ -84,29 +109,37 @@ impl Planes {
         let plane = self.plane(device);
         plane.total_bytes = Some(epoch.total_bytes);
         plane.free_bytes = Some(epoch.free_bytes);
+        plane.reads += 1;
         if plane.opening_bytes.is_none() {
             let used = epoch.total_bytes.saturating_sub(epoch.free_bytes);
-            let seen = seen_of(&epoch.totals).saturating_sub(epoch.moved_bytes);
+            let seen = Bytes(u64::try_from(seen_of(&epoch.totals)).unwrap_or(0));
+            let seen = seen.saturating_sub(epoch.moved_bytes);
             plane.opening_bytes = Some(opening_balance(used, seen));
         }
         plane.epoch = Some(epoch);
     }
 
-    /// Takes what NVML listed; `seen` is the least that was seen to be taken by then.
+    /// Takes what NVML listed; `seen` is the least that was seen to be taken by then. Returns what
+    /// the other processes moved by since the last look, if that can be told.
     pub(super) fn note_processes(
         &mut self,
         device: DeviceIndex,
         processes: Processes,
         seen: Bytes,
-    ) {
-        self.side(device).processes = Some((Instant::now(), processes));
+    ) -> Option<Bytes> {
+        let former = self.side(device).processes.replace((Instant::now(), processes));
         let plane = self.plane(device);
+        plane.others_moved_bytes = match (former, processes.is_alone()) {
+            (_, true) => former.map_or(Some(Bytes::ZERO), |(_, it)| moved(&it, &processes)),
+            (former, false) => former.and_then(|(_, former)| moved(&former, &processes)),
+        };
         // The list was there: not to be in it is to use nothing. One that is listed without a
         // number uses something, and nobody knows how much.
         let own = processes.own.or(processes.uses_nothing().then_some(Bytes::ZERO));
-        if plane.opening_own_bytes.is_none() && plane.epoch.is_none() {
+        if plane.opening_own_bytes.is_none() && plane.opening_bytes.is_none() {
             plane.opening_own_bytes = own.map(|own| opening_balance(own, seen));
         }
+        plane.others_moved_bytes
     }
 
     /// Notes that a device did not answer; the last good epoch stays.
@@ -139,7 +172,6 @@ impl Planes {
                 let plane = self.plane(device);
                 plane.total_bytes = Some(total);
                 plane.free_bytes = Some(free);
-                plane.reads += 1;
             }
             Body::DeviceUse { device, used, reserved, process_used, others, others_untold } => {
                 let plane = self.plane(device);
@@ -191,6 +223,12 @@ impl Planes {
         }
     }
 
+    /// The points of every device, see [`Side::points`].
+    pub(super) fn points(&self) -> Vec<(DeviceIndex, Vec<(Nanos, i64)>)> {
+        let both = self.devices.iter().zip(&self.sides);
+        both.map(|(plane, side)| (plane.device, side.points.iter().copied().collect())).collect()
+    }
+
     /// What is kept of a device besides its plane.
     pub(super) fn side(&mut self, device: DeviceIndex) -> &mut Side {
         let at = self.place(device);
@@ -212,10 +250,20 @@ impl Planes {
     }
 }
 
+/// What others moved by between two looks; `None` where some of them are not told.
+fn moved(former: &Processes, now: &Processes) -> Option<Bytes> {
+    if former.is_alone() && now.is_alone() {
+        return Some(Bytes::ZERO);
+    }
+    let is_told = former.others_untold == 0 && now.others_untold == 0;
+    let (was, is) = former.others.zip(now.others).filter(|_| is_told)?;
+    Some(Bytes(was.0.abs_diff(is.0)))
+}
+
 /// Physical bytes that were seen to be taken: allocations, pools and graphs in whole pages, and what
 /// contexts grew by.
-pub(super) fn seen_of(totals: &DeviceTotals) -> Bytes {
-    let grown: i64 = totals.growth.iter().fold(0, |sum, growth| sum.saturating_add(growth.bytes));
-    let grown = Bytes(u64::try_from(grown).unwrap_or(0));
-    totals.vram.live_bytes.saturating_add(totals.rounding.bytes).saturating_add(grown)
+pub(super) fn seen_of(totals: &DeviceTotals) -> i64 {
+    let held = totals.vram.live_bytes.saturating_add(totals.rounding.bytes);
+    let held = i64::try_from(held.0).unwrap_or(i64::MAX);
+    totals.growth.iter().fold(held, |sum, growth| sum.saturating_add(growth.bytes))
 }

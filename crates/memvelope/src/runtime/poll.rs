@@ -12,9 +12,9 @@ use crate::source::cupti::Recorder;
 use crate::source::driver::{DeviceInfo, Driver};
 use std::time::{Duration, Instant};
 
-/// How soon a driver that is still inside `cuInit` is asked whether it is done; later questions
-/// come at twice the distance each, up to the poll period.
-const INIT_PERIOD_MIN: Duration = Duration::from_millis(5);
+/// How soon everybody is asked at first; later questions come at twice the distance each, up to the
+/// poll period. A driver may still be inside `cuInit`, and a program may be over soon.
+const FIRST_PERIOD: Duration = Duration::from_millis(5);
 
 /// How long a caller waits for another thread that is finishing the attachment.
 const COMPLETE_WAIT_MAX: Duration = Duration::from_millis(200);
@@ -25,15 +25,14 @@ const PROCESSES_PERIOD: Duration = Duration::from_secs(1);
 /// Runs until told to end.
 pub(super) fn run(inner: &Inner) {
     let poll_period = Duration::from_millis(inner.config.poll_period_ms);
-    let mut init_period = INIT_PERIOD_MIN;
+    let mut period = FIRST_PERIOD.min(poll_period);
     // Whoever asks soon learns at least that there is a session.
     publish::tick(inner);
     loop {
-        let period = if inner.is_incomplete() { init_period.min(poll_period) } else { poll_period };
-        init_period = init_period.saturating_mul(2);
         if inner.control.sleep(period) {
             break;
         }
+        period = period.saturating_mul(2).min(poll_period);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             inner.leave_captures_alone();
             tend(inner);
@@ -114,6 +113,8 @@ pub(super) fn sample(inner: &Inner, here: bool) {
         let whence = if here { Whence::Here } else { Whence::Primary };
         epoch::read(inner, &links, device, whence, None);
     }
+    inner.note_points();
+    inner.fade_requests();
 }
 
 /// Whether the primary context is there, and was when CUPTI was attached.
@@ -134,7 +135,10 @@ fn ask_nvml(inner: &Inner, links: &Links, device: &DeviceInfo) {
         if let Some(processes) = noted(inner, nvml.processes_of(device)) {
             // Of what comes and goes meanwhile, only what surely was there is taken off.
             let seen = seen.min(epoch::seen(inner, device.index));
-            inner.planes().note_processes(device.index, processes, seen);
+            let moved = inner.planes().note_processes(device.index, processes, seen);
+            if let Some(recorder) = links.recorder {
+                recorder.note_others(device.index, moved);
+            }
         }
     }
     let Some(nvml) = nvml() else { return };

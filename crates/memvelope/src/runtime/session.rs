@@ -10,10 +10,10 @@ use super::client::{Client, NoClient};
 use super::control::deadline_after;
 use super::requests::Requests;
 use super::state::{FORKED, Inner, Last};
-use super::{Role, Session, drain, poll, publish, table};
+use super::{Role, Session, drain, epoch, poll, publish, table};
 use crate::config::{Config, Record};
 use crate::error::{Error, Result};
-use crate::event::{Body, Event, Names, Scopes, Sink};
+use crate::event::{Body, DeviceIndex, Event, Names, Scopes, Seen, Sink};
 use crate::fork;
 use crate::ledger::Ledger;
 use crate::snapshot::Snapshot;
@@ -124,6 +124,11 @@ impl Sink for Process {
         if let Some(ledger) = self.ledger.get() {
             ledger.accept(event);
         }
+    }
+
+    fn seen(&self, device: DeviceIndex) -> Option<Seen> {
+        let ledger = self.ledger.get().filter(|_| !fork::in_child())?;
+        Some(epoch::seen_in(ledger, device))
     }
 }
 

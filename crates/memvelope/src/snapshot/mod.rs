@@ -4,6 +4,7 @@ mod again;
 mod balance;
 mod fit;
 mod reconcile;
+mod table;
 mod term;
 mod text;
 
@@ -91,6 +92,8 @@ pub struct DeviceSnapshot {
     pub reserved_bytes: Option<Bytes>,
     /// Used by other processes, as NVML told last; `None` if it does not list them.
     pub others_bytes: Option<Bytes>,
+    /// The most that the others moved by, either way, between the last looks: their error bar.
+    pub others_moved_bytes: Option<Bytes>,
     /// Of the other processes, those whose bytes NVML does not tell.
     pub others_untold: u32,
     /// Of `opening_bytes`, what this process itself used then; `None` where NVML does not list it.
@@ -99,6 +102,8 @@ pub struct DeviceSnapshot {
     pub framework: Option<Framework>,
     /// What is used, term by term; `None` until the device plane was asked.
     pub balance: Option<Balance>,
+    /// The balance with most bytes used, of those that were read so far.
+    pub highest: Option<Balance>,
     /// How fragmented what is free is; `None` likewise.
     pub fragmentation: Option<Fragmentation>,
 }
@@ -167,6 +172,7 @@ pub struct DevicePlane {
     pub recorder_bytes_max: Option<Bytes>,
     pub reserved_bytes: Option<Bytes>,
     pub others_bytes: Option<Bytes>,
+    pub others_moved_bytes: Option<Bytes>,
     pub others_untold: u32,
     pub opening_own_bytes: Option<Bytes>,
     /// Whether the primary context was made while CUPTI was attached; `None` until known.
@@ -307,10 +313,12 @@ fn device_snapshot(
         allocations_unseen,
         reserved_bytes: plane.reserved_bytes,
         others_bytes: plane.others_bytes,
+        others_moved_bytes: plane.others_moved_bytes,
         others_untold: plane.others_untold,
         opening_own_bytes: plane.opening_own_bytes,
         framework: plane.epoch.and_then(|epoch| epoch.framework),
         balance: None,
+        highest: None,
         fragmentation: None,
     }
 }

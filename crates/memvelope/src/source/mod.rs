@@ -7,6 +7,7 @@ pub mod cupti;
 pub mod driver;
 pub mod loader;
 pub mod nvml;
+pub(crate) mod nvml_meter;
 pub mod peers;
 pub mod privileges;
 pub mod signals;

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::event::{Body, DeviceIndex, Event, SeenBy};
 use crate::source::driver::DeviceInfo;
 use crate::source::loader::{self, LoadReport, Outcome};
+use crate::source::nvml_meter::METER;
 use crate::source::{clock, privileges};
 use crate::units::Bytes;
 use nvml_wrapper::enums::device::UsedGpuMemory;
@@ -62,6 +63,8 @@ pub struct Processes {
     pub others: Option<Bytes>,
     /// Of the others, those whose bytes are not told.
     pub others_untold: u32,
+    /// How many there are, whoever they are.
+    pub listed: u32,
 }
 
 impl Processes {
@@ -73,9 +76,10 @@ impl Processes {
             let known = by_pid.entry(pid).or_default();
             *known = (*known).max(used);
         }
-        let Some(own) = own else { return Self::default() };
+        let listed = u32::try_from(by_pid.len()).unwrap_or(u32::MAX);
+        let Some(own) = own else { return Self { listed, ..Self::default() } };
         let mut processes =
-            Self { is_own_known: true, others: Some(Bytes::ZERO), ..Self::default() };
+            Self { is_own_known: true, others: Some(Bytes::ZERO), listed, ..Self::default() };
         for (pid, used) in by_pid {
             match used {
                 _ if pid == own => (processes.own, processes.is_listed) = (used, true),
@@ -86,6 +90,16 @@ impl Processes {
             }
         }
         processes
+    }
+
+    /// Whether nobody else is there. A list shows everybody; where ids are those of another
+    /// namespace, one entry at most is this process.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        match self.others {
+            Some(others) => others == Bytes::ZERO && self.others_untold == 0,
+            None => self.listed <= 1,
+        }
     }
 
     /// Whether this process would be listed if it used anything, and is not.
@@ -110,7 +124,7 @@ impl Nvml {
     }
 
     /// The NVML device of a CUDA device, matched by UUID: a MIG slice by its own, never its parent.
-    fn handle(&self, device: &DeviceInfo) -> Result<nvml_wrapper::Device<'static>> {
+    pub(crate) fn handle(&self, device: &DeviceInfo) -> Result<nvml_wrapper::Device<'static>> {
         let handle = self
             .nvml
             .device_by_uuid(device.uuid.as_str())
@@ -119,47 +133,40 @@ impl Nvml {
         Ok(handle)
     }
 
+    /// From now on callbacks measure by this NVML. `devices`: those that are known by now.
+    pub fn measure(&self, devices: &[DeviceInfo]) {
+        METER.connect(self, devices);
+    }
+
+    /// The leaked library.
+    pub(crate) fn library(&self) -> &'static nvml_wrapper::Nvml {
+        self.nvml
+    }
+
+    /// This process's id where NVML lists it as that.
+    ///
+    /// Not inside a PID namespace: there NVML lists the host's process ids, and one that happens to
+    /// equal ours is somebody else's.
+    pub(crate) fn own_pid(&self) -> Option<u32> {
+        self.sees_own_pid.then(std::process::id)
+    }
+
     /// Device memory of all processes; `None` where the device has none of its own that NVML could
     /// tell of (unified memory). Takes about 12 µs.
     ///
     /// # Errors
     /// [`crate::Error::NvmlCall`].
     pub fn memory_of(&self, device: &DeviceInfo) -> Result<Option<Memory>> {
-        match self.handle(device)?.memory_info() {
-            Ok(memory) => Ok(Some(Memory {
-                used: Bytes(memory.used),
-                free: Bytes(memory.free),
-                // A driver that does not tell it apart says 0; no device reserves nothing.
-                reserved: (memory.reserved > 0).then_some(Bytes(memory.reserved)),
-            })),
-            Err(NvmlError::NotSupported) => Ok(None),
-            Err(problem) => Err(failed("nvmlDeviceGetMemoryInfo_v2", &problem, None)),
-        }
+        memory(&self.handle(device)?)
     }
 
     /// Who uses the device. Takes milliseconds under the driver's global lock: once a second is
     /// plenty.
     ///
-    /// The process's own share is unknown inside a PID namespace: NVML lists the host's process
-    /// ids there, and one that happens to equal ours is somebody else's.
-    ///
     /// # Errors
     /// [`crate::Error::NvmlCall`].
     pub fn processes_of(&self, device: &DeviceInfo) -> Result<Processes> {
-        let handle = self.handle(device)?;
-        let computing = handle
-            .running_compute_processes()
-            .map_err(|problem| failed("nvmlDeviceGetComputeRunningProcesses", &problem, None))?;
-        // A driver without graphics has no such list.
-        let drawing = handle.running_graphics_processes().unwrap_or_default();
-        let told = computing.iter().chain(&drawing).map(|process| {
-            let used = match process.used_gpu_memory {
-                UsedGpuMemory::Used(bytes) => Some(Bytes(bytes)),
-                UsedGpuMemory::Unavailable => None,
-            };
-            (process.pid, used)
-        });
-        Ok(Processes::of(told, self.sees_own_pid.then(std::process::id)))
+        processes(&self.handle(device)?, self.own_pid())
     }
 
     /// Device and process memory as a [`crate::event::Body::DeviceUse`] event; `processes` is what
@@ -220,6 +227,37 @@ impl Nvml {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<DeviceIndex, String>> {
         self.uuids.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// See [`Nvml::memory_of`].
+pub(crate) fn memory(handle: &nvml_wrapper::Device<'_>) -> Result<Option<Memory>> {
+    match handle.memory_info() {
+        Ok(memory) => Ok(Some(Memory {
+            used: Bytes(memory.used),
+            free: Bytes(memory.free),
+            // A driver that does not tell it apart says 0; no device reserves nothing.
+            reserved: (memory.reserved > 0).then_some(Bytes(memory.reserved)),
+        })),
+        Err(NvmlError::NotSupported) => Ok(None),
+        Err(problem) => Err(failed("nvmlDeviceGetMemoryInfo_v2", &problem, None)),
+    }
+}
+
+/// See [`Nvml::processes_of`]; `own` is this process's id where it is listed as that.
+pub(crate) fn processes(handle: &nvml_wrapper::Device<'_>, own: Option<u32>) -> Result<Processes> {
+    let computing = handle
+        .running_compute_processes()
+        .map_err(|problem| failed("nvmlDeviceGetComputeRunningProcesses", &problem, None))?;
+    // A driver without graphics has no such list.
+    let drawing = handle.running_graphics_processes().unwrap_or_default();
+    let told = computing.iter().chain(&drawing).map(|process| {
+        let used = match process.used_gpu_memory {
+            UsedGpuMemory::Used(bytes) => Some(Bytes(bytes)),
+            UsedGpuMemory::Unavailable => None,
+        };
+        (process.pid, used)
+    });
+    Ok(Processes::of(told, own))
 }
 
 fn failed(call: &'static str, problem: &NvmlError, with: Option<&str>) -> Error {
@@ -330,14 +368,20 @@ mod tests {
             is_listed: true,
             others: mib(6),
             others_untold: 1,
+            listed: 4,
         };
         assert_eq!(of(Some(7)), expect);
         assert_eq!((of(Some(9)).own, of(Some(9)).uses_nothing()), (None, false));
         assert!(of(Some(1)).uses_nothing() && !of(None).uses_nothing());
         assert_eq!((of(Some(1)).own, of(Some(1)).others), (None, mib(16)));
-        assert_eq!(of(None), Processes::default(), "ids of another namespace say nothing");
+        let foreign = Processes { listed: 4, ..Processes::default() };
+        assert_eq!(of(None), foreign, "ids of another namespace say nothing");
+        assert!(!of(None).is_alone() && !of(Some(7)).is_alone());
         let alone = Processes::of(std::iter::empty(), Some(1));
         assert_eq!((alone.others, alone.is_own_known), (Some(Bytes::ZERO), true));
+        assert!(alone.is_alone());
+        let one = Processes::of(listed.into_iter().take(1), None);
+        assert!(one.is_alone(), "who is listed alone is this process, by whatever id");
     }
 
     fn check(path: &Path, expect: &str) {

@@ -94,6 +94,17 @@ pub(crate) fn books() -> serde_json::Value {
     serde_json::from_slice(&text).expect("the books are JSON")
 }
 
+/// Lets the simulator's time pass.
+pub(crate) fn advance(ns: u64) {
+    // SAFETY: the simulator, which is loaded already.
+    let library = unsafe { Library::new("libcuda.so.1") }.expect("libcuda");
+    // SAFETY: the declared type.
+    unsafe {
+        let advance = library.get::<unsafe extern "C" fn(u64)>(b"memvelope_sim_advance\0");
+        advance.expect("the clock")(ns);
+    }
+}
+
 macro_rules! functions {
     ($(fn $name:ident($($arg:ident: $type:ty),*);)*) => {
         /// The driver as a host program calls it.
@@ -145,7 +156,22 @@ functions! {
     fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize);
     fn cuDeviceGetDefaultMemPool(to: *mut u64, device: i32);
     fn cuMemPoolCreate(to: *mut u64, props: *const [u32; 4]);
+    fn cuMemPoolDestroy(pool: u64);
     fn cuMemAllocFromPoolAsync(to: *mut u64, bytes: usize, pool: u64, stream: u64);
+    fn cuMemPoolTrimTo(pool: u64, keep: usize);
+    fn cuDeviceSetMemPool(device: i32, pool: u64);
+    fn cuMemRetainAllocationHandle(to: *mut u64, address: u64);
+    fn cuMemExportToShareableHandle(to: *mut i32, handle: u64, kind: i32, flags: u64);
+    fn cuMemImportFromShareableHandle(to: *mut u64, from: u64, kind: i32);
+    fn cuMulticastCreate(to: *mut u64, props: *const [u64; 4]);
+    fn cuMulticastAddDevice(object: u64, device: i32);
+    fn cuMulticastBindMem(object: u64, at: usize, handle: u64, from: usize, bytes: usize,
+        flags: u64);
+    fn cuMulticastUnbind(object: u64, device: i32, at: usize, bytes: usize);
+    fn cuMemAddressFree(address: u64, bytes: usize);
+    fn cuGraphExecDestroy(executable: u64);
+    fn cuGraphDestroy(graph: u64);
+    fn cuDeviceGraphMemTrim(device: i32);
     fn cuStreamCreate(to: *mut u64, flags: u32);
     fn cuStreamSynchronize(stream: u64);
     fn cuStreamBeginCapture_v2(stream: u64, mode: u32);
@@ -154,6 +180,7 @@ functions! {
     fn cuGraphLaunch(executable: u64, stream: u64);
     fn cuMemsetD8_v2(to: u64, value: u8, count: usize);
     fn cuModuleLoadData(to: *mut u64, image: *const c_char);
+    fn cuModuleUnload(module: u64);
     fn cuModuleGetFunction(to: *mut u64, module: u64, name: *const c_char);
     fn cuLaunchKernel(function: u64, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32,
         shared: u32, stream: u64, params: *mut *mut c_void, extra: *mut *mut c_void);

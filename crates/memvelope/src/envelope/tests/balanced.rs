@@ -138,7 +138,7 @@ fn weights_and_activations_are_the_larger_of_seen_and_computed() {
 fn a_context_is_measured_or_assumed_but_not_twice() {
     let plain = Declared::default();
     let declared = Declared { context: Some(Bytes(700 << 20)), ..plain };
-    let context = |bytes| balanced(2000 * MIB, &[(TermName::Context, bytes, 0)]);
+    let context = |bytes: i64| balanced(bytes.max(0), &[(TermName::Context, bytes, 0)]);
     let term = TermName::Context;
     check(&context(380 * MIB), &plain, &[(term, Some(380 * MIB))]);
     check(&context(900 * MIB), &plain, &[(term, Some(900 * MIB))]);
@@ -146,12 +146,15 @@ fn a_context_is_measured_or_assumed_but_not_twice() {
     check(&context(900 * MIB), &declared, &[(term, Some(900 * MIB))]);
     check(&context(-5), &plain, &[(term, Some(0))]);
     // None was made yet, or it lies in the opening balance: as far as that goes.
-    let mut none = balanced(2000 * MIB, &[(TermName::OpeningBalance, 300 * MIB, 0)]);
+    let mut none = balanced(300 * MIB, &[(TermName::OpeningBalance, 300 * MIB, 0)]);
     check(&none, &plain, &[(term, Some(512 * MIB))]);
     none.opening_own_bytes = Some(Bytes(300 << 20));
     check(&none, &plain, &[(term, Some(212 * MIB))]);
     none.opening_own_bytes = Some(Bytes(3000 << 20));
     check(&none, &plain, &[(term, Some(0))]);
+    // Or nobody measured it, and it is unaccounted for.
+    check(&balanced(480 * MIB, &[]), &plain, &[(term, Some(32 * MIB))]);
+    check(&balanced(600 * MIB, &[]), &plain, &[(term, Some(0))]);
 }
 
 #[test]
@@ -181,7 +184,7 @@ fn what_is_cached_is_taken_as_far_as_it_stays() {
 #[test]
 fn reserves_are_used_up_and_cover_the_error_bars() {
     let plain = Declared::default();
-    let libraries = |bytes, error| balanced(9000 * MIB, &[(TermName::Libraries, bytes, error)]);
+    let libraries = |bytes, error| balanced(bytes, &[(TermName::Libraries, bytes, error)]);
     let (runtime, safety) = (TermName::RuntimeReserve, TermName::SafetyReserve);
     let (two, one) = (TOTAL / 50, TOTAL / 100);
     check(&libraries(0, 0), &plain, &[(runtime, Some(two)), (safety, Some(one))]);
@@ -191,16 +194,24 @@ fn reserves_are_used_up_and_cover_the_error_bars() {
     let declared = Declared { runtime_reserve: reserve, safety_reserve: reserve, ..plain };
     check(&libraries(20, 49), &declared, &[(runtime, Some(30)), (safety, Some(50))]);
     check(&libraries(20, 51), &declared, &[(runtime, Some(30)), (safety, Some(51))]);
-    // The bar of what is unaccounted for may be wider than all others.
-    let mut device = libraries(0, 10);
-    device.balance.as_mut().unwrap().lines[1].error_bytes = Bytes(one as u64 + 77);
-    check(&device, &plain, &[(safety, Some(one + 77))]);
+    // The bar of what is unaccounted for has each error once, and those that no line has.
+    let bar = |used, error: i64| {
+        let mut device = balanced(used, &[(TermName::Libraries, 0, one + 50)]);
+        device.balance.as_mut().unwrap().lines[1].error_bytes = Bytes(error as u64);
+        device
+    };
+    check(&bar(0, one + 77), &plain, &[(safety, Some(one + 77))]);
+    check(&bar(0, one - 77), &plain, &[(safety, Some(one))]);
+    // What is unaccounted for is taken already: a line that has too few bytes has them from there.
+    check(&bar(70, one + 77), &plain, &[(safety, Some(one + 7))]);
+    check(&bar(5 * one, 6 * one), &plain, &[(safety, Some(one))]);
 }
 
 #[test]
 fn unaccounted_is_taken_but_never_handed_out() {
     let left = |used: i64| {
-        let device = balanced(used, &[(TermName::KvCache, 1000 * MIB, 0)]);
+        let lines = [(TermName::Context, 512 * MIB, 0), (TermName::KvCache, 1000 * MIB, 0)];
+        let device = balanced(used + 512 * MIB, &lines);
         let declared = Declared::default();
         check(&device, &declared, &[(TermName::Unaccounted, Some(used - 1000 * MIB))]);
         let envelope = Envelope::measured(&device, &Layout::builtin_8b(), &declared).unwrap();
@@ -363,7 +374,9 @@ proptest! {
                     }
                 }
                 let error: i64 = lines.iter().map(|line| line.2).sum();
-                prop_assert!(bytes_of(&envelope, TermName::SafetyReserve).unwrap() >= error);
+                let kept = bytes_of(&envelope, TermName::SafetyReserve).unwrap();
+                let unaccounted = bytes_of(&envelope, TermName::Unaccounted).unwrap().max(0);
+                prop_assert!(kept + unaccounted >= error);
                 // What is handed out is there, or in use by the KV cache, or given back.
                 let given_back = if flags.0 { 0 } else {
                     line(TermName::Cached).min(releasable.min(reserved) as i64)

@@ -115,7 +115,14 @@ fn cache(epoch: &Epoch, free: Bytes, bytes: Bytes, at: (u64, (u64, u64)), page: 
     let Some(framework) = &epoch.framework else {
         return unknown("what torch's allocator holds was not read (memvelope.torch.snapshot())");
     };
-    let cache = Cache { framework, stream: at.0, pool: at.1, free: free.0, page };
+    let cache = Cache {
+        framework,
+        stream: at.0,
+        pool: at.1,
+        total: epoch.total_bytes.0,
+        free: free.0,
+        page,
+    };
     if bytes == Bytes::ZERO {
         // Nothing is allocated for it.
         let largest_fit_bytes = Bytes(cache.largest_of_all());

@@ -56,12 +56,30 @@ impl Served {
     }
 }
 
+/// A question to the driver.
+#[derive(Clone, Copy)]
+struct Attempt {
+    /// Given back before.
+    released: u64,
+    tail: Tail,
+}
+
+/// What is left of the free end of an expandable segment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tail {
+    All,
+    /// Its whole pages went with the cache.
+    Rest,
+    None,
+}
+
 /// Requests of one stream to one pool, and what is there for them.
 pub(super) struct Cache<'a> {
     pub(super) framework: &'a Framework,
     pub(super) stream: u64,
     pub(super) pool: (u64, u64),
-    /// Free on the device.
+    /// Of the device.
+    pub(super) total: u64,
     pub(super) free: u64,
     /// The driver's page.
     pub(super) page: u64,
@@ -124,20 +142,34 @@ impl Cache<'_> {
         }
     }
 
-    /// The free end of the expandable segment that would grow; emptying the cache takes its whole
-    /// pages.
-    fn tail(&self, class: SizeClass, is_released: bool) -> u64 {
-        let tails = self.spaces(class).filter(|space| space.is_expandable);
-        let tail = tails.map(|space| space.tail_free_bytes.0).max().unwrap_or(0);
-        if is_released { tail % self.segment_page(class) } else { tail }
+    /// The free end of the expandable segment that would grow, and above which and up to which size
+    /// requests make it grow: smaller ones find a hole in what is mapped, and a segment has addresses
+    /// for nine eighths of the device; where those do not do, another one begins.
+    fn tail(&self, class: SizeClass, kept: Tail) -> (u64, (u64, u64)) {
+        let page = self.segment_page(class);
+        let addresses = self.total.saturating_add(self.total / 8);
+        let addresses = addresses - addresses % page;
+        let tails = self.spaces(class).filter(|space| space.is_expandable).map(|space| {
+            let tail = space.tail_free_bytes.0;
+            let holes = space.hole_bytes.0;
+            let before = space.reserved_bytes.0.saturating_add(holes).saturating_sub(tail);
+            (tail, (holes, addresses.saturating_sub(before)))
+        });
+        let (tail, reach) = tails.max().unwrap_or_default();
+        match kept {
+            Tail::All => (tail, reach),
+            Tail::Rest => (tail % page, reach),
+            Tail::None => (0, (0, 0)),
+        }
     }
 
     /// What a request that no block serves takes from the driver.
-    pub(super) fn taken(&self, rounded: u64, is_released: bool) -> u64 {
+    pub(super) fn taken(&self, rounded: u64, kept: Tail) -> u64 {
         let class = class_of(rounded);
         let taken = if self.is_expandable() {
-            let rest = rounded.saturating_sub(self.tail(class, is_released));
-            Bytes(rest).rounded_up_to(self.segment_page(class)).0
+            let (tail, (above, up_to)) = self.tail(class, kept);
+            let tail = if rounded > above && rounded <= up_to { tail } else { 0 };
+            Bytes(rounded.saturating_sub(tail)).rounded_up_to(self.segment_page(class)).0
         } else {
             self.segment(rounded)
         };
@@ -167,21 +199,33 @@ impl Cache<'_> {
         if self.hits(rounded) {
             return Served::Cached;
         }
-        let charged = self.segment(rounded);
-        let taken = self.taken(rounded, false);
-        if charged <= self.limit_room(0) && taken <= self.pages(self.free) {
-            return Served::Free(taken);
+        let mut failed = Served::Not(0, false);
+        for attempt in self.attempts() {
+            let taken = self.taken(rounded, attempt.tail);
+            let is_limited = self.segment(rounded) > self.limit_room(attempt.released);
+            if is_limited || taken > self.pages(self.free.saturating_add(attempt.released)) {
+                failed = Served::Not(taken, is_limited);
+            } else if attempt.tail == Tail::All {
+                return Served::Free(taken);
+            } else {
+                return Served::AfterRelease(taken);
+            }
         }
-        if !self.releases() {
-            return Served::Not(taken, charged > self.limit_room(0));
-        }
-        let released = self.releasable();
-        let taken = self.taken(rounded, true);
-        let is_limited = charged > self.limit_room(released);
-        if !is_limited && taken <= self.pages(self.free.saturating_add(released)) {
-            return Served::AfterRelease(taken);
-        }
-        Served::Not(taken, is_limited)
+        failed
+    }
+
+    /// How the driver is asked: at once, and after the cache was emptied. The latter is looked at
+    /// without what awaits streams, which is sure to be no less than that, and with it; the free end
+    /// of an expandable segment may then be a part of it and is not counted beside.
+    fn attempts(&self) -> impl Iterator<Item = Attempt> {
+        let framework = self.framework;
+        let at_once = Attempt { released: 0, tail: Tail::All };
+        let later = [
+            Attempt { released: framework.releasable_bytes.0, tail: Tail::Rest },
+            Attempt { released: self.releasable(), tail: Tail::None },
+        ];
+        let count = if self.releases() { later.len() } else { 0 };
+        std::iter::once(at_once).chain(later.into_iter().take(count))
     }
 
     /// The largest request of a class that is served; 0 if none is. Smaller ones may not be: one of
@@ -193,21 +237,22 @@ impl Cache<'_> {
             return if is_served { SMALL_MAX } else { cached.min(SMALL_MAX) };
         }
         let mut candidates = vec![cached];
-        let released = self.releases().then(|| self.releasable());
-        for (released, is_released) in [(Some(0), false), (released, true)] {
-            let Some(released) = released else { continue };
+        for Attempt { released, tail } in self.attempts() {
             let room = self.pages(self.free.saturating_add(released));
             let limit = self.limit_room(released);
+            let held = limit - limit % OWN_SEGMENT_STEP;
             let grown = if self.is_expandable() {
                 let page = self.segment_page(class).max(self.page);
-                self.tail(class, is_released).saturating_add(room - room % page)
+                let (tail, (_, up_to)) = self.tail(class, tail);
+                let pages = room - room % page;
+                [tail.saturating_add(pages).min(up_to), pages]
             } else {
-                room
+                [room; 2]
             };
-            let held = limit - limit % OWN_SEGMENT_STEP;
-            // Below the size that gets a segment of its own, the segment decides.
-            let below = OWN_SEGMENT_MIN - BLOCK;
-            candidates.extend([grown.min(held), grown.min(held).min(below)]);
+            for grown in grown.map(|grown| grown.min(held)) {
+                // Below the size that gets a segment of its own, the segment decides.
+                candidates.extend([grown, grown.min(OWN_SEGMENT_MIN - BLOCK)]);
+            }
         }
         let is_of_class = |bytes: &u64| class_of(rounded(*bytes)) == class;
         let candidates = candidates.into_iter().map(|bytes| bytes - bytes % BLOCK);

@@ -28,7 +28,14 @@ pub fn fragmentation(epoch: &Epoch, demand: &Demand) -> Fragmentation {
             ..Fragmentation::default()
         };
     };
-    let cache_at = |stream, pool| Cache { framework, stream, pool, free: free.0, page: PAGE };
+    let cache_at = |stream, pool| Cache {
+        framework,
+        stream,
+        pool,
+        total: epoch.total_bytes.0,
+        free: free.0,
+        page: PAGE,
+    };
     let cache = cache_at(0, (0, 0));
     let available = free.saturating_add(framework.cached_bytes());
     let largest = Bytes(cache.largest_of_all()).min(available);

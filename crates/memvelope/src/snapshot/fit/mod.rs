@@ -158,3 +158,6 @@ pub struct SpaceFragmentation {
     /// As [`Fragmentation::demand_weighted`].
     pub demand_weighted: Option<f64>,
 }
+
+#[cfg(test)]
+mod tests;

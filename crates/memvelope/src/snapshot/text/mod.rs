@@ -7,7 +7,7 @@ mod lines;
 
 pub use fit::fit_text;
 
-use super::{DeviceSnapshot, HostSnapshot, Snapshot};
+use super::{Balance, DeviceSnapshot, HostSnapshot, Snapshot};
 use crate::event::{AllocKind, Tag};
 use crate::framework::Framework;
 use crate::ledger::{DeviceTotals, PoolTotals};
@@ -95,14 +95,32 @@ fn write_balance(
     };
     let total = device.total_bytes.unwrap_or(balance.used_bytes);
     let free = total.saturating_sub(balance.used_bytes);
+    writeln!(out, "  {} of {total} used, {free} free", balance.used_bytes)?;
     let age = Nanos(snapshot.time_ns.0.saturating_sub(balance.time_ns.0));
-    let used = balance.used_bytes;
-    writeln!(out, "  {used} of {total} used, {free} free; read {age} before it was told")?;
+    if age > Nanos(Nanos::SECOND) {
+        writeln!(out, "  as of {age} before: no newer reading could be had")?;
+    }
     if let Some(reserved) = device.reserved_bytes.filter(|bytes| bytes.0 > 0) {
         writeln!(out, "  beside that, driver and firmware keep {reserved} for themselves")?;
     }
-    writeln!(out)?;
-    balance::write(out, balance, width)
+    write!(out, "\n{}", balance.text(width))?;
+    write_highest(out, device, balance, width)
+}
+
+/// What was used at most, in a line: its terms are in the JSON, and in `memvelope run`'s report.
+fn write_highest(
+    out: &mut String,
+    device: &DeviceSnapshot,
+    balance: &Balance,
+    width: usize,
+) -> Result {
+    let Some(highest) = device.highest.as_ref().filter(|h| h.used_bytes > balance.used_bytes)
+    else {
+        return Ok(());
+    };
+    let ago = Nanos(balance.time_ns.0.saturating_sub(highest.time_ns.0));
+    let text = format!("at most {} were used, {ago} before that", highest.used_bytes);
+    writeln!(out, "\n{}", wrapped(2, &text, width))
 }
 
 fn write_fragmentation(out: &mut String, device: &DeviceSnapshot, width: usize) -> Result {
@@ -254,4 +272,151 @@ fn write_host(out: &mut String, host: &HostSnapshot, width: usize) -> Result {
         let _ = write!(text, "; {} processes were killed for want of it", host.oom_kills);
     }
     writeln!(out, "\n{}", wrapped(0, &text, width))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framework::Space;
+    use crate::ledger::Totals;
+    use crate::snapshot::{Fragmentation, Line, Origin, TermName};
+
+    fn device() -> DeviceSnapshot {
+        let mut totals = DeviceTotals {
+            pools: vec![PoolTotals {
+                pool: 0xabc,
+                reserved_bytes: Some(Bytes(64 << 20)),
+                live_count: 3,
+                ..PoolTotals::default()
+            }],
+            graph_reserved_bytes: Some(Bytes(6 << 20)),
+            ..DeviceTotals::default()
+        };
+        let pinned = &mut totals.by_kind[AllocKind::PinnedHost as usize];
+        *pinned = Totals { allocated_count: 2, live_bytes: Bytes(7 << 20), ..Totals::default() };
+        totals.vram.failed_count = 5;
+        let line = Line {
+            term: TermName::Unaccounted,
+            bytes: 3 << 20,
+            error_bytes: Bytes::ZERO,
+            origin: Origin::Derived,
+            parts: Vec::new(),
+            note: String::new(),
+        };
+        let used = |bytes| Balance { used_bytes: bytes, ..Balance::default() };
+        DeviceSnapshot {
+            totals,
+            uuid: "GPU-7".into(),
+            name: "a device".into(),
+            total_bytes: Some(Bytes(80 << 30)),
+            reserved_bytes: Some(Bytes(600 << 20)),
+            framework: Some(Framework {
+                reserved_bytes: Bytes(30 << 20),
+                active_bytes: Bytes(10 << 20),
+                releasable_bytes: Bytes(12 << 20),
+                spaces: vec![Space { stream: 7, ..Space::default() }; 20],
+                ooms: Some(1),
+                ..Framework::default()
+            }),
+            balance: Some(Balance { lines: vec![line], ..used(Bytes(3 << 20)) }),
+            highest: Some(used(Bytes(9 << 20))),
+            fragmentation: Some(Fragmentation {
+                available_bytes: Bytes(4 << 30),
+                largest_fit_bytes: Bytes(1 << 30),
+                external: 0.75,
+                demand_weighted: Some(0.125),
+                ..Fragmentation::default()
+            }),
+            ..DeviceSnapshot::default()
+        }
+    }
+
+    fn check(snapshot: &Snapshot, parts: &[&str], absent: &[&str]) {
+        for width in [80, 100, 140] {
+            let text = snapshot.text(width);
+            let widest = text.lines().map(|line| line.chars().count()).max();
+            assert!(widest <= Some(width), "{width}: {text}");
+            let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            for part in parts {
+                assert!(flat.contains(part), "{part}: {text}");
+            }
+            for part in absent {
+                assert!(!flat.contains(part), "{part}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_is_told_whole() {
+        let snapshot = Snapshot {
+            simulated: true,
+            devices: vec![device()],
+            host: Some(HostSnapshot { oom_kills: 2, ..HostSnapshot::default() }),
+            unseen: vec!["a word ".repeat(60)],
+            ..Snapshot::default()
+        };
+        check(
+            &snapshot,
+            &[
+                "SIMULATED",
+                "GPU 0 a device GPU-7",
+                "3.0 MiB of 80.00 GiB used, 80.00 GiB free",
+                "driver and firmware keep 600.0 MiB",
+                "at most 9.0 MiB were used",
+                "at most 1.00 GiB fit at once, of 4.00 GiB that are free or cached (75.0 % ext",
+                "12.5 % of the recent requests are larger",
+                "30.0 MiB reserved, 10.0 MiB in use; 20.0 MiB cached, of which empty_cache() \
+                 gives 12.0 MiB back and 8.0 MiB are stranded",
+                "1 requests failed",
+                "and 12 more",
+                "0xabc 64.0 MiB absent 3",
+                "graphs' own 6.0 MiB absent -",
+                "pinned host memory 7.0 MiB",
+                "5 allocation calls failed, 0 of them out of memory",
+                "2 processes were killed",
+                "not seen a word",
+            ],
+            &["managed", "as of"],
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_zero() {
+        let bare = |total: Option<u64>, used: Option<u64>| Snapshot {
+            devices: vec![DeviceSnapshot {
+                total_bytes: total.map(Bytes),
+                nvml_used_bytes: used.map(Bytes),
+                allocations_unseen: true,
+                ..DeviceSnapshot::default()
+            }],
+            ..Snapshot::default()
+        };
+        let unseen = "single allocations are not seen";
+        check(&bare(None, None), &["nobody could be asked", unseen], &["SIMULATED", " 0 B"]);
+        check(&bare(Some(5 << 20), None), &["5.0 MiB in all; how much", unseen], &[" 0 B"]);
+        check(
+            &bare(Some(5 << 20), Some(1 << 20)),
+            &["1.0 MiB of 5.0 MiB used, as NVML"],
+            &[" 0 B"],
+        );
+        check(&Snapshot::default(), &["no device was seen"], &["GPU"]);
+    }
+
+    #[test]
+    fn answers_say_what_would_help() {
+        let no = crate::snapshot::Fit::No {
+            because: "no, because it is full".into(),
+            needed_bytes: Bytes(2 << 20),
+            largest_fit_bytes: Bytes(1 << 20),
+            remedies: vec![crate::snapshot::Remedy {
+                kind: crate::snapshot::RemedyKind::EmptyCache,
+                recovers_bytes: Bytes(3 << 20),
+                is_enough: true,
+                text: "call torch.cuda.empty_cache()".into(),
+            }],
+        };
+        let text = fit_text(&no, 80);
+        assert!(text.starts_with("  no, because it is full\n"), "{text}");
+        assert!(text.contains("call torch.cuda.empty_cache() (3.0 MiB, enough)"), "{text}");
+    }
 }

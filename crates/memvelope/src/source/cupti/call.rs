@@ -20,6 +20,11 @@ use std::sync::atomic::Ordering;
 pub(super) struct Block(pub(super) *const u8);
 
 impl Block {
+    /// Whether there is none.
+    pub(super) fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
     /// The field at `offset`.
     ///
     /// # Safety

@@ -15,9 +15,10 @@
 use super::call::{Block, Call};
 use super::contexts::Known;
 use super::state::{Inside, STATE};
-use super::{family, finalize};
+use super::{family, finalize, growth};
 use crate::event::{Body, Event, SeenBy};
 use crate::source::clock;
+use crate::source::driver::is_asking;
 use crate::units::Nanos;
 use cupti_sys::layout::callback_data;
 use cupti_sys::{Context, cbid, domain, resource_cbid};
@@ -155,11 +156,26 @@ pub(super) unsafe extern "C" fn on_callback(
         let Some(_inside) = Inside::enter() else { return };
         match callback_domain {
             domain::DRIVER_API => {
-                STATE.callbacks.fetch_add(1, Ordering::Relaxed);
+                // What we ask ourselves on the way is nobody's call.
+                if is_asking() {
+                    return;
+                }
                 // SAFETY: in this domain CUPTI passes a CUpti_CallbackData, valid for this call.
                 let call = unsafe { Call::read(id, Block(data.cast())) };
-                // SAFETY: `call` was just made of CUPTI's data for this very call.
+                if !call.at_exit {
+                    STATE.under_way.enter();
+                }
+                if growth::is_setup(id) {
+                    // SAFETY: `call` was just made of CUPTI's data for this very call.
+                    unsafe { growth::on_call(&call) };
+                } else {
+                    STATE.callbacks.fetch_add(1, Ordering::Relaxed);
+                }
+                // SAFETY: as above.
                 unsafe { family::driver_call(&call) };
+                if call.at_exit {
+                    STATE.under_way.leave();
+                }
             }
             domain::RESOURCE if id == resource_cbid::CONTEXT_DESTROY_STARTING => {
                 // SAFETY: in this domain CUPTI passes a CUpti_ResourceData, which begins with the
@@ -168,6 +184,7 @@ pub(super) unsafe extern "C" fn on_callback(
                 if let Some(Known { uid, device }) = STATE.contexts.forget(context) {
                     emit(clock::now(), Body::ContextDestroyed { device, context: uid });
                 }
+                growth::context_gone(context);
             }
             _ => {}
         }

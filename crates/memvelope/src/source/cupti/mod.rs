@@ -5,8 +5,9 @@
 //!   moves it on; `absence`: when CUPTI was others'
 //! * `session`: attaching and detaching; `subscription`, `attributes`, `finalize`: parts of that
 //! * `quirks`: what single versions do wrong
-//! * `callbacks`, `call`, `state`, `contexts`: what runs inside the host's CUDA calls, lock-free;
+//! * `callbacks`, `call`, `state`, `contexts`, `under_way`: inside the host's CUDA calls, lock-free;;
 //!   `family`, `sharing`, `captures`, `shapes`, `exports`, `other_pools`: what they make of them
+//! * `growth`: what contexts and modules take, measured around the calls that make them
 //! * `buffers`: memory that CUPTI fills; `drain`: the way out; `decode`, `records`: what stands in it
 //! * `scopes`: told to CUPTI, by thread; `scope_calls`: the records that this takes
 //! * `correlate`, `ranges`: what needs more than one record: scopes and marked ranges
@@ -32,6 +33,7 @@ mod family;
 mod finalize;
 mod find;
 mod foreign_text;
+mod growth;
 mod known_names;
 mod lifecycle;
 mod other_pools;
@@ -49,6 +51,7 @@ mod sharing;
 mod state;
 mod subscription;
 mod turn;
+mod under_way;
 
 pub use attributes::DeviceBuffers;
 pub use counters::Counters;

@@ -13,11 +13,11 @@ use super::turn::{Left, Turn, on_own_thread};
 use super::{Counters, Coverage, buffers, counters, drain, finalize, lock};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::event::{Event, Names, Sink};
+use crate::event::{DeviceIndex, Event, Names, Sink};
 use crate::source::clock;
 use crate::source::driver::Driver;
 use crate::source::loader::LoadReport;
-use crate::units::Nanos;
+use crate::units::{Bytes, Nanos};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -446,6 +446,18 @@ impl Recorder {
     pub fn counters(&self) -> Counters {
         let baseline = *lock(&self.baseline);
         self.totals().since(&baseline)
+    }
+
+    /// Allocation and set-up calls that are under way, on whatever thread: what they take or give back
+    /// is not told yet.
+    pub fn calls_under_way(&self) -> u32 {
+        STATE.under_way.count()
+    }
+
+    /// Tells what other processes moved by on a device between two looks; `None` if nobody can tell.
+    /// Measured growth has it as its error bar.
+    pub fn note_others(&self, device: DeviceIndex, moved: Option<Bytes>) {
+        STATE.growth.note_others(device, moved);
     }
 
     /// CUPTI's own buffers on the device, while it records.

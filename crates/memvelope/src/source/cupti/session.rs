@@ -10,6 +10,7 @@
 use super::attributes::{self, DeviceBuffers};
 use super::callbacks;
 use super::decode::MemoryRecords;
+use super::growth;
 use super::quirks;
 use super::scope_calls::Correlation;
 use super::state::STATE;
@@ -196,6 +197,7 @@ impl Run {
         }
         on_ready();
         STATE.connect(setup.sink, setup.driver);
+        STATE.growth.switch(setup.config.context_growth);
         let first_error = self.enable_kinds(&setup.config);
         self.enable_callbacks();
         if self.kinds.is_empty() && !self.coverage.callbacks {
@@ -310,6 +312,10 @@ impl Run {
             })
             .collect();
         self.coverage.callbacks = refused.len() < callbacks::WATCHED.len();
+        // Whatever is refused of these is unaccounted for, which the balance says.
+        for id in growth::WATCHED {
+            subscriber.switch(&self.cupti, 1, domain::DRIVER_API, *id);
+        }
         for (name, code) in refused {
             let result = cupti_sys::result_name(code);
             self.coverage.missing.push(format!("no callback for {name}: {code} ({result})"));

@@ -5,6 +5,8 @@
 
 use super::buffers::Arena;
 use super::contexts::Contexts;
+use super::growth::Meters;
+use super::under_way::UnderWay;
 use crate::event::{Event, Sink};
 use crate::source::driver::Driver;
 use std::cell::Cell;
@@ -29,6 +31,8 @@ pub(super) struct State {
     /// An unwind was caught: recording stays off, because what it left behind is unknown.
     pub(super) broken: AtomicBool,
     pub(super) contexts: Contexts,
+    pub(super) growth: Meters,
+    pub(super) under_way: UnderWay,
     pub(super) callbacks: AtomicU64,
     pub(super) caught_panics: AtomicU64,
     /// Allocations whose device nobody could name.
@@ -50,6 +54,8 @@ impl State {
             is_withholding: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             contexts: Contexts::new(),
+            growth: Meters::new(),
+            under_way: UnderWay::new(),
             callbacks: AtomicU64::new(0),
             caught_panics: AtomicU64::new(0),
             unknown_device: AtomicU64::new(0),
@@ -62,6 +68,8 @@ impl State {
     /// From now on callbacks go to `sink`.
     pub(super) fn connect(&self, sink: &'static dyn Sink, driver: &'static Driver) {
         self.contexts.clear();
+        self.growth.reset();
+        self.under_way.reset();
         self.is_withholding.store(false, Ordering::Release);
         self.driver.store(std::ptr::from_ref(driver).cast_mut(), Ordering::Release);
         self.sink.store(std::ptr::from_ref(remembered(sink)).cast_mut(), Ordering::Release);

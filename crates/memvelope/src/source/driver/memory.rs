@@ -6,6 +6,7 @@ use super::{Driver, driver_error, is_code, polled};
 use crate::error::{Error, Result};
 use crate::event::{Body, DeviceIndex, Event};
 use crate::units::Bytes;
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 
 /// What a device's memory looks like, asked in one visit.
@@ -69,6 +70,32 @@ impl Drop for Relaxed<'_> {
         let mut mode = self.former;
         // The driver took the other mode from us a moment ago; there is nobody to tell otherwise.
         let _ = self.driver.exchange_capture_mode(&mut mode);
+    }
+}
+
+thread_local! {
+    // const-initialised, without a destructor: usable in a callback at any time of a thread's life.
+    static ASKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is visiting a context with a question of ours: calls that it makes to get
+/// there are not the program's.
+pub(crate) fn is_asking() -> bool {
+    ASKING.with(Cell::get)
+}
+
+/// Says so until it drops.
+struct Asking(bool);
+
+impl Asking {
+    fn begin() -> Self {
+        Self(ASKING.with(|asking| asking.replace(true)))
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        ASKING.with(|asking| asking.set(self.0));
     }
 }
 
@@ -365,6 +392,7 @@ impl Driver {
         if active == 0 {
             return Ok(None);
         }
+        let _asking = Asking::begin();
         let mut context: CuContext = std::ptr::null_mut();
         call!(self, primary_ctx_retain = "cuDevicePrimaryCtxRetain"(&raw mut context, handle))?;
         let answer = match call!(self, ctx_push_current = "cuCtxPushCurrent_v2"(context)) {

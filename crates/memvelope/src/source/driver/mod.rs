@@ -77,6 +77,7 @@ macro_rules! call {
 // After the macro, which it uses.
 mod memory;
 
+pub(crate) use memory::is_asking;
 pub use memory::{Asked, Reading, Relaxed};
 
 fn driver_error(call: &'static str, result: CuResult) -> Error {
@@ -196,6 +197,14 @@ impl Driver {
         self.initialized.store(true, Ordering::Release);
         self.inside_init.store(false, Ordering::Release);
         (0..count.max(0)).map(|ordinal| self.device(ordinal)).collect()
+    }
+
+    /// One device. Needs [`Self::init`].
+    ///
+    /// # Errors
+    /// [`crate::Error::DriverCall`].
+    pub fn describe(&self, device: DeviceIndex) -> Result<DeviceInfo> {
+        self.device(c_int::try_from(device.0).unwrap_or(c_int::MAX))
     }
 
     fn device(&self, ordinal: c_int) -> Result<DeviceInfo> {

@@ -1,8 +1,8 @@
 //! Segments and blocks, one at a time, summed up into a [`Framework`].
 
-use super::open::Open;
+use super::open::{Open, insert};
 use super::tagged::{Finder, LiveBlock, TaggedBlocks};
-use super::{Block, LARGE_SEGMENT, SegmentHead, Stats};
+use super::{Block, SegmentHead, Stats};
 use crate::error::{Error, Result};
 use crate::event::{DeviceIndex, Tag};
 use crate::framework::{Demand, Framework, Segment, Settings, SizeClass, Space};
@@ -36,7 +36,7 @@ const SPACES_MAX: usize = 1 << 16;
 pub struct Builder<'a> {
     out: Framework,
     sums: Sums,
-    spaces: HashMap<((u64, u64), u64, SizeClass), usize>,
+    spaces: HashMap<SpaceKey, (usize, u64)>,
     open: Option<Open>,
     /// Segments that were closed.
     count: u64,
@@ -47,6 +47,10 @@ pub struct Builder<'a> {
     stats: Option<Stats>,
 }
 
+/// Pool, stream, class, and whether it is expandable: PyTorch keeps both kinds together, but passes
+/// over the one or the other as its settings say.
+type SpaceKey = ((u64, u64), u64, SizeClass, bool);
+
 /// Sums of the device; in 128 bits, so that no snapshot makes them wrap.
 #[derive(Debug, Default)]
 struct Sums {
@@ -55,6 +59,7 @@ struct Sums {
     allocated: u128,
     requested: u128,
     releasable: u128,
+    releasable_later: u128,
     by_tag: [u128; Tag::COUNT],
 }
 
@@ -155,8 +160,7 @@ impl<'a> Builder<'a> {
             self.order.is_disturbed = true;
         }
         self.order.end = self.order.end.max(end);
-        let page = self.out.settings.large_segment_bytes.filter(|page| page.0 > 0);
-        self.open = Some(Open::new(head, page.unwrap_or(LARGE_SEGMENT)));
+        self.open = Some(Open::new(head, &self.out.settings));
         Ok(())
     }
 
@@ -218,6 +222,8 @@ impl<'a> Builder<'a> {
         out.allocated_bytes = total("size", sums.allocated)?;
         out.requested_bytes = total("requested_size", sums.requested)?;
         out.releasable_bytes = total("size", sums.releasable)?;
+        out.awaiting_releasable_bytes =
+            total("size", sums.releasable_later.saturating_sub(sums.releasable))?;
         for (bytes, sum) in out.by_tag.iter_mut().zip(sums.by_tag) {
             *bytes = total("requested_size", sum)?;
         }
@@ -227,7 +233,7 @@ impl<'a> Builder<'a> {
             out.ooms = stats.ooms;
             compare(&mut out, &stats);
         }
-        out.spaces.sort_unstable_by_key(|space| (space.pool, space.stream, space.class));
+        out.spaces.sort_unstable_by_key(key_of);
         let gone = finder.map(Finder::gone).unwrap_or_default();
         Ok(Reading { framework: out, live: live.unwrap_or_default(), gone })
     }
@@ -263,15 +269,18 @@ impl<'a> Builder<'a> {
     }
 
     fn add_to_space(&mut self, open: &Open) -> Result<()> {
-        let SegmentHead { pool, stream, class, .. } = open.head;
+        let SegmentHead { pool, stream, class, is_expandable, .. } = open.head;
         let next = self.out.spaces.len();
-        let at = *self.spaces.entry((pool, stream, class)).or_insert(next);
+        let key = (pool, stream, class, is_expandable);
+        let (at, segments) = self.spaces.entry(key).or_insert((next, 0));
+        let (at, is_alone) = (*at, *segments == 0);
+        *segments += 1;
         if at == next {
             if next >= SPACES_MAX {
                 let problem = format!("more than {SPACES_MAX} pools and streams");
                 return Err(failed(self.place_of(&open.head), &problem));
             }
-            self.out.spaces.push(Space { pool, stream, class, ..Space::default() });
+            self.out.spaces.push(Space { pool, stream, class, is_expandable, ..Space::default() });
         }
         let Some(space) = self.out.spaces.get_mut(at) else { return Ok(()) };
         // Segments do not overlap, or there is an error at the end: the sums stay below 2^64, but
@@ -284,7 +293,14 @@ impl<'a> Builder<'a> {
         add(&mut space.releasable_bytes, open.releasable);
         space.largest_free_bytes = space.largest_free_bytes.max(Bytes(open.largest_free));
         space.free_blocks += open.free_blocks;
-        space.is_expandable |= open.head.is_expandable;
+        // A second range: there is a hole in what is mapped, or a second reservation.
+        let tail = if is_expandable && is_alone { open.tail } else { 0 };
+        space.tail_free_bytes = Bytes(tail);
+        if self.out.settings.max_split_size.is_some() {
+            space.largest_splittable_free_bytes =
+                space.largest_splittable_free_bytes.max(Bytes(open.largest_splittable));
+            open.unsplittable.iter().for_each(|size| insert(&mut space.unsplittable_free, *size));
+        }
         Ok(())
     }
 
@@ -321,10 +337,15 @@ impl Sums {
         self.allocated += u128::from(open.allocated);
         self.requested += u128::from(open.requested);
         self.releasable += u128::from(open.releasable);
+        self.releasable_later += u128::from(open.releasable_later);
         for (sum, bytes) in self.by_tag.iter_mut().zip(open.by_tag) {
             *sum += u128::from(bytes);
         }
     }
+}
+
+const fn key_of(space: &Space) -> SpaceKey {
+    (space.pool, space.stream, space.class, space.is_expandable)
 }
 
 /// Statistics that were read at another moment are said to be.

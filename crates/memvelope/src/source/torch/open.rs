@@ -1,9 +1,9 @@
 //! A segment whose blocks are being read.
 
 use super::tagged::Finder;
-use super::{Block, BlockState, SMALL_SEGMENT, SegmentHead};
+use super::{Block, BlockState, LARGE_SEGMENT, SMALL_SEGMENT, SegmentHead};
 use crate::event::Tag;
-use crate::framework::{Demand, SizeClass};
+use crate::framework::{Demand, Settings, SizeClass, Space};
 use crate::units::Bytes;
 
 /// What is wrong with a block or a segment. Small, because each of a million blocks returns it.
@@ -54,19 +54,32 @@ pub(super) struct Open {
     pub(super) largest_free: u64,
     /// Bytes that `empty_cache()` gives back.
     pub(super) releasable: u64,
+    /// The same if nothing awaited a stream any more.
+    pub(super) releasable_later: u64,
+    /// Free bytes at the end.
+    pub(super) tail: u64,
+    /// The largest free block below `max_split`.
+    pub(super) largest_splittable: u64,
+    /// Free blocks from `max_split` on, ascending; the smallest ones.
+    pub(super) unsplittable: Vec<Bytes>,
+    /// `max_split_size`; the largest number without one.
+    max_split: u64,
     /// Blocks in use without `requested_size`.
     pub(super) untold: u64,
     /// Free bytes up to here without a block in between.
     run: u64,
+    /// Those, and bytes that await a stream.
+    run_later: u64,
     /// What an expandable segment is mapped and unmapped by.
     page: u64,
 }
 
 impl Open {
-    pub(super) const fn new(head: SegmentHead, large_page: Bytes) -> Self {
+    pub(super) fn new(head: SegmentHead, settings: &Settings) -> Self {
+        let large = settings.large_segment_bytes.filter(|page| page.0 > 0);
         let page = match head.class {
             SizeClass::Small => SMALL_SEGMENT.0,
-            SizeClass::Large => large_page.0,
+            SizeClass::Large => large.unwrap_or(LARGE_SEGMENT).0,
         };
         Self {
             head,
@@ -79,8 +92,14 @@ impl Open {
             free_blocks: 0,
             largest_free: 0,
             releasable: 0,
+            releasable_later: 0,
+            tail: 0,
+            largest_splittable: 0,
+            unsplittable: Vec::new(),
+            max_split: settings.max_split_size.map_or(u64::MAX, |bytes| bytes.0),
             untold: 0,
             run: 0,
+            run_later: 0,
             page,
         }
     }
@@ -107,12 +126,13 @@ impl Open {
         let mut requested = None;
         match block.state {
             BlockState::Inactive => {
-                self.free_blocks += 1;
-                self.largest_free = self.largest_free.max(block.bytes);
                 self.run += block.bytes;
+                self.run_later += block.bytes;
+                self.free_block(block.bytes);
             }
             BlockState::AwaitingFree => {
                 self.end_run();
+                self.run_later += block.bytes;
                 self.active += block.bytes;
             }
             BlockState::Allocated => {
@@ -122,6 +142,7 @@ impl Open {
                 }
                 self.untold += u64::from(block.requested_bytes.is_none());
                 self.end_run();
+                self.end_run_later();
                 self.active += block.bytes;
                 self.allocated += block.bytes;
                 self.requested += asked;
@@ -140,7 +161,9 @@ impl Open {
 
     /// No more blocks.
     pub(super) fn close(&mut self) -> Result<(), Problem> {
+        self.tail = self.run;
         self.end_run();
+        self.end_run_later();
         if self.bytes != self.head.bytes {
             return Err(Problem::Short(self.bytes));
         }
@@ -156,23 +179,51 @@ impl Open {
         Ok(())
     }
 
+    fn free_block(&mut self, bytes: u64) {
+        self.free_blocks += 1;
+        self.largest_free = self.largest_free.max(bytes);
+        if bytes < self.max_split {
+            self.largest_splittable = self.largest_splittable.max(bytes);
+        } else {
+            insert(&mut self.unsplittable, Bytes(bytes));
+        }
+    }
+
     /// A run of free bytes ends here, before the next block is counted.
     fn end_run(&mut self) {
         let run = std::mem::take(&mut self.run);
+        self.releasable += self.releasable_of(run);
+    }
+
+    fn end_run_later(&mut self) {
+        let run = std::mem::take(&mut self.run_later);
+        self.releasable_later += self.releasable_of(run);
+    }
+
+    /// What is given back of the last `run` bytes, if they are free.
+    fn releasable_of(&self, run: u64) -> u64 {
+        // A private pool gives nothing back while its graph or MemPool lives
+        // (`release_cached_blocks` empties those of `graph_pools_freeable` only).
         if run == 0 || self.head.pool != (0, 0) {
-            // A private pool gives nothing back while its graph or MemPool lives
-            // (`release_cached_blocks` empties those of `graph_pools_freeable` only).
-            return;
+            return 0;
         }
-        let (start, end) = (self.bytes - run, self.bytes);
         if !self.head.is_expandable {
             // `release_blocks`: whole segments.
-            self.releasable += if run == self.head.bytes { run } else { 0 };
-            return;
+            return if run == self.head.bytes { run } else { 0 };
         }
         // `ExpandableSegment::unmap`: whole pages. A range that is mapped begins with one.
+        let (start, end) = (self.bytes - run, self.bytes);
         let first = start.div_ceil(self.page).saturating_mul(self.page);
         let last = end / self.page * self.page;
-        self.releasable += last.saturating_sub(first);
+        last.saturating_sub(first)
+    }
+}
+
+/// Enters a size into the smallest ones, ascending.
+pub(super) fn insert(sizes: &mut Vec<Bytes>, size: Bytes) {
+    let at = sizes.partition_point(|known| *known <= size);
+    if at < Space::UNSPLITTABLE_MAX {
+        sizes.insert(at, size);
+        sizes.truncate(Space::UNSPLITTABLE_MAX);
     }
 }

@@ -11,11 +11,12 @@ use name::Role;
 use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
 use walk::{Scratch, Why};
 
-/// Threads that may be looking at once. Allocations take the driver's lock sooner or later, so that
-/// more seldom are in their callbacks.
-const SCRATCHES: usize = 8;
+/// Threads that may be looking at once: a look takes microseconds, between driver calls that take
+/// more and wait for each other.
+const SCRATCHES: usize = 16;
 
-/// What looks work with: 70 KiB each, made when attribution begins, and kept.
+/// What looks work with, made when attribution begins, and kept: some 70 KiB each, of which what no
+/// stack was deep enough for is never touched.
 static POOL: OnceLock<Vec<Mutex<Scratch>>> = OnceLock::new();
 
 /// Why there may be no answer.
@@ -28,6 +29,10 @@ pub(super) const REASONS: [&str; Why::COUNT] = {
     }
     texts
 };
+
+/// Copies what a look copies first, for the bench.
+#[cfg(feature = "bench-internals")]
+pub(super) const PROBE: Option<fn() -> bool> = Some(stack::copies);
 
 /// Makes ready; why there is no method here.
 pub(super) fn prepare() -> Result<(), String> {

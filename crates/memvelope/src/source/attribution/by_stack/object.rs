@@ -78,8 +78,10 @@ const SEGMENTS_MAX: usize = 8;
 #[derive(Clone, Copy, Debug, Default)]
 struct Segment {
     start: u64,
-    /// End of what comes from the file: what follows is zeroes.
+    /// End of what comes from the file.
     end: u64,
+    /// End of the zeroes that follow it.
+    data_end: u64,
     is_code: bool,
 }
 
@@ -162,11 +164,12 @@ impl Object {
             }
             let start = bias.wrapping_add(header.vaddr);
             let end = start.checked_add(header.filesz)?;
-            if start < self.start || end > self.end {
+            let data_end = start.checked_add(header.memsz)?;
+            if start < self.start || end > data_end || data_end > self.end {
                 return None;
             }
             has_header |= header.offset == 0 && start == self.start;
-            *places.next()? = Segment { start, end, is_code: header.flags & PF_X != 0 };
+            *places.next()? = Segment { start, end, data_end, is_code: header.flags & PF_X != 0 };
         }
         // Else the page was not the header's.
         has_header.then_some(())
@@ -206,7 +209,8 @@ impl Object {
     /// As for [`Self::bytes_from`], but for being written to.
     pub(super) unsafe fn pointer_at(&self, address: u64) -> Option<u64> {
         let last = address.checked_add(7)?;
-        if !address.is_multiple_of(8) || self.segment(address)?.end <= last {
+        let has = |segment: &Segment| segment.start <= address && last < segment.data_end;
+        if !address.is_multiple_of(8) || !self.segments.iter().any(has) {
             return None;
         }
         let at: *const u64 = std::ptr::with_exposed_provenance(usize::try_from(address).ok()?);

@@ -8,7 +8,8 @@ mod tags;
 use super::*;
 use crate::error::Result;
 use crate::event::DeviceIndex;
-use crate::framework::Framework;
+use crate::framework::{Framework, Settings};
+use crate::units::Bytes;
 use allocator::{Allocator, Told};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -32,12 +33,14 @@ fn feed(builder: &mut Builder<'_>, told: &[Told]) -> Result<()> {
 /// What is to be compared of a space: reserved, active, requested, largest free, releasable, free
 /// blocks.
 type Row = [u64; 6];
+type Key = ((u64, u64), u64, SizeClass, bool);
 
 /// The same sums in the plainest way: every byte range is looked at by itself.
-fn naive(told: &[Told]) -> (Row, BTreeMap<((u64, u64), u64, SizeClass), Row>) {
+fn naive(told: &[Told]) -> (Row, BTreeMap<Key, Row>) {
     let (mut all, mut spaces) = (Row::default(), BTreeMap::new());
     for (head, blocks) in told {
-        let row: &mut Row = spaces.entry((head.pool, head.stream, head.class)).or_default();
+        let row: &mut Row =
+            spaces.entry((head.pool, head.stream, head.class, head.is_expandable)).or_default();
         let mut add = |at: usize, bytes: u64| {
             row[at] += bytes;
             all[at] += bytes;
@@ -96,8 +99,11 @@ fn check(told: &[Told]) {
             space.free_blocks,
         ]
     };
-    let found: BTreeMap<_, _> =
-        framework.spaces.iter().map(|it| ((it.pool, it.stream, it.class), row(it))).collect();
+    let found: BTreeMap<_, _> = framework
+        .spaces
+        .iter()
+        .map(|it| ((it.pool, it.stream, it.class, it.is_expandable), row(it)))
+        .collect();
     assert_eq!(found, spaces);
     let [reserved, active, requested, _, releasable, _] = all;
     assert_eq!(framework.reserved_bytes.0, reserved);
@@ -240,6 +246,46 @@ fn what_is_releasable() {
         let [space] = framework.spaces.as_slice() else { panic!("one space") };
         assert_eq!(space.stranded_bytes().0, space.cached_bytes().0 - releasable * MIB);
     }
+}
+
+/// Three blocks of an expandable segment, in MiB; what is free at its end, what comes back once
+/// nothing awaits a stream, and free blocks below and from 32 MiB on.
+#[test]
+fn what_only_the_prediction_needs() {
+    use BlockState::{Allocated, AwaitingFree, Inactive};
+    let settings = Settings { max_split_size: Some(Bytes(32 * MIB)), ..Settings::default() };
+    let read = |parts: &[(u64, BlockState)], copies: u64| {
+        let mut builder = Builder::new(DeviceIndex(0));
+        builder.settings(settings);
+        for copy in 0..copies {
+            let bytes = parts.iter().map(|(mib, _)| mib * MIB).sum();
+            let (address, class) = ((copy + 1) << 40, SizeClass::Large);
+            let is_expandable = true;
+            let head = SegmentHead { address, bytes, class, is_expandable, ..Default::default() };
+            builder.segment(head).expect("it begins");
+            for (mib, state) in parts {
+                let (bytes, requested_bytes) = (mib * MIB, Some(MIB));
+                let block = Block { address: None, bytes, requested_bytes, state: *state };
+                builder.block(&block).expect("it fits");
+            }
+        }
+        builder.finish().expect("it adds up").framework
+    };
+    let parts = [(20, AwaitingFree), (40, Inactive), (2, Allocated), (18, Inactive)];
+    let framework = read(&parts, 1);
+    let space = &framework.spaces[0];
+    assert_eq!(framework.releasable_bytes.0, 40 * MIB);
+    assert_eq!(framework.awaiting_releasable_bytes.0, 20 * MIB);
+    assert_eq!(space.tail_free_bytes.0, 18 * MIB);
+    assert_eq!(space.largest_splittable_free_bytes.0, 18 * MIB);
+    assert_eq!(space.unsplittable_free, [Bytes(40 * MIB)]);
+    // Two ranges: growth may begin between them.
+    let two = read(&parts, 2);
+    assert_eq!(two.spaces[0].tail_free_bytes, Bytes::ZERO);
+    assert_eq!(two.spaces[0].unsplittable_free, [Bytes(40 * MIB); 2]);
+    // No more than the smallest ones.
+    let most = read(&[(33, Inactive), (1, Allocated), (64, Inactive)], 300);
+    assert_eq!(most.spaces[0].unsplittable_free, [Bytes(33 * MIB); 256]);
 }
 
 #[test]
