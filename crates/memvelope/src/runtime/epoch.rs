@@ -16,10 +16,11 @@ use super::planes::{Told, seen_of};
 use super::poll;
 use super::state::Inner;
 use crate::error::Result;
-use crate::event::{DeviceIndex, Seen};
+use crate::event::{Body, DeviceIndex, Event, Seen, SeenBy};
 use crate::framework::Framework;
 use crate::ledger::{DeviceTotals, Ledger};
 use crate::snapshot::Epoch;
+use crate::source::cupti;
 use crate::source::driver::{Asked, DeviceInfo, Driver, Reading};
 use crate::units::Bytes;
 
@@ -69,6 +70,10 @@ fn attempt(
     reader: Option<&mut Reader<'_>>,
 ) -> Option<Epoch> {
     let (index, ledger) = (device.index, inner.ledger);
+    cupti::closed_exports(&mut |descriptor| {
+        let body = Body::ExportClosed { descriptor };
+        ledger.accept(&Event { time: inner.now(), seen_by: SeenBy::Poll, body });
+    });
     let was_quiet = is_quiet(inner);
     let before = ledger.changes();
     let totals = totals_of(inner, index);

@@ -305,7 +305,10 @@ impl Run {
             .iter()
             .filter_map(|id| {
                 let code = subscriber.switch(&self.cupti, 1, domain::DRIVER_API, *id);
-                (code != result::SUCCESS).then(|| (cbid::name(*id).unwrap_or("unknown"), code))
+                let is_newer = callbacks::may_be_newer_than_cupti(*id)
+                    && code == result::ERROR_INVALID_PARAMETER;
+                (code != result::SUCCESS && !is_newer)
+                    .then(|| (cbid::name(*id).unwrap_or("unknown"), code))
             })
             .collect();
         self.coverage.callbacks = refused.len() < callbacks::WATCHED.len();
