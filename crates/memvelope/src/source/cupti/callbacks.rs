@@ -15,6 +15,7 @@ use super::UNKNOWN_DEVICE;
 use super::contexts::Known;
 use super::finalize;
 use super::growth;
+use super::pools;
 use super::state::{Inside, STATE};
 use crate::event::{
     AllocKind, Allocation, AllocationFailure, Body, CallKind, DeviceIndex, DriverCall, Event,
@@ -136,6 +137,9 @@ pub(super) unsafe extern "C" fn on_callback(
                 } else {
                     STATE.callbacks.fetch_add(1, Ordering::Relaxed);
                 }
+                // SAFETY: as above. Before anything is told of the call: a pool that is about to end
+                // is asked no more.
+                unsafe { pools::on_call(&call) };
                 // SAFETY: as above.
                 unsafe { driver_call(&call) };
                 if call.at_exit {
@@ -177,6 +181,16 @@ impl Block {
     pub(super) unsafe fn read<T: Copy>(self, offset: usize) -> T {
         // SAFETY: the caller's promise; the alignment is not relied upon.
         unsafe { self.0.add(offset).cast::<T>().read_unaligned() }
+    }
+
+    /// The struct that the pointer at `offset` points to; `None` if it is null.
+    ///
+    /// # Safety
+    /// A pointer lies there.
+    pub(super) unsafe fn at(self, offset: usize) -> Option<Self> {
+        // SAFETY: the caller's promise.
+        let pointer: *const u8 = unsafe { self.read(offset) };
+        (!pointer.is_null()).then_some(Self(pointer))
     }
 
     /// What the pointer at `offset` points to; `None` if it is null.
@@ -241,7 +255,7 @@ impl Call {
         }
     }
 
-    fn succeeded(&self) -> bool {
+    pub(super) fn succeeded(&self) -> bool {
         self.result == 0
     }
 
@@ -264,7 +278,7 @@ impl Call {
     }
 
     /// Device of the call's context.
-    fn device(&self) -> DeviceIndex {
+    pub(super) fn device(&self) -> DeviceIndex {
         if self.context_uid != 0
             && let Some(device) = STATE.contexts.device_of(self.context_uid)
         {

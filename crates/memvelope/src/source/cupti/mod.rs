@@ -6,6 +6,7 @@
 //! * `session`: attaching and detaching; `subscription`, `attributes`, `finalize`: parts of that
 //! * `quirks`: what single versions do wrong
 //! * `callbacks`, `state`, `contexts`, `under_way`: what runs inside the host's CUDA calls, lock-free
+//! * `pools`: the program's own pools, and how they are asked while they live
 //! * `growth`: what contexts and modules take, measured around the calls that make them
 //! * `buffers`: memory that CUPTI fills; `drain`: the way out; `decode`, `records`: what stands in it
 //! * `scopes`: told to CUPTI, by thread; `scope_calls`: the records that this takes
@@ -31,6 +32,7 @@ mod foreign_text;
 mod growth;
 mod known_names;
 mod lifecycle;
+mod pools;
 pub mod quirks;
 mod ranges;
 mod recorder;
