@@ -87,6 +87,8 @@ keys! {
         "Whether work on the device is tied to the scopes (`profile`) it was launched in. With `auto` it begins with the first scope, and costs a record a launch from then on.";
     CONTEXT_GROWTH = "MEMVELOPE_CONTEXT_GROWTH", Library, Shape::Word(&["auto", "off"]),
         "Whether what contexts, modules and limits take on the device is measured: free memory before and after each call that makes one, on the calling thread (some 20 us, and some ms once for a context, beside calls of 100 us to 300 ms). With `off` it is part of what is unaccounted.";
+    ATTRIBUTION = "MEMVELOPE_ATTRIBUTION", Library, Shape::Word(&["auto", "off"]),
+        "Whether the library that asked for a driver allocation is found out, by the return addresses on the stack. It costs microseconds an allocation; where there is no safe way to do it, `auto` is `off` and says so.";
     SCOPES_MAX = "MEMVELOPE_SCOPES_MAX", Library, number("count", 256, 1 << 22, 65_536),
         "How many of the latest scopes keep their trace ids, 64 bytes each; work of older ones counts under its scope's name all the same.";
     CLOCK = "MEMVELOPE_CLOCK", Library, Shape::Word(&["auto", "realtime", "monotonic"]),
@@ -156,6 +158,8 @@ pub struct Config {
     pub correlation: bool,
     /// [`CONTEXT_GROWTH`]: whether it is measured.
     pub context_growth: bool,
+    /// [`ATTRIBUTION`]: whether libraries are found out.
+    pub attribution: bool,
     /// [`SCOPES_MAX`].
     pub scopes_max: u64,
     /// [`CLOCK`].
@@ -269,6 +273,7 @@ impl Config {
             nvtx: reader.word(&NVTX) == "on",
             correlation: reader.word(&CORRELATION) == "auto",
             context_growth: reader.word(&CONTEXT_GROWTH) == "auto",
+            attribution: reader.word(&ATTRIBUTION) == "auto",
             scopes_max: reader.number(&SCOPES_MAX),
             clock: match reader.word(&CLOCK) {
                 "realtime" => Clock::Realtime,

@@ -20,7 +20,7 @@ const PROCESSES_SHOWN: usize = 6;
 const PROCESSES_NAMED: usize = 20;
 
 /// Kinds of memory, in the order of the ledger's `by_kind`.
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 12] = [
     "device",
     "pitch",
     "managed",
@@ -32,6 +32,7 @@ const KINDS: [&str; 11] = [
     "imported VMM",
     "in graphs",
     "multicast",
+    "VMM on the host",
 ];
 
 /// What may be amiss where nothing was recorded.

@@ -152,7 +152,12 @@ impl Books {
         entry.library = told.library;
         entry.pool = row.and_then(|row| u16::try_from(row + 1).ok()).unwrap_or(0);
         match self.table.insert(entry) {
-            Some(slot) => self.settle(time, slot),
+            Some(slot) => {
+                if let Some(pool) = row.and_then(|row| self.pools.get_mut(row)) {
+                    pool.entries += 1;
+                }
+                self.settle(time, slot);
+            }
             None => self.refuse(told.bytes),
         }
     }
@@ -406,6 +411,7 @@ impl Books {
         }
         if !is_live && entry.pending == 0 {
             self.table.release(slot);
+            self.leave_pool(&entry);
             if binds(entry.kind) {
                 self.end_bindings_of(time, slot);
             }
@@ -423,6 +429,15 @@ impl Books {
         }
         self.recount_pool(time, row);
         sound
+    }
+
+    /// An entry that was released refers to its pool no more.
+    fn leave_pool(&mut self, entry: &Entry) {
+        let Some(row) = usize::from(entry.pool).checked_sub(1) else { return };
+        if let Some(pool) = self.pools.get_mut(row) {
+            pool.entries = pool.entries.saturating_sub(1);
+        }
+        self.pools.close_if_empty(row);
     }
 
     fn note_history(&mut self, time: Nanos, device: u32) {

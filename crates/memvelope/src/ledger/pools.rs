@@ -24,6 +24,8 @@ pub(super) struct Pool {
     /// What was asked for and is live.
     live_bytes: u64,
     live_count: u64,
+    /// Entries that refer to it: those that are live, and those whose free may yet fail.
+    pub(super) entries: u32,
     by_tag: [u64; Tag::COUNT],
     was_named: bool,
     /// What of it is in the device's totals.
@@ -154,7 +156,7 @@ impl Pools {
     pub(super) fn close_if_empty(&mut self, row: usize) {
         if let Some(pool) = self.get_mut(row)
             && pool.is_destroyed
-            && pool.live_count == 0
+            && pool.entries == 0
             && pool.counted == 0
         {
             *pool = Pool::default();

@@ -13,7 +13,7 @@ use super::state::{FORKED, Inner, Last};
 use super::{Role, Session, drain, epoch, poll, publish, table};
 use crate::config::{Config, Record};
 use crate::error::{Error, Result};
-use crate::event::{Body, DeviceIndex, Event, Libraries, Names, Scopes, Seen, Sink};
+use crate::event::{Body, DeviceIndex, Event, Names, Scopes, Seen, Sink};
 use crate::fork;
 use crate::ledger::Ledger;
 use crate::snapshot::Snapshot;
@@ -45,7 +45,6 @@ struct Process {
     scopes: OnceLock<Scopes>,
     calls: CallTimes,
     requests: Requests,
-    libraries: OnceLock<Libraries>,
     is_recording: AtomicBool,
     /// A session runs that is not off, here or in another copy.
     is_active: AtomicBool,
@@ -74,7 +73,6 @@ static PROCESS: Process = Process {
     scopes: OnceLock::new(),
     calls: CallTimes::new(),
     requests: Requests::new(),
-    libraries: OnceLock::new(),
     is_recording: AtomicBool::new(false),
     is_active: AtomicBool::new(false),
     is_exiting: AtomicBool::new(false),
@@ -147,12 +145,6 @@ pub(super) fn calls() -> &'static CallTimes {
 /// How often which sizes are asked for.
 pub(super) fn requests() -> &'static Requests {
     &PROCESS.requests
-}
-
-/// Names of the files that allocate: they outlive sessions, so that a number means one file for the
-/// life of the process.
-pub(super) fn libraries() -> &'static Libraries {
-    PROCESS.libraries.get_or_init(Libraries::new)
 }
 
 /// Whether the process is on its way out: nothing foreign is called any more.

@@ -20,8 +20,8 @@ use crate::fork;
 use crate::framework::Demand;
 use crate::ledger::{HistoryPoint, Ledger};
 use crate::snapshot::{DevicePlane, Epoch, Parts, Reconcile, Snapshot, reconcile};
-use crate::source::clock;
 use crate::source::cupti::{Counters, Recorder, State};
+use crate::source::{attribution, clock};
 use crate::timeline::Timeline;
 use crate::units::Nanos;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -431,7 +431,6 @@ impl Inner {
         let demand = planes.iter().map(|plane| (plane.device, self.demand(plane))).collect();
         // Each lock is let go before the next is taken: a guard inside the literal below would
         // live to its end.
-        let libraries = session::libraries().names();
         let (simulated, unseen, time) = (self.is_simulated(), self.unseen(), self.now());
         let allocations_unseen = self.allocations_unseen();
         let names_refused = self.names.refused().saturating_sub(self.names_refused_before);
@@ -457,7 +456,7 @@ impl Inner {
                 (DropReason::TraceSampled, sampled),
             ],
             unseen,
-            libraries,
+            libraries: attribution::names(),
             allocations_unseen,
             earlier,
             demand,
@@ -543,6 +542,7 @@ impl Inner {
         unseen.extend(super::scope::unread_sentence());
         let now = self.now();
         unseen.extend(self.planes().silences(now));
+        unseen.extend(attribution::unseen());
         let problems = lock(&self.problems);
         let Problems { driver, cupti, nvml, unfinalized, unpublished, .. } = &*problems;
         let texts = [driver, cupti, nvml, unfinalized, unpublished];

@@ -1,5 +1,6 @@
 //! Sources turn foreign APIs into events. Each owns all `unsafe` of its API and has no opinion.
 
+pub(crate) mod attribution;
 pub mod cgroup;
 pub mod clock;
 pub mod cupti;

@@ -155,6 +155,7 @@ fn a_multicast_object_has_no_bytes_and_keeps_what_is_bound_to_it() {
             (unbound(50, 0), 100),
             (unbound(50, 0), 100),
             (free(50, FreeKind::Vmm, 3), 100), // its mapping keeps it, and it what is bound
+            (returned(3, true), 100),
             (unmapped(0x5000, 200), 0),
         ],
     );

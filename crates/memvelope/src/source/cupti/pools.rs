@@ -9,13 +9,11 @@
 //! bounded all the same ([`WAIT_MAX`]): a driver that does not answer must not keep the program from
 //! ending.
 //!
-//! A pool is known from its making, or from the first allocation that names it. One that was made
-//! before we attached, and that `cuMemAllocAsync` takes from without naming it, is not known, and is
-//! not asked: nobody would tell us of its end in time.
+//! A pool is known from its making, or from the first allocation that is seen to be taken from it.
 
 #![expect(unsafe_code, reason = "arguments of C calls, read through CUPTI's pointers")]
 
-use super::callbacks::Call;
+use super::call::Call;
 use super::state::STATE;
 use crate::event::DeviceIndex;
 use crate::source::driver::Asked;
@@ -103,8 +101,8 @@ impl Pools {
         }
     }
 
-    /// A pool is there, as a call that names it says. One that is about to end stays so.
-    fn named(&self, handle: u64, device: DeviceIndex) {
+    /// A pool is there, since something was just allocated from it. One that is about to end stays so.
+    pub(super) fn named(&self, handle: u64, device: DeviceIndex) {
         if self.of(handle).next().is_none() {
             self.learn(handle, device);
         }
@@ -260,7 +258,7 @@ impl Asked for Pools {
     }
 }
 
-/// A call that makes, names or ends a pool, at one of its two sites.
+/// A call that makes or ends a pool, at one of its two sites.
 ///
 /// # Safety
 /// `call` describes the current callback, in the driver-API domain.
@@ -286,12 +284,6 @@ pub(super) unsafe fn on_call(call: &Call) {
                 if let (Some(pool), Some(device)) = (pool, device) {
                     STATE.pools.made(pool, device);
                 }
-            }
-            cbid::MEM_ALLOC_FROM_POOL_ASYNC | cbid::MEM_ALLOC_FROM_POOL_ASYNC_PTSZ
-                if call.at_exit && call.succeeded() =>
-            {
-                let pool = call.arguments.read(params::mem_alloc_from_pool_async::POOL);
-                STATE.pools.named(pool, call.device());
             }
             _ => {}
         }

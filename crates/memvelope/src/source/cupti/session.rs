@@ -21,9 +21,9 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::{Names, Sink};
 use crate::fork;
-use crate::source::clock;
 use crate::source::driver::Driver;
 use crate::source::loader::{self, LoadReport};
+use crate::source::{attribution, clock};
 use cupti_sys::{
     Cupti, MissingSymbol, activity_attribute, activity_flag, activity_kind, cbid, domain, result,
 };
@@ -91,6 +91,7 @@ pub(super) fn attach(
     let cupti = open(config, driver, report)?;
     let version = version(&cupti, report)?;
     fork::watch();
+    attribution::start(config.attribution);
     if let Ok(get_timestamp) = cupti.get_timestamp {
         clock::use_cupti(get_timestamp);
     }
@@ -305,7 +306,10 @@ impl Run {
             .iter()
             .filter_map(|id| {
                 let code = subscriber.switch(&self.cupti, 1, domain::DRIVER_API, *id);
-                (code != result::SUCCESS).then(|| (cbid::name(*id).unwrap_or("unknown"), code))
+                let is_newer = callbacks::may_be_newer_than_cupti(*id)
+                    && code == result::ERROR_INVALID_PARAMETER;
+                (code != result::SUCCESS && !is_newer)
+                    .then(|| (cbid::name(*id).unwrap_or("unknown"), code))
             })
             .collect();
         self.coverage.callbacks = refused.len() < callbacks::WATCHED.len();

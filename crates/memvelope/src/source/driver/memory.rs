@@ -268,6 +268,43 @@ impl Driver {
         .map(|known| known.map(|()| pool))
     }
 
+    /// The handle of a device's current pool; 0 if it has none, or the driver does not say. For
+    /// callbacks of allocations: it waits for nothing.
+    pub(crate) fn current_pool_handle(&self, device: DeviceIndex) -> u64 {
+        let ordinal = CuDevice::try_from(device.0).ok();
+        let pool = ordinal.and_then(|ordinal| self.current_pool(ordinal).ok().flatten());
+        pool.map_or(0, |pool| pool as u64)
+    }
+
+    /// Whether a stream is being captured into a graph. For callbacks, likewise.
+    pub(crate) fn is_capturing(&self, stream: u64) -> bool {
+        /// `CU_STREAM_CAPTURE_STATUS_ACTIVE`.
+        const ACTIVE: u32 = 1;
+        let mut status = 0;
+        let asked =
+            call!(self, stream_is_capturing = "cuStreamIsCapturing"(stream, &raw mut status));
+        asked.is_ok() && status == ACTIVE
+    }
+
+    /// How large the allocation is that an address belongs to, if the driver says so. For callbacks,
+    /// likewise.
+    pub(crate) fn range_bytes(&self, address: u64) -> Option<Bytes> {
+        let (mut base, mut bytes) = (0, 0);
+        let (base_at, bytes_at) = (&raw mut base, &raw mut bytes);
+        let asked = call!(
+            self,
+            mem_get_address_range = "cuMemGetAddressRange_v2"(base_at, bytes_at, address)
+        );
+        asked.ok().map(|()| Bytes(bytes as u64))
+    }
+
+    /// The pool that `cuMemAllocAsync` takes from now.
+    fn current_pool(&self, ordinal: CuDevice) -> Result<Option<CuMemoryPool>> {
+        let mut pool: CuMemoryPool = std::ptr::null_mut();
+        supported(call!(self, device_get_mem_pool = "cuDeviceGetMemPool"(&raw mut pool, ordinal)))
+            .map(|known| known.map(|()| pool))
+    }
+
     fn has_pools(&self, ordinal: CuDevice) -> Result<bool> {
         let is_there = self.table.device_get_default_mem_pool.is_some()
             && self.table.mem_pool_get_attribute.is_some();

@@ -1,0 +1,215 @@
+//! From a frame to the one that called it, by the unwind table of the object that it is in.
+//!
+//! Only by the table: where an address has no entry there is no answer, and nothing is guessed from
+//! frame pointers. gimli reads tables without allocation or locks; what it needs is in [`Context`].
+
+#![expect(unsafe_code, reason = "reads registers, and unwind tables in place")]
+
+use super::object::Object;
+use super::stack::Stack;
+use gimli::{
+    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EhFrameOffset, EndianSlice, Expression,
+    LittleEndian, Operation, ParsedEhFrameHdr, Pointer, Register, RegisterRule, UnwindContext,
+    UnwindContextStorage, UnwindExpression, UnwindSection, UnwindTableRow,
+};
+
+type Bytes<'a> = EndianSlice<'a, LittleEndian>;
+
+/// Rules of a row: one for each register there is, and some.
+const RULES_MAX: usize = 32;
+
+/// In place, so that nothing is allocated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fixed;
+
+impl UnwindContextStorage<usize> for Fixed {
+    type Rules = [(Register, RegisterRule<usize>); RULES_MAX];
+    type Stack = [UnwindTableRow<usize, Self>; 4];
+}
+
+/// What evaluating a table needs.
+pub(super) type Context = UnwindContext<usize, Fixed>;
+
+/// Numbers of x86-64's registers in unwind tables (psABI, figure 3.36).
+const RBX: u16 = 3;
+const RBP: u16 = 6;
+const RSP: u16 = 7;
+const R12: u16 = 12;
+const RETURN_ADDRESS: u16 = 16;
+const COUNT: usize = 17;
+
+/// What a called function gives back unchanged, unless its table says where it put it.
+const PRESERVED: [u16; 6] = [RBX, RBP, R12, 13, 14, 15];
+
+/// The registers of a frame; unknown ones are `None`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Registers([Option<u64>; COUNT]);
+
+impl Registers {
+    /// Those of the function that this is inlined into.
+    #[inline(always)]
+    pub(super) fn here() -> Self {
+        let mut seen = [0_u64; 8];
+        // SAFETY: registers are stored into `seen`; nothing else changes.
+        unsafe {
+            std::arch::asm!(
+                "mov [{to}], rbx",
+                "mov [{to} + 8], rbp",
+                "mov [{to} + 16], rsp",
+                "mov [{to} + 24], r12",
+                "mov [{to} + 32], r13",
+                "mov [{to} + 40], r14",
+                "mov [{to} + 48], r15",
+                "lea {ip}, [rip]",
+                "mov [{to} + 56], {ip}",
+                to = in(reg) seen.as_mut_ptr(),
+                ip = out(reg) _,
+                options(nostack, preserves_flags),
+            );
+        }
+        let [rbx, rbp, rsp, r12, r13, r14, r15, ip] = seen;
+        let mut registers = Self([None; COUNT]);
+        let of = [(RBX, rbx), (RBP, rbp), (RSP, rsp), (R12, r12), (13, r13), (14, r14), (15, r15)];
+        for (number, value) in of {
+            registers.set(number, Some(value));
+        }
+        registers.set(RETURN_ADDRESS, Some(ip));
+        registers
+    }
+
+    fn set(&mut self, number: u16, value: Option<u64>) {
+        if let Some(place) = self.0.get_mut(usize::from(number)) {
+            *place = value;
+        }
+    }
+
+    fn get(&self, number: u16) -> Option<u64> {
+        self.0.get(usize::from(number)).copied().flatten()
+    }
+
+    /// Where the frame goes on.
+    pub(super) fn address(&self) -> Option<u64> {
+        self.get(RETURN_ADDRESS)
+    }
+
+    pub(super) fn stack_pointer(&self) -> Option<u64> {
+        self.get(RSP)
+    }
+}
+
+/// An object's unwind table.
+pub(super) struct Table<'a> {
+    header: ParsedEhFrameHdr<Bytes<'a>>,
+    frames: EhFrame<Bytes<'a>>,
+    frames_at: u64,
+    bases: BaseAddresses,
+}
+
+impl Table<'_> {
+    /// `None` if it has none, or one that cannot be searched.
+    ///
+    /// # Safety
+    /// As for [`Object::bytes_from`].
+    pub(super) unsafe fn of(object: &Object) -> Option<Self> {
+        // SAFETY: the caller's promise.
+        let header = EhFrameHdr::new(unsafe { object.bytes_from(object.table) }?, LittleEndian);
+        let bases = BaseAddresses::default().set_eh_frame_hdr(object.table);
+        let header = header.parse(&bases, 8).ok()?;
+        let Pointer::Direct(frames_at) = header.eh_frame_ptr() else { return None };
+        // SAFETY: the caller's promise.
+        let frames = EhFrame::new(unsafe { object.bytes_from(frames_at) }?, LittleEndian);
+        let bases = bases.set_eh_frame(frames_at);
+        Some(Self { header, frames, frames_at, bases })
+    }
+
+    fn entry(&self, address: u64) -> Option<gimli::FrameDescriptionEntry<Bytes<'_>>> {
+        let Pointer::Direct(at) = self.header.table()?.lookup(address, &self.bases).ok()? else {
+            return None;
+        };
+        let offset = EhFrameOffset(usize::try_from(at.checked_sub(self.frames_at)?).ok()?);
+        let cie = EhFrame::cie_from_offset;
+        let entry = self.frames.fde_from_offset(&self.bases, offset, cie).ok()?;
+        entry.contains(address).then_some(entry)
+    }
+
+    /// Whether a function begins there.
+    pub(super) fn is_entry(&self, address: u64) -> bool {
+        self.entry(address).is_some_and(|entry| entry.initial_address() == address)
+    }
+
+    /// The registers of the frame that called the one with `registers`. `is_called`: this one's
+    /// address is where a call returns to.
+    pub(super) fn caller(
+        &self,
+        registers: &Registers,
+        is_called: bool,
+        stack: &mut Stack,
+        context: &mut Context,
+    ) -> Option<Registers> {
+        // A call may be the last instruction of a function: the one before is surely in it.
+        let address = registers.address()?.checked_sub(u64::from(is_called))?;
+        let entry = self.entry(address)?;
+        // Beyond a signal's frame is whoever was interrupted, who asked for nothing.
+        if entry.is_signal_trampoline() {
+            return None;
+        }
+        let encoding = entry.cie().encoding();
+        let row =
+            entry.unwind_info_for_address(&self.frames, &self.bases, context, address).ok()?;
+        let evaluate = |expression: &UnwindExpression<usize>, stack: &mut Stack| {
+            let expression = expression.get(&self.frames).ok()?;
+            value_of(expression, encoding, registers, stack)
+        };
+        let frame = match row.cfa() {
+            CfaRule::RegisterAndOffset { register, offset } => {
+                registers.get(register.0)?.checked_add_signed(*offset)?
+            }
+            CfaRule::Expression(expression) => evaluate(expression, stack)?,
+        };
+        // A frame is above those that it called, and there is a return address between them.
+        if frame < registers.stack_pointer()?.checked_add(8)? {
+            return None;
+        }
+        let mut caller = Registers([None; COUNT]);
+        caller.set(RSP, Some(frame));
+        for number in PRESERVED.into_iter().chain([RETURN_ADDRESS]) {
+            let own = registers.get(number).filter(|_| number != RETURN_ADDRESS);
+            let value = match row.register(Register(number)) {
+                None | Some(RegisterRule::SameValue) => own,
+                Some(RegisterRule::Offset(offset)) => stack.word(frame.checked_add_signed(offset)?),
+                Some(RegisterRule::ValOffset(offset)) => frame.checked_add_signed(offset),
+                Some(RegisterRule::Register(other)) => registers.get(other.0),
+                Some(RegisterRule::Expression(at)) => {
+                    evaluate(&at, stack).and_then(|at| stack.word(at))
+                }
+                Some(RegisterRule::ValExpression(value)) => evaluate(&value, stack),
+                Some(_) => None,
+            };
+            caller.set(number, value);
+        }
+        Some(caller)
+    }
+}
+
+/// The expressions that compilers write for frames that are aligned anew: a register and an offset,
+/// what is stored there, and something added to it.
+fn value_of(
+    expression: Expression<Bytes<'_>>,
+    encoding: gimli::Encoding,
+    registers: &Registers,
+    stack: &mut Stack,
+) -> Option<u64> {
+    let mut operations = expression.operations(encoding);
+    let mut value: Option<u64> = None;
+    while let Some(operation) = operations.next().ok()? {
+        value = Some(match (operation, value) {
+            (Operation::RegisterOffset { register, offset, .. }, None) => {
+                registers.get(register.0)?.checked_add_signed(offset)?
+            }
+            (Operation::Deref { size: 8, space: false, .. }, Some(at)) => stack.word(at)?,
+            (Operation::PlusConstant { value: more }, Some(value)) => value.checked_add(more)?,
+            _ => return None,
+        });
+    }
+    value
+}
