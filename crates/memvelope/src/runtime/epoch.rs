@@ -21,6 +21,7 @@ use crate::framework::Framework;
 use crate::ledger::{DeviceTotals, Ledger};
 use crate::snapshot::Epoch;
 use crate::source::cupti;
+use crate::source::cupti::Recorder;
 use crate::source::driver::{Asked, DeviceInfo, Driver, Reading};
 use crate::units::Bytes;
 
@@ -152,7 +153,7 @@ fn totals_of(inner: &Inner, device: DeviceIndex) -> DeviceTotals {
 /// What the driver says; where it has no context to be asked in, what NVML says.
 fn ask(inner: &Inner, links: &Links, device: &DeviceInfo, whence: Whence) -> Option<Reading> {
     let driver = links.driver.filter(|_| inner.may_call());
-    match driver.map(|driver| ask_driver(driver, device, whence)) {
+    match driver.map(|driver| ask_driver(driver, links.recorder, device, whence)) {
         Some(Ok(Some(reading))) => {
             reading.problems.iter().for_each(|problem| inner.note_problem(problem));
             return Some(reading);
@@ -171,8 +172,16 @@ fn ask(inner: &Inner, links: &Links, device: &DeviceInfo, whence: Whence) -> Opt
     Some(Reading { total, free: memory.free, ..Reading::default() })
 }
 
-fn ask_driver(driver: &Driver, device: &DeviceInfo, whence: Whence) -> Result<Option<Reading>> {
-    let pools: &dyn Asked = &();
+fn ask_driver(
+    driver: &Driver,
+    recorder: Option<&'static Recorder>,
+    device: &DeviceInfo,
+    whence: Whence,
+) -> Result<Option<Reading>> {
+    let pools: &dyn Asked = match recorder {
+        Some(recorder) => recorder.pools(),
+        None => &(),
+    };
     if whence == Whence::Here
         && let Some(reading) = driver.reading_here(device.index, pools)?
     {

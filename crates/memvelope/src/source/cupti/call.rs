@@ -25,6 +25,16 @@ impl Block {
         self.0.is_null()
     }
 
+    /// The struct that the pointer at `offset` points to; `None` if it is null.
+    ///
+    /// # Safety
+    /// A pointer lies there.
+    pub(super) unsafe fn at(self, offset: usize) -> Option<Self> {
+        // SAFETY: the caller's promise.
+        let pointer: *const u8 = unsafe { self.read(offset) };
+        (!pointer.is_null()).then_some(Self(pointer))
+    }
+
     /// The field at `offset`.
     ///
     /// # Safety

@@ -15,7 +15,7 @@
 use super::call::{Block, Call};
 use super::contexts::Known;
 use super::state::{Inside, STATE};
-use super::{family, finalize, growth};
+use super::{family, finalize, growth, pools};
 use crate::event::{Body, Event, SeenBy};
 use crate::source::clock;
 use crate::source::driver::is_asking;
@@ -171,6 +171,9 @@ pub(super) unsafe extern "C" fn on_callback(
                 } else {
                     STATE.callbacks.fetch_add(1, Ordering::Relaxed);
                 }
+                // SAFETY: as above. Before anything is told of the call: a pool that is about to end
+                // is asked no more.
+                unsafe { pools::on_call(&call) };
                 // SAFETY: as above.
                 unsafe { family::driver_call(&call) };
                 if call.at_exit {

@@ -5,8 +5,9 @@
 //!   moves it on; `absence`: when CUPTI was others'
 //! * `session`: attaching and detaching; `subscription`, `attributes`, `finalize`: parts of that
 //! * `quirks`: what single versions do wrong
-//! * `callbacks`, `call`, `state`, `contexts`, `under_way`: inside the host's CUDA calls, lock-free;;
+//! * `callbacks`, `call`, `state`, `contexts`, `under_way`: what runs inside the host's CUDA calls, lock-free;
 //!   `family`, `sharing`, `captures`, `shapes`, `exports`, `other_pools`: what they make of them
+//! * `pools`: the program's own pools, and how they are asked while they live
 //! * `growth`: what contexts and modules take, measured around the calls that make them
 //! * `buffers`: memory that CUPTI fills; `drain`: the way out; `decode`, `records`: what stands in it
 //! * `scopes`: told to CUPTI, by thread; `scope_calls`: the records that this takes
@@ -37,6 +38,7 @@ mod growth;
 mod known_names;
 mod lifecycle;
 mod other_pools;
+mod pools;
 pub mod quirks;
 mod ranges;
 mod recorder;

@@ -11,6 +11,7 @@ use super::attributes::{self, DeviceBuffers};
 use super::callbacks;
 use super::decode::MemoryRecords;
 use super::growth;
+use super::pools;
 use super::quirks;
 use super::scope_calls::Correlation;
 use super::state::STATE;
@@ -315,6 +316,10 @@ impl Run {
         // Whatever is refused of these is unaccounted for, which the balance says.
         for id in growth::WATCHED {
             subscriber.switch(&self.cupti, 1, domain::DRIVER_API, *id);
+        }
+        let watch = |id: &u32| subscriber.switch(&self.cupti, 1, domain::DRIVER_API, *id);
+        if pools::WATCHED.iter().all(|id| watch(id) == result::SUCCESS) {
+            STATE.pools.watch();
         }
         for (name, code) in refused {
             let result = cupti_sys::result_name(code);
