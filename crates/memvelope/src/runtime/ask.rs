@@ -6,9 +6,12 @@ use super::state::Inner;
 use super::{Role, Session, poll};
 use crate::event::DeviceIndex;
 use crate::framework::Framework;
-use crate::snapshot::{Epoch, Snapshot};
+use crate::snapshot::{self, Epoch, Fit, Snapshot, Via};
 use crate::source::driver::Driver;
 use crate::units::Bytes;
+
+/// What device memory comes in where the driver does not say: so on every device of today.
+const PAGE: Bytes = Bytes(2 << 20);
 
 impl Session {
     /// Reads the planes of a device together: ledger, framework, driver, pools; see
@@ -47,6 +50,17 @@ impl Session {
         self.snapshot()
     }
 
+    /// Whether so many bytes would be served now, and if not, why and what would help: with a fresh
+    /// epoch, and the framework plane as [`Self::accept_framework`] told it last, if that still holds
+    /// ([`Self::read_epoch`] with a function, just before, sees to that).
+    #[must_use]
+    pub fn would_fit(&self, device: DeviceIndex, bytes: Bytes, via: Via) -> Fit {
+        match &self.role {
+            Role::Own(inner) => would_fit(inner, device, bytes, via),
+            Role::Client(client) => client.would_fit(device, bytes, via),
+        }
+    }
+
     /// Notes that so many bytes were asked for: what is asked for recently tells which fragmentation
     /// hurts. Requests to the driver are noted without it. Cheap, and callable anywhere.
     pub fn note_request(&self, device: DeviceIndex, bytes: Bytes) {
@@ -76,6 +90,15 @@ pub(super) fn read_epoch(
     let driver = links.driver.filter(|_| inner.may_call());
     let _relaxed = driver.and_then(Driver::relaxed);
     epoch::read(inner, &links, device, Whence::Here, read)
+}
+
+fn would_fit(inner: &Inner, device: DeviceIndex, bytes: Bytes, via: Via) -> Fit {
+    let Some(epoch) = read_epoch(inner, device, None) else {
+        let missing = format!("the planes of device {} could not be read", device.0);
+        return Fit::Unknown { missing };
+    };
+    let page = inner.planes().side(device).page.unwrap_or(PAGE);
+    snapshot::would_fit(&epoch, bytes, via, page)
 }
 
 /// See [`Session::accept_framework`].

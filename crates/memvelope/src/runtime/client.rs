@@ -7,9 +7,9 @@ use crate::error::{Error, Result};
 use crate::event::{DeviceIndex, TraceContext};
 use crate::fork;
 use crate::framework::Framework;
-use crate::snapshot::{Epoch, Snapshot};
+use crate::snapshot::{Epoch, Fit, Snapshot, Via};
 use crate::source::cupti::State;
-use crate::source::peers::{self, Owner, Refusal, code, document};
+use crate::source::peers::{self, Owner, Refusal, code, document, question};
 use crate::units::Bytes;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -261,6 +261,22 @@ impl Client {
             && let Ok(text) = serde_json::to_vec(framework)
         {
             self.owner.accept_framework(&text);
+        }
+    }
+
+    pub(super) fn would_fit(&self, device: DeviceIndex, bytes: Bytes, via: Via) -> Fit {
+        let unknown = |missing: String| Fit::Unknown { missing };
+        if !self.is_live() {
+            return unknown("this session has ended".into());
+        }
+        let Ok(text) = serde_json::to_vec(&(device, bytes, via)) else {
+            return unknown("the question could not be written".into());
+        };
+        match self.owner.answer(question::WOULD_FIT, &text) {
+            Ok(answer) => serde_json::from_slice(&answer).unwrap_or_else(|error| {
+                unknown(format!("{} is of another version ({error})", self.owner.path))
+            }),
+            Err(Refusal(code)) => unknown(format!("{} answers {code}", self.owner.path)),
         }
     }
 

@@ -12,7 +12,7 @@
 //! own, Python's say.
 
 use super::attach::Links;
-use super::planes::{Mark, Told, seen_of};
+use super::planes::{Told, seen_of};
 use super::poll;
 use super::state::Inner;
 use crate::error::Result;
@@ -68,59 +68,63 @@ fn attempt(
     whence: Whence,
     reader: Option<&mut Reader<'_>>,
 ) -> Option<Epoch> {
-    let index = device.index;
+    let (index, ledger) = (device.index, inner.ledger);
     let was_quiet = is_quiet(inner);
-    let before = mark(inner, index);
+    let before = ledger.changes();
     let totals = totals_of(inner, index);
     let first_free = reader.as_ref().and_then(|_| free_of(inner, links, device, whence));
-    let framework = match reader {
-        Some(read) => {
-            let framework = read();
-            if let Some(framework) = &framework {
-                let told = Told { framework: framework.clone(), mark: before };
-                inner.planes().side(index).told = Some(told);
-            }
-            framework
-        }
-        // Told a while ago: its segments are the same as long as the ledger stands where it stood.
-        None => {
-            let mut planes = inner.planes();
-            let told = planes.side(index).told.as_ref();
-            told.filter(|told| told.mark == before).map(|told| told.framework.clone())
-        }
-    };
+    let framework = framework(inner, index, reader);
+    let segments = framework.as_ref().map(|framework| framework.segments.as_slice());
+    let matched = segments.map(|segments| ledger.matched(index, segments)).unwrap_or_default();
     let reading = ask(inner, links, device, whence)?;
-    let after = mark(inner, index);
-    reading.events.iter().for_each(|event| inner.ledger.accept(event));
-    let settled = mark(inner, index);
+    let is_still = ledger.changes() == before && was_quiet && is_quiet(inner);
+    reading.events.iter().for_each(|event| ledger.accept(event));
+    let settled = totals_of(inner, index);
     let free_moved = first_free.map_or(Bytes::ZERO, |first| apart(first, reading.free));
-    let moved = reading.moved.max(free_moved).max(apart(before.0, settled.0));
-    let is_still = before == after && after == settled && moved == Bytes::ZERO;
-    let is_torn = !(is_still && was_quiet && is_quiet(inner));
+    let seen_moved = Bytes(seen_of(&totals).abs_diff(seen_of(&settled)));
+    let moved_bytes = reading.moved.max(free_moved).max(seen_moved);
+    // What pools and graphs told was known, or it is told again in the next try.
+    let is_torn = !is_still || moved_bytes > Bytes::ZERO || settled != totals;
     Some(Epoch {
         time: inner.now(),
         total_bytes: reading.total,
         free_bytes: reading.free,
-        totals: if is_torn { totals_of(inner, index) } else { totals },
+        totals: settled,
         framework,
-        matched: Vec::new(),
+        matched,
         is_torn,
-        moved_bytes: moved,
+        moved_bytes,
         others_bytes: inner.planes().plane(index).others_bytes,
     })
 }
 
+/// The framework plane: as the caller's function tells it, or as it was told before while its
+/// segments are what they were.
+fn framework(
+    inner: &Inner,
+    device: DeviceIndex,
+    reader: Option<&mut Reader<'_>>,
+) -> Option<Framework> {
+    let mark = inner.ledger.vram_and_turnover(device);
+    let Some(read) = reader else {
+        let mut planes = inner.planes();
+        let told = planes.side(device).told.as_ref();
+        return told.filter(|told| told.mark == mark).map(|told| told.framework.clone());
+    };
+    let framework = read()?;
+    let told = Told { framework: framework.clone(), mark };
+    inner.planes().side(device).told = Some(told);
+    Some(framework)
+}
+
 /// Whether no call is under way that takes or gives back memory.
 fn is_quiet(inner: &Inner) -> bool {
-    inner.recorder().is_none_or(|recorder| recorder.calls_under_way() == 0)
+    let is_changing = inner.ledger.changes() & 1 != 0;
+    !is_changing && inner.recorder().is_none_or(|recorder| recorder.calls_under_way() == 0)
 }
 
 fn apart(one: Bytes, other: Bytes) -> Bytes {
     Bytes(one.0.abs_diff(other.0))
-}
-
-fn mark(inner: &Inner, device: DeviceIndex) -> Mark {
-    inner.ledger.vram_and_turnover(device)
 }
 
 /// Physical bytes that were seen to be taken so far.

@@ -7,6 +7,7 @@ use crate::snapshot::{DevicePlane, Epoch, HostSnapshot, opening_balance};
 use crate::source::driver::DeviceInfo;
 use crate::source::nvml::Processes;
 use crate::units::{Bytes, Nanos};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 /// The last readings.
@@ -14,6 +15,8 @@ use std::time::Instant;
 pub(super) struct Planes {
     pub(super) devices: Vec<DevicePlane>,
     pub(super) host: Option<HostSnapshot>,
+    /// When requests were last made to weigh less.
+    pub(super) faded: Nanos,
     /// Beside `devices`, what is not for snapshots; in the same order.
     sides: Vec<Side>,
 }
@@ -25,8 +28,28 @@ pub(super) struct Side {
     pub(super) processes: Option<(Instant, Processes)>,
     /// What the framework plane was told to be outside of an epoch.
     pub(super) told: Option<Told>,
+    /// The page that the driver's memory comes in, once it was asked.
+    pub(super) page: Option<Bytes>,
+    /// When epochs were read, and what was unaccounted for in them, oldest first.
+    pub(super) points: VecDeque<(Nanos, i64)>,
     /// Since when the device has not answered, on the recorder's clock, and why.
     pub(super) silent: Option<(Nanos, String)>,
+}
+
+/// Points of what is unaccounted for, a minute of them at the usual period: enough to tell a trend.
+const POINTS_MAX: usize = 60;
+
+impl Side {
+    /// Takes a point, once an epoch.
+    pub(super) fn note_point(&mut self, time: Nanos, unaccounted: i64) {
+        if self.points.back().is_some_and(|(last, _)| *last >= time) {
+            return;
+        }
+        if self.points.len() >= POINTS_MAX {
+            self.points.pop_front();
+        }
+        self.points.push_back((time, unaccounted));
+    }
 }
 
 /// The framework plane as somebody told it.
@@ -86,6 +109,7 @@ impl Planes {
         let plane = self.plane(device);
         plane.total_bytes = Some(epoch.total_bytes);
         plane.free_bytes = Some(epoch.free_bytes);
+        plane.reads += 1;
         if plane.opening_bytes.is_none() {
             let used = epoch.total_bytes.saturating_sub(epoch.free_bytes);
             let seen = Bytes(u64::try_from(seen_of(&epoch.totals)).unwrap_or(0));
@@ -148,7 +172,6 @@ impl Planes {
                 let plane = self.plane(device);
                 plane.total_bytes = Some(total);
                 plane.free_bytes = Some(free);
-                plane.reads += 1;
             }
             Body::DeviceUse { device, used, reserved, process_used, others, others_untold } => {
                 let plane = self.plane(device);
@@ -198,6 +221,12 @@ impl Planes {
             | Body::Pool { .. }
             | Body::Dropped { .. } => {}
         }
+    }
+
+    /// The points of every device, see [`Side::points`].
+    pub(super) fn points(&self) -> Vec<(DeviceIndex, Vec<(Nanos, i64)>)> {
+        let both = self.devices.iter().zip(&self.sides);
+        both.map(|(plane, side)| (plane.device, side.points.iter().copied().collect())).collect()
     }
 
     /// What is kept of a device besides its plane.

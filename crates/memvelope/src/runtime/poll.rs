@@ -113,6 +113,8 @@ pub(super) fn sample(inner: &Inner, here: bool) {
         let whence = if here { Whence::Here } else { Whence::Primary };
         epoch::read(inner, &links, device, whence, None);
     }
+    inner.note_points();
+    inner.fade_requests();
 }
 
 /// Whether the primary context is there, and was when CUPTI was attached.

@@ -12,7 +12,7 @@ use crate::event::{DeviceIndex, NameId, ScopeId, Tag, TraceContext, replace_tag}
 use crate::fork;
 use crate::framework::Framework;
 use crate::source::cupti::Recorder;
-use crate::source::peers::{self, Functions, Teller, Trace, code, document};
+use crate::source::peers::{self, Functions, Teller, Trace, code, document, question};
 use crate::units::{Bytes, Nanos};
 use std::ffi::{OsStr, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -167,11 +167,15 @@ extern "C" fn answer(
 }
 
 fn answer_to(
-    _session: &Session,
+    session: &Session,
     which: u32,
-    _question: &[u8],
+    question: &[u8],
 ) -> Option<serde_json::Result<Vec<u8>>> {
     match which {
+        question::WOULD_FIT => {
+            let (device, bytes, via) = serde_json::from_slice(question).ok()?;
+            Some(serde_json::to_vec(&session.would_fit(device, bytes, via)))
+        }
         _ => None,
     }
 }

@@ -43,8 +43,8 @@ const DEVICES: usize = 16;
 /// How often a reading is repeated while the program allocates.
 const TRIES: u32 = 4;
 
-/// How long a thread waits for another one that is telling its growth: some hundred nanoseconds are
-/// enough for that.
+/// How long a thread waits for others: that one tells its growth takes some hundred nanoseconds, a
+/// call some microseconds.
 const SPINS: u32 = 10_000;
 
 /// Nobody can tell whether anybody else moved anything.
@@ -294,6 +294,7 @@ fn read(driver: &Driver, device: DeviceIndex, by_nvml: bool) -> Option<(Reading,
     let sink = STATE.sink()?;
     let mut last = None;
     for _ in 0..TRIES {
+        wait_for_quiet();
         let before = sink.seen(device)?;
         let free =
             if by_nvml { METER.free(device) } else { driver.free_here(device).ok().flatten() };
@@ -304,6 +305,17 @@ fn read(driver: &Driver, device: DeviceIndex, by_nvml: bool) -> Option<(Reading,
         }
     }
     last
+}
+
+/// Waits a moment for other threads' calls to return: what those take is told then. They do not wait
+/// for this thread, which is inside of no lock of the driver's.
+fn wait_for_quiet() {
+    for _ in 0..SPINS {
+        if STATE.under_way.count() <= 1 {
+            return;
+        }
+        std::hint::spin_loop();
+    }
 }
 
 fn finish(call: &Call, driver: &Driver, start: &Start, cause: GrowthCause, context: usize) {
