@@ -62,7 +62,9 @@ __all__ = [
     "_tag_name",
     "_tag_number",
     "_thread_tag",
+    "_torch_accept",
     "_torch_builder_ns",
+    "_torch_epoch",
     "_torch_ingest",
     "_torch_turnover",
     "doctor",
@@ -623,6 +625,12 @@ def _torch_ingest(
 ) -> Framework:
     """The allocator's plane of a device, from what PyTorch told. Raises `ReadAllocatorError`, and
     `ValueError` where a device must be named."""
+
+def _torch_accept(framework: Framework) -> None:
+    """Tells the running session, if there is one."""
+
+def _torch_epoch(device: int, read: Callable[[], Framework]) -> Framework | None:
+    """Reads the planes of a device together; what `read` told last, `None` where nobody asked."""
 
 def _torch_builder_ns(blocks: int, a_segment: int) -> int:
     """What the builder alone takes. For a bench."""

@@ -15,8 +15,17 @@ import sys
 from _thread import allocate_lock, get_ident, interrupt_main
 from typing import TYPE_CHECKING
 
-from ._native import Framework, MemvelopeError, Session, _BlockScope, _tag_number, _torch_ingest
-from ._native import _torch_turnover as _turnover
+from ._native import (
+    Framework,
+    MemvelopeError,
+    Session,
+    _BlockScope,
+    _tag_number,
+    _torch_accept,
+    _torch_epoch,
+    _torch_ingest,
+    _torch_turnover,
+)
 from ._tag import tag as _driver_tag
 
 if TYPE_CHECKING:
@@ -52,7 +61,7 @@ def missing() -> str | None:
         return "torch has not initialised CUDA: its allocator holds nothing yet"
     backend = getattr(cuda, "get_allocator_backend", lambda: "native")()
     if backend != "native":
-        return f"torch's allocator is {backend!r}, which has no blocks: the driver's pools are in Session.snapshot()"
+        return f"torch's allocator is {backend!r}: it has no blocks, and the driver's pools no plane here"
     return None
 
 
@@ -113,7 +122,7 @@ def _read(torch: Any, device: int) -> Framework:
         before = _stats(torch, device)
         segments = _raw_snapshot(torch)
         after = _stats(torch, device)
-        if _turnover(before) == _turnover(after):
+        if _torch_turnover(before) == _torch_turnover(after):
             break
         if attempt == _TRIES:
             notes.append(
@@ -131,16 +140,13 @@ def snapshot(device: Any = None) -> Framework:
     no such allocator, and `ReadAllocatorError` where what it tells does not hold together.
     """
     torch = _torch()
-    framework = _read(torch, _index(torch, device))
-    _tell(framework)
+    index = _index(torch, device)
+    # A running session asks in the middle of reading its own planes: one moment of all.
+    framework = _torch_epoch(index, lambda: _read(torch, index))
+    if framework is None:
+        framework = _read(torch, index)
+        _torch_accept(framework)
     return framework
-
-
-def _tell(framework: Framework) -> None:
-    session = Session.current()
-    accept = getattr(session, "_accept_framework", None)
-    if accept is not None:
-        accept(framework)
 
 
 def ingest(
@@ -291,12 +297,13 @@ def watch_oom(path: str | PathLike[str] | None = None, *, keep: int = _KEEP_MAX)
         raise ValueError(f"keep={keep}: expected 1 to {_KEEP_MAX}")
     torch = sys.modules.get("torch")
     if torch is None:
-        raise TorchUnavailable("this program has not imported torch\nhint: import it before watch_oom()")
+        hint = "hint: import it before watch_oom()"
+        raise TorchUnavailable(f"this program has not imported torch\n{hint}")
     attach = getattr(torch._C, "_cuda_attach_out_of_memory_observer", None) or getattr(
         torch._C, "_cuda_attachOutOfMemoryObserver", None
     )
     if attach is None:
-        raise TorchUnavailable("this torch has no observers for running out of memory (CUDA, 2.0 and later)")
+        raise TorchUnavailable("this torch has no observers of memory running out: CUDA's has, from 2.0")
     watch = OomWatch(path, keep)
     with _lock:
         _watches.append(watch)

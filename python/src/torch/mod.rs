@@ -2,11 +2,13 @@
 //!
 //! It asks PyTorch nothing: `memvelope/torch.py` does, and hands over what came.
 
+mod epoch;
 mod floor;
 mod snapshot;
 mod stats;
 mod walk;
 
+pub(crate) use epoch::{_torch_accept, _torch_epoch};
 pub(crate) use floor::_torch_builder_ns;
 
 use crate::convert::plain;
