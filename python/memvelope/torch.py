@@ -61,7 +61,7 @@ def missing() -> str | None:
         return "torch has not initialised CUDA: its allocator holds nothing yet"
     backend = getattr(cuda, "get_allocator_backend", lambda: "native")()
     if backend != "native":
-        return f"torch's allocator is {backend!r}: it has no blocks, and the driver's pools no plane here"
+        return f"torch's allocator is {backend!r}, which has no blocks to look at"
     return None
 
 
@@ -402,7 +402,7 @@ def _report(device: int, taken_bytes: int, limit_bytes: int, free_bytes: int) ->
     session = Session.current()
     if session is not None:
         part("snapshot", lambda: _of_device(session, device))
-        part("would_fit", lambda: _would_fit(session, device, taken_bytes))
+        part("would_fit", lambda: session.would_fit(taken_bytes, device))
     report["text"] = _text(report, framework[0] if framework else None)
     return report
 
@@ -414,11 +414,6 @@ def _of_device(session: Session, device: int) -> dict[str, Any] | None:
     for found in mine:
         found["framework"] = None  # it stands in the report already
     return mine[0] if mine else None
-
-
-def _would_fit(session: Session, device: int, taken_bytes: int) -> Any:
-    ask = getattr(session, "would_fit", None)
-    return ask(taken_bytes, device=device) if ask is not None else None
 
 
 def _size(count: int) -> str:

@@ -158,6 +158,8 @@ fn polling_follows_what_is_declared() {
         enter_context();
         allocate(16_060_522_496, Tag::Weights);
         allocate(40 * GIB as usize, Tag::KvCache);
+        // NVML's list, which has this process now, is asked for once a second.
+        std::thread::sleep(Duration::from_millis(1100));
         session.sample();
         let plan = plan(80 * GIB);
         let gate = gate(&plan);

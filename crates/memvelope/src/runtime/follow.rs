@@ -93,6 +93,7 @@ impl FollowConfig {
             reads: device.reads,
             blocks: envelope.kv_capacity_blocks.saturating_sub(self.aside),
             is_torn: balance.is_some_and(|balance| balance.is_torn),
+            has_framework: device.framework.is_some(),
             kv_bytes: envelope
                 .term(TermName::KvCache)
                 .and_then(|term| u64::try_from(term.bytes?).ok())
@@ -106,6 +107,7 @@ struct Moment {
     reads: u64,
     blocks: Blocks,
     is_torn: bool,
+    has_framework: bool,
     kv_bytes: Option<Bytes>,
 }
 
@@ -263,6 +265,8 @@ struct State {
     status: FollowStatus,
     /// How often the device had been read when it was taken last.
     taken: Option<u64>,
+    /// Whether a framework was told once. Without it, the KV cache inside of its segments is nobody's.
+    has_framework: bool,
     /// Of our last word to the gate.
     epoch: u64,
     /// Whether the gate still has to be told what is in force.
@@ -288,7 +292,14 @@ impl Shared {
             changes: 0,
         };
         let is_due = follower.in_force() != capacity;
-        let state = State { follower, status, taken: None, epoch: usage.epoch, is_due };
+        let state = State {
+            follower,
+            status,
+            taken: None,
+            has_framework: false,
+            epoch: usage.epoch,
+            is_due,
+        };
         Self {
             gate: gate.clone(),
             config,
@@ -317,6 +328,14 @@ impl Shared {
         if state.taken.replace(moment.reads) == Some(moment.reads) {
             return self.tell(state);
         }
+        if state.has_framework && !moment.has_framework {
+            drop(state);
+            return self.take_absent(
+                "the framework plane was not told since the driver plane moved: what of its \
+                 segments is KV cache, nobody can tell",
+            );
+        }
+        state.has_framework |= moment.has_framework;
         let reading =
             Reading { time: self.elapsed(), blocks: Some(moment.blocks), is_torn: moment.is_torn };
         let step = state.follower.next(&reading);

@@ -172,7 +172,6 @@ impl Planes {
                 let plane = self.plane(device);
                 plane.total_bytes = Some(total);
                 plane.free_bytes = Some(free);
-                plane.reads += 1;
             }
             Body::DeviceUse { device, used, reserved, process_used, others, others_untold } => {
                 let plane = self.plane(device);

@@ -153,6 +153,26 @@ fn what_cannot_be_measured_is_said_and_changes_nothing() {
     assert_eq!(shared.status().good_blocks, Some(Blocks(fallen)));
 }
 
+/// Without the framework that was there before, its segments would all be libraries.
+#[test]
+fn a_framework_that_fell_silent_is_no_reason_to_fall() {
+    let gate = gate(all());
+    let shared = Shared::new(&gate, config(1));
+    let mut told = snapshot(1, 0, 1000 * MIB);
+    told.devices[0].framework = Some(crate::framework::Framework::default());
+    shared.take(&told);
+    assert_eq!(shared.status().why, Why::Steady);
+    let mut silent = snapshot(2, 0, 0);
+    let lines = &mut silent.devices[0].balance.as_mut().unwrap().lines;
+    (lines[2].term, lines[2].bytes) = (TermName::Libraries, 1000 * MIB as i64);
+    shared.take(&silent);
+    assert_eq!((shared.status().why, capacity(&gate)), (Why::Absent, all()));
+    assert!(shared.status().problem.contains("framework plane"));
+    told.devices[0].reads = 3;
+    shared.take(&told);
+    assert_eq!(shared.status().why, Why::Steady);
+}
+
 /// Polling alone can be followed once somebody says how much of it is KV cache.
 #[test]
 fn polling_is_followed_where_the_kv_cache_is_declared() {
