@@ -40,7 +40,7 @@ def sizes(draw: random.Random, largest: int) -> int:
     decided."""
     largest = max(largest, 2 * MIB)
     if draw.random() < 0.5:
-        return int(512 * 2 ** draw.uniform(0, 1) * (largest * 2 / 1024) ** draw.random())
+        return int(512 * (largest / 256) ** draw.random())
     return int(largest * draw.uniform(0.9, 1.1))
 
 
@@ -56,7 +56,7 @@ def compared(
     wrong, unknown, fits = [], 0, 0
     for _ in range(tries):
         look()
-        largest = session.would_fit(1, 0, via).get("largest_fit_bytes", 0)
+        largest = session.would_fit(1 << 60, 0, via).get("largest_fit_bytes", 0)
         nbytes = sizes(draw, largest)
         told = session.would_fit(nbytes, 0, via)
         did = attempt(nbytes)

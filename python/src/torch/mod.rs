@@ -143,7 +143,8 @@ fn tagged() -> MutexGuard<'static, HashMap<u32, Arc<TaggedBlocks>>> {
 fn segments_of<'py>(snapshot: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     match snapshot.cast::<PyDict>() {
         Ok(dict) => dict.get_item("segments")?.ok_or_else(|| {
-            PyValueError::new_err("snapshot: no key \"segments\"\nhint: pass what torch.cuda.memory._snapshot() returned")
+            let hint = "hint: pass what torch.cuda.memory._snapshot() returned";
+            PyValueError::new_err(format!("snapshot: no key \"segments\"\n{hint}"))
         }),
         Err(_) => Ok(snapshot.clone()),
     }
