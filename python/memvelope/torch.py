@@ -190,24 +190,42 @@ class tag:  # noqa: N801, as memvelope.tag is called
         self._number = _tag_number(name)
         self._driver = _driver_tag(name)
         self._device = device
-        self._scopes: list[_BlockScope] = []
+        self._scopes: list[_BlockScope | None] = []
 
     def _look(self) -> tuple[Any, int | None]:
         if missing() is not None:
-            return None, None
+            return None, None  # nothing is in use
         torch = _torch()
         device = None if self._device is None else _index(torch, self._device)
         return _raw_snapshot(torch), device
 
     def __enter__(self) -> tag:
-        scope = _BlockScope(*self._look())
+        scope = None
+        try:
+            scope = _BlockScope(*self._look())
+        except Exception as error:
+            _warn_of_tag(error)
         self._driver.__enter__()
         self._scopes.append(scope)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._driver.__exit__(*exception)
-        self._scopes.pop().end(self._number, *self._look())
+        scope = self._scopes.pop()
+        if scope is None:
+            return
+        try:
+            scope.end(self._number, *self._look())
+        except Exception as error:
+            _warn_of_tag(error)
+
+
+def _warn_of_tag(error: Exception) -> None:
+    """Blocks without a tag are no reason for a model not to load."""
+    from warnings import warn
+
+    text = f"blocks got no tag, because the allocator could not be read: {error}"
+    warn(text, RuntimeWarning, stacklevel=3)
 
 
 # ---------------------------------------------------------------- out of memory
@@ -304,6 +322,11 @@ def watch_oom(path: str | PathLike[str] | None = None, *, keep: int = _KEEP_MAX)
     )
     if attach is None:
         raise TorchUnavailable("this torch has no observers of memory running out: CUDA's has, from 2.0")
+    if path is not None:
+        import os
+
+        # The program may go elsewhere until then.
+        path = os.path.abspath(path)
     watch = OomWatch(path, keep)
     with _lock:
         _watches.append(watch)

@@ -421,6 +421,20 @@ def test_a_scope_is_left_by_an_exception(torch):
         memvelope.torch.tag("no tag")
 
 
+def test_an_allocator_that_cannot_be_read_stops_no_program(torch):
+    allocator = Allocator()
+    fake = torch(allocator)
+    read = fake._C._cuda_memorySnapshot
+    fake._C._cuda_memorySnapshot = lambda argument: {"segments": [7]}
+    allocator.allocate(100)
+    with pytest.warns(RuntimeWarning, match="got no tag"), memvelope.torch.tag("weights"):
+        # What was there before is not known, so nothing has the tag.
+        fake._C._cuda_memorySnapshot = read
+    assert memvelope.torch.snapshot().by_tag["weights"] == 0
+    with pytest.warns(RuntimeWarning, match="segment 0"), memvelope.torch.tag("weights"):
+        fake._C._cuda_memorySnapshot = lambda argument: {"segments": [7]}
+
+
 # ---------------------------------------------------------------- out of memory
 
 
