@@ -189,9 +189,13 @@ impl Cache<'_> {
         limit.0.saturating_sub(reserved)
     }
 
-    /// Whether a free block serves the request.
+    /// Whether a free block serves the request. Where some segments are expandable and others are not,
+    /// which block is looked at depends on what each can grow to: then all must serve it.
     fn hits(&self, rounded: u64) -> bool {
-        self.spaces(class_of(rounded)).any(|space| block_serves(space, rounded, self.settings()))
+        let spaces = self.spaces(class_of(rounded));
+        let mut fitting = spaces.filter(|space| space.largest_free_bytes.0 >= rounded).peekable();
+        fitting.peek().is_some()
+            && fitting.all(|space| block_serves(space, rounded, self.settings()))
     }
 
     pub(super) fn serve(&self, bytes: u64) -> Served {

@@ -124,7 +124,11 @@ fn try_one(toy: &mut Toy, stream: u64, pool: (u64, u64), bytes: u64, tally: &mut
                 let framework = epoch.framework.as_ref().unwrap();
                 let has_hole = before.1.has_hole();
                 let is_awaiting = framework.active_bytes > framework.allocated_bytes;
-                assert!(has_hole || is_awaiting, "unexplained: {}", context());
+                // Set at once by programs that switch, and by nobody else.
+                let settings = &toy.settings;
+                let is_mixed =
+                    settings.expandable_segments == Some(true) && settings.max_split_size.is_some();
+                assert!(has_hole || is_awaiting || is_mixed, "unexplained: {}", context());
                 tally.wrong_no[usize::from(has_hole)] += 1;
                 return;
             }
