@@ -237,8 +237,9 @@ impl Cache<'_> {
     pub(super) fn largest(&self, class: SizeClass) -> u64 {
         let cached = self.spaces(class).map(|space| space.largest_free_bytes.0).max().unwrap_or(0);
         if class == SizeClass::Small {
-            let is_served = self.serve(SMALL_MAX).is_served();
-            return if is_served { SMALL_MAX } else { cached.min(SMALL_MAX) };
+            let candidates = [SMALL_MAX, cached.min(SMALL_MAX) / BLOCK * BLOCK];
+            let served = candidates.into_iter().filter(|bytes| self.serve(*bytes).is_served());
+            return served.max().unwrap_or(0);
         }
         let mut candidates = vec![cached];
         for Attempt { released, tail } in self.attempts() {
