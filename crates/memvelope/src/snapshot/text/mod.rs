@@ -4,6 +4,8 @@
 mod balance;
 mod fit;
 mod lines;
+#[cfg(test)]
+mod story;
 
 pub use fit::fit_text;
 
@@ -417,6 +419,6 @@ mod tests {
         };
         let text = fit_text(&no, 80);
         assert!(text.starts_with("  no, because it is full\n"), "{text}");
-        assert!(text.contains("call torch.cuda.empty_cache() (3.0 MiB, enough)"), "{text}");
+        assert!(text.contains("    + call torch.cuda.empty_cache()\n"), "{text}");
     }
 }
