@@ -44,7 +44,7 @@ from ._native import (
     doctor,
     plan,
 )
-from ._profile import Profile, profile, snapshot
+from ._profile import Profile, profile, snapshot, snapshot_text
 from ._tag import Tag, tag
 
 __all__ = [
@@ -87,6 +87,7 @@ __all__ = [
     "profile",
     "sim_path",
     "snapshot",
+    "snapshot_text",
     "tag",
 ]
 

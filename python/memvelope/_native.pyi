@@ -5,6 +5,30 @@ from typing import Any, Literal, SupportsIndex, final
 
 from typing_extensions import Self
 
+from ._errors import ConfigureGateError as ConfigureGateError
+from ._errors import CuptiCallError as CuptiCallError
+from ._errors import DriverCallError as DriverCallError
+from ._errors import FlushTimeoutError as FlushTimeoutError
+from ._errors import InternalError as InternalError
+from ._errors import LeaseReleased as LeaseReleased
+from ._errors import LoadLibraryError as LoadLibraryError
+from ._errors import MemvelopeError as MemvelopeError
+from ._errors import MissingSymbolError as MissingSymbolError
+from ._errors import NoRoomError as NoRoomError
+from ._errors import NvmlCallError as NvmlCallError
+from ._errors import PastMaximum as PastMaximum
+from ._errors import PlanRefused as PlanRefused
+from ._errors import ReadAllocatorError as ReadAllocatorError
+from ._errors import ReadConfigError as ReadConfigError
+from ._errors import ReadFileError as ReadFileError
+from ._errors import ReadModelError as ReadModelError
+from ._errors import Rejected as Rejected
+from ._errors import SessionExistsError as SessionExistsError
+from ._errors import StartThreadError as StartThreadError
+from ._errors import UnknownModelError as UnknownModelError
+from ._errors import WriteFileError as WriteFileError
+from ._session import Follow as Follow
+from ._session import Session as Session
 from ._types import (
     _Document,
     _Group,
@@ -12,10 +36,8 @@ from ._types import (
     _Policy,
     _Pool,
     _Prefix,
-    _Reason,
     _Refusal,
     _Resolved,
-    _Rule,
     _Sequences,
     _Weights,
     _WorstCase,
@@ -433,82 +455,6 @@ class Lease:
         traceback: TracebackType | None = None,
     ) -> bool: ...
 
-@final
-class Session:
-    """A handle to the process's recording session; there is one a process. Leaving it as a `with`
-    block stops it."""
-
-    @staticmethod
-    def start() -> Session:
-        """Starts the session. Raises `SessionExistsError` or `StartThreadError`."""
-    @staticmethod
-    def current() -> Session | None: ...
-    def mode(self) -> dict[str, Any] | str:
-        """How it records, or why it sees nothing."""
-    def owner_path(self) -> str | None:
-        """Where the copy lies that records, if that is another one; this session asks it."""
-    def load_reports(self) -> list[dict[str, Any]]: ...
-    def snapshot(self) -> dict[str, Any]: ...
-    def self_cost(self) -> dict[str, Any]: ...
-    def report(self) -> dict[str, Any]:
-        """Everything in one: mode and state, clock, snapshot, what was lost and what it cost."""
-    def pause(self, why: str) -> None:
-        """Leaves CUPTI to somebody else. Raises `FlushTimeoutError` or `CuptiCallError`."""
-    def resume(self) -> bool:
-        """Ends that. True if it records now; else as soon as CUPTI is given back."""
-    def follow(
-        self,
-        gate: Gate,
-        plan: Plan | Envelope | _Document,
-        *,
-        device: int = 0,
-        budget_blocks: int | None = None,
-        floor_blocks: int = 0,
-        rise_blocks: int | None = None,
-        rise_readings: int = 10,
-        rise_after_s: float = 60.0,
-        is_loaded: bool = False,
-        kv_untagged_bytes: int | None = None,
-        keeps_cached: bool = False,
-        by_hand: bool = False,
-    ) -> Follow:
-        """Lets a gate follow the measured envelope while the result is kept. Raises
-        `ConfigureGateError`, `PlanRefused`, and what `Envelope.plan` raises."""
-    def sample(self) -> None: ...
-    def flush(self, timeout_s: float = 5.0) -> None:
-        """Waits for the records of completed work. Raises `FlushTimeoutError`."""
-    def write_trace(
-        self, path: str | PathLike[str], bytes_max: int = 67_108_864
-    ) -> dict[str, int]:
-        """Writes the sampled trace as Chrome trace JSON. Raises `WriteFileError`."""
-    def stop(self, timeout_s: float = 5.0) -> dict[str, Any]:
-        """Ends the session; returns the last snapshot. Raises `FlushTimeoutError`."""
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> bool: ...
-
-@final
-class Follow:
-    """A gate follows the measured envelope as long as this is kept."""
-
-    def status(self) -> dict[str, Any]:
-        """Where it stands."""
-    def update(self) -> dict[str, Any]:
-        """Takes what was measured last now; returns `status()`."""
-    def stop(self) -> None:
-        """Ends it; the gate keeps its capacity."""
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> bool: ...
-
 class _Mark:
     """What `Profile` is made of."""
 
@@ -625,104 +571,6 @@ def _torch_ingest(
 
 def _torch_turnover(stats: Any) -> int:
     """A number that changes with whatever the allocator does."""
-
-class MemvelopeError(Exception): ...
-
-class LoadLibraryError(MemvelopeError):
-    library: str
-    tried: list[tuple[str, str]]
-    hint: str
-
-class MissingSymbolError(MemvelopeError):
-    library: str
-    symbol: str
-    hint: str
-
-class DriverCallError(MemvelopeError):
-    call: str
-    code: int
-    name: str
-
-class CuptiCallError(MemvelopeError):
-    call: str
-    code: int
-    name: str
-    hint: str
-
-class NvmlCallError(MemvelopeError):
-    call: str
-    problem: str
-
-class SessionExistsError(MemvelopeError): ...
-
-class StartThreadError(MemvelopeError):
-    thread: str
-
-class FlushTimeoutError(MemvelopeError):
-    waited_ms: int
-
-class ReadConfigError(MemvelopeError):
-    key: str
-    value: str
-    expected: str
-
-class ReadAllocatorError(MemvelopeError):
-    place: str
-    problem: str
-
-class ReadModelError(MemvelopeError):
-    field: str
-    problem: str
-
-class UnknownModelError(MemvelopeError):
-    field: str
-    found: str
-    similar: list[str]
-    known: int
-
-class NoRoomError(MemvelopeError):
-    total_bytes: int
-    taken_bytes: int
-    hint: str
-
-class ConfigureGateError(MemvelopeError):
-    argument: str
-    problem: str
-
-class ReadFileError(MemvelopeError):
-    path: str
-    errno: int | None
-
-class WriteFileError(MemvelopeError):
-    path: str
-    errno: int | None
-
-class InternalError(MemvelopeError):
-    """A bug in memvelope, caught at the edge."""
-
-class PlanRefused(MemvelopeError):
-    """An engine would not start with a plan."""
-
-    rule: _Rule
-    reason: str
-
-class Rejected(MemvelopeError):
-    """A request was not admitted."""
-
-    reason: _Reason
-    short_by_tokens: int
-    retry_after_s: float | None
-    """When to come back; `None`: never, as it stands."""
-    retry_after_ns: int | None
-
-class PastMaximum(MemvelopeError):
-    """A lease is at its declared maximum."""
-
-    max_tokens: int
-    past_by_tokens: int
-
-class LeaseReleased(MemvelopeError):
-    """A lease was grown after its release."""
 
 @final
 class _EmptyCall:

@@ -95,6 +95,16 @@ def profile(name=None, trace_id=None, *, traceparent=None):  # type: ignore[no-u
 
 
 def snapshot() -> dict[str, Any] | None:
-    """One epoch of everything the running session recorded so far; `None` if none runs."""
+    """One epoch of everything the running session recorded, with the planes asked anew: where every
+    byte of VRAM is stands in `devices[i]["balance"]`, and `docs/snapshot-format.md` has every key.
+    `None` if no session runs."""
     session = Session.current()
-    return session.snapshot() if session is not None else None
+    return session.snapshot_now() if session is not None else None
+
+
+def snapshot_text(width: int = 100) -> str:
+    """The same for people: `print(memvelope.snapshot_text())`."""
+    session = Session.current()
+    if session is None:
+        return "no session runs: memvelope.Session.start() starts one"
+    return session.snapshot_text(width)

@@ -107,3 +107,40 @@ class _Group(TypedDict):
     """The caches of its layers, equal ones once, with their number."""
     blocks_per_request: int | None
     """Blocks that one sequence of the longest length may hold."""
+
+class _Remedy(TypedDict):
+    kind: Literal[
+        "empty_cache",
+        "expandable_segments",
+        "synchronize",
+        "trim_pools",
+        "free_tag",
+        "raise_limit",
+        "other_processes",
+    ]
+    recovers_bytes: int
+    is_enough: bool
+    text: str
+
+_Fits = TypedDict(
+    "_Fits",
+    {
+        "fits": Literal["yes"],
+        "from": Literal["cached", "free", "after_release", "pool"],
+        "taken_bytes": int,
+        "largest_fit_bytes": int,
+    },
+)
+
+class _FitsNot(TypedDict):
+    fits: Literal["no"]
+    because: str
+    needed_bytes: int
+    largest_fit_bytes: int
+    remedies: list[_Remedy]
+
+class _FitsUnknown(TypedDict):
+    fits: Literal["unknown"]
+    missing: str
+
+_Fit = _Fits | _FitsNot | _FitsUnknown

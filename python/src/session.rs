@@ -1,10 +1,13 @@
 //! `Session`: the process's one recording.
 
-use crate::convert::plain;
+use crate::convert::{amount, plain, small_amount};
 use crate::errors::{guarded, raised};
 use crate::follow::Follow;
 use memvelope::config::Config;
+use memvelope::event::DeviceIndex;
 use memvelope::runtime;
+use memvelope::snapshot::{Fit, Via};
+use memvelope::units::Bytes;
 use pyo3::exceptions::{PyRuntimeWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -19,6 +22,34 @@ const STOP_MAX: Duration = Duration::from_secs(5);
 #[pyclass(frozen, module = "memvelope")]
 pub(crate) struct Session {
     inner: runtime::Session,
+}
+
+/// Who is asked for bytes.
+fn asked(via: &Bound<'_, PyAny>) -> PyResult<Via> {
+    if let Ok(word) = via.extract::<String>() {
+        return match word.as_str() {
+            "framework" => Ok(Via::Framework),
+            "driver" => Ok(Via::Driver),
+            _ => Err(PyValueError::new_err(format!(
+                "via={word:?}: expected \"framework\", \"driver\" or the handle of a memory pool"
+            ))),
+        };
+    }
+    Ok(Via::Pool(amount("via", "a pool's handle", via)?))
+}
+
+fn would_fit(
+    session: &runtime::Session,
+    bytes: Bytes,
+    device: DeviceIndex,
+    via: Option<Via>,
+) -> Fit {
+    let via = via.unwrap_or_else(|| {
+        let snapshot = session.snapshot_now();
+        let framework = snapshot.device(device).and_then(|device| device.framework.as_ref());
+        if framework.is_some() { Via::Framework } else { Via::Driver }
+    });
+    session.would_fit(device, bytes, via)
 }
 
 #[pymethods]
@@ -66,6 +97,41 @@ impl Session {
     /// One epoch of everything recorded so far.
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         guarded(|| plain(py, &py.detach(|| self.inner.snapshot())))
+    }
+
+    /// The same with the planes asked anew: cgroup, NVML, and each device's driver, ledger, pools and
+    /// framework read together. Takes microseconds a device, and milliseconds where NVML lists
+    /// processes (at most once a second).
+    fn snapshot_now<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        guarded(|| plain(py, &py.detach(|| self.inner.snapshot_now())))
+    }
+
+    /// `snapshot_now()` for people: what is used and by what, term by term, what would fit next, and
+    /// what was not seen, in lines of at most `width` columns (80 at least).
+    #[pyo3(signature = (width=100))]
+    fn snapshot_text(&self, py: Python<'_>, width: usize) -> PyResult<String> {
+        guarded(|| Ok(py.detach(|| self.inner.snapshot_now().text(width))))
+    }
+
+    /// Whether `nbytes` would be had now. `via` says who would be asked: `"framework"` (PyTorch's
+    /// allocator), `"driver"`, or a memory pool by its handle; without it, the allocator where the
+    /// session knows what it holds, else the driver. `fits` of the answer is `"yes"`, `"no"` (with
+    /// `because` and `remedies`) or `"unknown"` (with what is `missing`).
+    #[pyo3(signature = (nbytes, device=None, via=None))]
+    fn would_fit<'py>(
+        &self,
+        py: Python<'py>,
+        nbytes: &Bound<'py, PyAny>,
+        device: Option<&Bound<'py, PyAny>>,
+        via: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        guarded(|| {
+            let bytes = Bytes(amount("nbytes", "bytes", nbytes)?);
+            let device = device.map(|device| small_amount("device", "a device", device));
+            let device = DeviceIndex(device.transpose()?.unwrap_or(0));
+            let via = via.map(asked).transpose()?;
+            plain(py, &py.detach(|| would_fit(&self.inner, bytes, device, via)))
+        })
     }
 
     /// What recording cost so far.

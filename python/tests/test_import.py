@@ -63,10 +63,22 @@ def public(names):
     return {name for name in names if not name.startswith("_") or name in ("__version__",)}
 
 
+def stub_nodes():
+    """What the stub of `_native` has, and what it takes from stubs beside it."""
+    nodes = []
+    for node in ast.parse((PACKAGE / "_native.pyi").read_text()).body:
+        if isinstance(node, ast.ImportFrom) and all(name.asname for name in node.names):
+            names = {name.name for name in node.names}
+            there = ast.parse((PACKAGE / f"{node.module}.pyi").read_text()).body
+            nodes += [item for item in there if getattr(item, "name", None) in names]
+        else:
+            nodes.append(node)
+    return nodes
+
+
 def in_stub():
-    tree = ast.parse((PACKAGE / "_native.pyi").read_text())
     top, members = set(), {}
-    for node in tree.body:
+    for node in stub_nodes():
         if isinstance(node, ast.ClassDef):
             top.add(node.name)
             members[node.name] = {
@@ -95,9 +107,9 @@ def test_stubs_name_everything_and_nothing_else():
 
 def test_stubs_have_the_right_parameters():
     inspect = pytest.importorskip("inspect")
-    tree = ast.parse((PACKAGE / "_native.pyi").read_text())
+    nodes = stub_nodes()
     checked = 0
-    for node in tree.body:
+    for node in nodes:
         if not isinstance(node, ast.ClassDef) or not hasattr(_native, node.name):
             continue
         for item in node.body:
@@ -113,7 +125,7 @@ def test_stubs_have_the_right_parameters():
             assert parameters == arguments, f"{node.name}.{item.name}"
             checked += 1
     assert checked > 15
-    for node in tree.body:
+    for node in nodes:
         if isinstance(node, ast.FunctionDef):
             parameters = list(inspect.signature(getattr(_native, node.name)).parameters)
             assert parameters == [a.arg for a in node.args.args + node.args.kwonlyargs], node.name

@@ -13,7 +13,8 @@ const PACKAGES: &[&str] = &["maturin>=1.9,<2", "pytest", "numpy"];
 const OLDEST: (u32, u32) = (3, 10);
 
 /// Benches, each of which is also run once as a test.
-const BENCHES: &[&str] = &["benches/python_gate.py", "benches/python_profile.py"];
+const BENCHES: &[&str] =
+    &["benches/python_gate.py", "benches/python_profile.py", "benches/python_torch.py"];
 
 /// Why the lane cannot run here.
 pub(crate) fn missing() -> Option<String> {

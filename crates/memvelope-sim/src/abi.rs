@@ -46,6 +46,10 @@ codes! {
     LAUNCH_OUT_OF_RESOURCES = 701, c"CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", c"too many resources";
     LAUNCH_TIMEOUT = 702, c"CUDA_ERROR_LAUNCH_TIMEOUT", c"the launch timed out";
     CONTEXT_IS_DESTROYED = 709, c"CUDA_ERROR_CONTEXT_IS_DESTROYED", c"context is destroyed";
+    ALREADY_REGISTERED = 712, c"CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED",
+        c"host memory is registered already";
+    NOT_REGISTERED = 713, c"CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED",
+        c"host memory is not registered";
     LAUNCH_FAILED = 719, c"CUDA_ERROR_LAUNCH_FAILED", c"unspecified launch failure";
     NOT_PERMITTED = 800, c"CUDA_ERROR_NOT_PERMITTED", c"operation not permitted";
     NOT_SUPPORTED = 801, c"CUDA_ERROR_NOT_SUPPORTED", c"operation not supported";
@@ -103,6 +107,28 @@ pub(crate) struct MulticastProp {
     pub(crate) bytes: usize,
     pub(crate) handle_types: u64,
     pub(crate) flags: u64,
+}
+
+/// `CUDA_ARRAY3D_DESCRIPTOR`, 40 bytes; arrays of fewer dimensions have none of the rest.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct ArrayDescriptor {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) depth: usize,
+    pub(crate) format: u32,
+    pub(crate) channels: u32,
+    pub(crate) flags: u32,
+}
+
+/// `CUDA_ARRAY_DESCRIPTOR`, 24 bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct FlatArrayDescriptor {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) format: u32,
+    pub(crate) channels: u32,
 }
 
 /// The head of `CUmemPoolProps` (88 bytes; the rest is never read).
@@ -225,6 +251,7 @@ mod tests {
         assert_eq!(size_of::<Memcpy3d>(), 200);
         assert_eq!(std::mem::offset_of!(Memcpy3d, target), 88);
         assert_eq!(size_of::<LaunchConfig>(), 56);
+        assert_eq!((size_of::<ArrayDescriptor>(), size_of::<FlatArrayDescriptor>()), (40, 24));
         assert_eq!((size_of::<MulticastProp>(), size_of::<MemAllocationProp>()), (32, 32));
     }
 }

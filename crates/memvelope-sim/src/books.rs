@@ -16,6 +16,9 @@ pub(crate) enum Family {
     Pitch,
     Managed,
     PinnedHost,
+    /// Host memory of the program's own, pinned.
+    Registered,
+    Array,
     /// Used bytes inside pools.
     PoolUsed,
     /// Used bytes inside pools of host memory, and of managed memory.

@@ -92,8 +92,10 @@ plain_functions! {
     nvmlDeviceGetUUID(device: u64, to: *mut c_char, room: u32) => on_target(device, |world, at| {
         write_text(to, room, &uuid_of(world, at))
     });
-    nvmlDeviceGetIndex(device: u64, to: *mut u32) => on_target(device, |world, at| number(world, at, to));
-    nvmlDeviceGetMinorNumber(device: u64, to: *mut u32) => on_target(device, |world, at| number(world, at, to));
+    nvmlDeviceGetIndex(device: u64, to: *mut u32)
+        => on_target(device, |world, at| number(world, at, to));
+    nvmlDeviceGetMinorNumber(device: u64, to: *mut u32)
+        => on_target(device, |world, at| number(world, at, to));
     nvmlDeviceGetMemoryInfo(device: u64, to: *mut [u64; 3]) => on_target(device, |world, at| {
         let Some(memory) = memory_of(world, at) else { return code::NOT_SUPPORTED };
         write(to, [memory.total, memory.free, memory.total - memory.free])
@@ -136,7 +138,9 @@ plain_functions! {
         => on_target(device, |world, at| {
             let mut all = boards(world).into_iter();
             let parent = match at {
-                Target::Device(slice) => all.find(|board| slices_of(world, *board).contains(&slice)),
+                Target::Device(slice) => {
+                    all.find(|board| slices_of(world, *board).contains(&slice))
+                }
                 Target::Parent(_) => None,
             };
             parent.map_or(code::INVALID_ARGUMENT, |parent| write(to, parent.handle()))

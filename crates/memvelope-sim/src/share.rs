@@ -6,9 +6,10 @@
 //! What the descriptor stands for waits in the socket to be read without being taken, so that
 //! any process that has a copy can know.
 
-#![expect(unsafe_code, reason = "recv, fcntl and poll on descriptors that the program passes")]
+#![expect(unsafe_code, reason = "recv, fcntl and epoll on descriptors")]
 
 use crate::abi::{Code, Done};
+use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -73,12 +74,78 @@ pub(crate) struct Export {
     pub(crate) device: usize,
 }
 
-/// Makes an export: our end, and the program's descriptor. Neither outlives an `exec`, unless the
-/// program has it so.
-pub(crate) fn export(ticket: Ticket, device: usize) -> Done<(Export, RawFd)> {
-    let (mut end, theirs) = UnixStream::pair().map_err(|_| Code::OUT_OF_MEMORY)?;
-    end.write_all(&ticket.to_bytes()).map_err(|_| Code::UNKNOWN)?;
-    Ok((Export { end, ticket, device }, theirs.into_raw_fd()))
+/// Exports of which a copy is open somewhere. They are watched together, so that asking whether one
+/// was closed costs the same however many there are.
+#[derive(Debug, Default)]
+pub(crate) struct Exports {
+    open: HashMap<u64, Export>,
+    made: u64,
+    watch: Option<OwnedFd>,
+}
+
+impl Exports {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Makes an export, and the program's descriptor. Neither end outlives an `exec`, unless the
+    /// program has it so.
+    pub(crate) fn make(&mut self, ticket: Ticket, device: usize) -> Done<RawFd> {
+        let (mut end, theirs) = UnixStream::pair().map_err(|_| Code::OUT_OF_MEMORY)?;
+        end.write_all(&ticket.to_bytes()).map_err(|_| Code::UNKNOWN)?;
+        let watch = self.watch()?;
+        self.made += 1;
+        // That the other end is closed is always told.
+        let mut event = libc::epoll_event { events: 0, u64: self.made };
+        let fd = end.as_raw_fd();
+        // SAFETY: two open descriptors, and an event that is read during the call.
+        if unsafe { libc::epoll_ctl(watch, libc::EPOLL_CTL_ADD, fd, &raw mut event) } != 0 {
+            return Err(Code::OUT_OF_MEMORY);
+        }
+        self.open.insert(self.made, Export { end, ticket, device });
+        Ok(theirs.into_raw_fd())
+    }
+
+    fn watch(&mut self) -> Done<RawFd> {
+        if let Some(watch) = &self.watch {
+            return Ok(watch.as_raw_fd());
+        }
+        // SAFETY: asks for a new descriptor.
+        let watch = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if watch < 0 {
+            return Err(Code::OUT_OF_MEMORY);
+        }
+        // SAFETY: just made, and nobody else knows it.
+        self.watch = Some(unsafe { OwnedFd::from_raw_fd(watch) });
+        Ok(watch)
+    }
+
+    /// Takes out those of which no copy is open any more.
+    pub(crate) fn take_closed(&mut self) -> Vec<Export> {
+        /// How many are taken out at a time; the rest is there the next time.
+        const AT_ONCE: usize = 64;
+        let Some(watch) = &self.watch else { return Vec::new() };
+        let watch = watch.as_raw_fd();
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; AT_ONCE];
+        let mut closed = Vec::new();
+        loop {
+            let room = AT_ONCE as libc::c_int;
+            // SAFETY: there is room for so many events, and a timeout of 0 does not wait.
+            let found = unsafe { libc::epoll_wait(watch, events.as_mut_ptr(), room, 0) };
+            let found = usize::try_from(found).unwrap_or(0);
+            for event in &events[..found] {
+                let Some(export) = self.open.remove(&{ event.u64 }) else { continue };
+                let (fd, none) = (export.end.as_raw_fd(), std::ptr::null_mut());
+                // A forked child may have a copy of our end, which would keep it watched.
+                // SAFETY: two open descriptors.
+                unsafe { libc::epoll_ctl(watch, libc::EPOLL_CTL_DEL, fd, none) };
+                closed.push(export);
+            }
+            if found < AT_ONCE {
+                return closed;
+            }
+        }
+    }
 }
 
 /// What a descriptor of the program stands for.
@@ -102,23 +169,6 @@ pub(crate) fn hold(fd: RawFd) -> Done<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Takes out the exports of which no copy is open any more.
-pub(crate) fn take_closed(exports: &mut Vec<Export>) -> Vec<Export> {
-    let mut polled: Vec<libc::pollfd> = exports
-        .iter()
-        .map(|export| libc::pollfd { fd: export.end.as_raw_fd(), events: 0, revents: 0 })
-        .collect();
-    let count = polled.len() as libc::nfds_t;
-    // SAFETY: `count` entries, and a timeout of 0 that does not wait.
-    let changed = unsafe { libc::poll(polled.as_mut_ptr(), count, 0) };
-    if changed <= 0 {
-        return Vec::new();
-    }
-    let closed = libc::POLLHUP | libc::POLLERR;
-    let mut states = polled.iter().map(|polled| polled.revents & closed != 0);
-    exports.extract_if(.., |_| states.next().unwrap_or(false)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,17 +177,24 @@ mod tests {
     fn a_descriptor_says_what_it_is_until_its_last_copy_is_closed() {
         let ticket =
             Ticket { kind: Kind::Pool, process: 7, object: 1 << 50, bytes: 3 << 40, uuid: [9; 16] };
-        let (export, fd) = export(ticket, 2).unwrap();
-        let mut exports = vec![export];
+        let mut exports = Exports::default();
+        let fd = exports.make(ticket, 2).unwrap();
+        let others: Vec<RawFd> = (0..200).map(|_| exports.make(ticket, 0).unwrap()).collect();
         assert_eq!(super::ticket(fd), Ok(ticket));
         assert_eq!(super::ticket(fd), Ok(ticket), "and again");
         let copy = hold(fd).unwrap();
         // SAFETY: this test's own descriptor.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
-        assert!(take_closed(&mut exports).is_empty(), "a copy is open");
+        assert!(exports.take_closed().is_empty(), "a copy is open");
         assert_eq!(super::ticket(copy.as_raw_fd()), Ok(ticket));
         drop(copy);
-        assert_eq!(take_closed(&mut exports).len(), 1);
+        let closed = exports.take_closed();
+        assert_eq!((closed.len(), closed[0].device), (1, 2));
+        for fd in others {
+            // SAFETY: this test's own descriptor.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+        assert_eq!(exports.take_closed().len(), 200);
         assert!(exports.is_empty());
     }
 

@@ -89,7 +89,8 @@ const PARENT: &str = "GPU-00112233-4455-6677-8899-aabbccddeeff";
 #[test]
 fn a_slice_has_memory_and_a_uuid_of_its_own() {
     let slice = format!(
-        "[[devices]]\nmig_of = \"{PARENT}\"\ntotal_bytes = 10737418240\nmig_parent_bytes = 85899345920\n"
+        "[[devices]]\nmig_of = \"{PARENT}\"\ntotal_bytes = 10737418240\n\
+         mig_parent_bytes = 85899345920\n"
     );
     let scenario = format!(
         "{slice}uuid = \"MIG-ffeeddcc-bbaa-9988-7766-554433221100\"\n{slice}\

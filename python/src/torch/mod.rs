@@ -2,9 +2,12 @@
 //!
 //! It asks PyTorch nothing: `memvelope/torch.py` does, and hands over what came.
 
+mod floor;
 mod snapshot;
 mod stats;
 mod walk;
+
+pub(crate) use floor::_torch_builder_ns;
 
 use crate::convert::plain;
 use crate::errors::{guarded, raised};

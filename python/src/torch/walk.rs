@@ -13,7 +13,7 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::types::{PyList, PyTuple};
 use pyo3::{ffi, prelude::*};
 use std::ffi::CStr;
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 /// What is not among the names.
 const OTHER: u8 = u8::MAX;
@@ -86,7 +86,7 @@ impl<'py> Names<'py> {
 /// A value inside of a container that is being walked: borrowed, for as long as the walk lasts.
 #[derive(Clone, Copy)]
 pub(super) struct Value<'w, 'py> {
-    object: *mut ffi::PyObject,
+    object: NonNull<ffi::PyObject>,
     py: Python<'py>,
     /// The container is borrowed.
     _walk: std::marker::PhantomData<&'w ()>,
@@ -95,16 +95,19 @@ pub(super) struct Value<'w, 'py> {
 impl<'w, 'py> Value<'w, 'py> {
     /// The root of a walk.
     pub(super) fn of(object: &'w Bound<'py, PyAny>) -> Self {
-        Self { object: object.as_ptr(), py: object.py(), _walk: std::marker::PhantomData }
+        // SAFETY: a bound object is never null.
+        let pointer = unsafe { NonNull::new_unchecked(object.as_ptr()) };
+        Self { object: pointer, py: object.py(), _walk: std::marker::PhantomData }
     }
 
     /// An owned reference.
     pub(super) fn bound(self) -> Bound<'py, PyAny> {
         // SAFETY: alive, because its container is and cannot be changed during the walk.
-        unsafe { Bound::from_borrowed_ptr(self.py, self.object) }
+        unsafe { Bound::from_borrowed_ptr(self.py, self.object.as_ptr()) }
     }
 
-    /// A number from 0 to 2^64 - 1.
+    /// A number from 0 to 2^64 - 1. Of the functions that convert one, those for `size_t` and `long`
+    /// are the fast ones: the others copy long numbers byte by byte.
     ///
     /// # Errors
     /// What is wrong with it, in words.
@@ -112,7 +115,7 @@ impl<'w, 'py> Value<'w, 'py> {
     pub(super) fn number(self) -> Result<u64, String> {
         // SAFETY: alive as in `bound`, and the thread is attached. No code of Python's runs: the
         // function takes ints alone and never asks for `__index__`.
-        let number = unsafe { ffi::PyLong_AsUnsignedLongLong(self.object) };
+        let number = unsafe { ffi::PyLong_AsSize_t(self.object.as_ptr()) } as u64;
         if number == u64::MAX { self.checked(number) } else { Ok(number) }
     }
 
@@ -134,7 +137,7 @@ impl<'w, 'py> Value<'w, 'py> {
     /// Which of the names it is; `None` if it is none of them.
     #[inline]
     pub(super) fn name(self, names: &mut Names<'py>) -> Option<u8> {
-        let number = names.number(self.py, self.object, 0);
+        let number = names.number(self.py, self.object.as_ptr(), 0);
         (number != OTHER).then_some(number)
     }
 
@@ -145,18 +148,25 @@ impl<'w, 'py> Value<'w, 'py> {
         names: &mut Names<'py>,
     ) -> Option<[Option<Value<'w, 'py>>; N]> {
         // SAFETY: alive as in `bound`.
-        if unsafe { ffi::PyDict_Check(self.object) } == 0 {
+        if unsafe { ffi::PyDict_Check(self.object.as_ptr()) } == 0 {
             return None;
         }
         let mut found = [None; N];
-        let (mut position, mut place) = (0, 0);
+        let (mut position, mut place, mut count) = (0, 0, 0);
         let (mut key, mut value) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: a dict, as was just asked, that nobody changes meanwhile; the out-pointers are
         // locals. What comes is borrowed from it.
-        while unsafe { ffi::PyDict_Next(self.object, &mut position, &mut key, &mut value) } != 0 {
+        while unsafe { ffi::PyDict_Next(self.object.as_ptr(), &mut position, &mut key, &mut value) }
+            != 0
+        {
             let number = names.number(self.py, key, place);
             if let Some(slot) = found.get_mut(usize::from(number)) {
-                *slot = Some(Self { object: value, ..self });
+                *slot = NonNull::new(value).map(|object| Self { object, ..self });
+                count += 1;
+                if count == N {
+                    // A key stands in a dict once.
+                    break;
+                }
             }
             place += 1;
         }
@@ -166,8 +176,12 @@ impl<'w, 'py> Value<'w, 'py> {
     /// The items of a list or tuple; `None` if it is neither.
     pub(super) fn items(self) -> Option<Items<'w, 'py>> {
         // SAFETY: alive as in `bound`.
-        let (is_list, is_tuple) =
-            unsafe { (ffi::PyList_Check(self.object) != 0, ffi::PyTuple_Check(self.object) != 0) };
+        let (is_list, is_tuple) = unsafe {
+            (
+                ffi::PyList_Check(self.object.as_ptr()) != 0,
+                ffi::PyTuple_Check(self.object.as_ptr()) != 0,
+            )
+        };
         let object = self.bound();
         let count = match (is_list, is_tuple) {
             (true, _) => object.cast::<PyList>().map_or(0, PyListMethods::len),
@@ -205,11 +219,11 @@ impl<'w, 'py> Iterator for Items<'w, 'py> {
         // nobody changes it meanwhile. The item is borrowed from it; past the end it would be null.
         let object = unsafe {
             if self.is_list {
-                ffi::PyList_GetItem(self.of.object, at)
+                ffi::PyList_GetItem(self.of.object.as_ptr(), at)
             } else {
-                ffi::PyTuple_GetItem(self.of.object, at)
+                ffi::PyTuple_GetItem(self.of.object.as_ptr(), at)
             }
         };
-        (!object.is_null()).then_some(Value { object, ..self.of })
+        NonNull::new(object).map(|object| Value { object, ..self.of })
     }
 }

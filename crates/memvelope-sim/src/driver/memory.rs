@@ -1,11 +1,11 @@
 //! Allocation calls: plain, pitched, managed, pinned, stream-ordered.
 
-use crate::abi::{Code, Done};
+use crate::abi::{ArrayDescriptor, Code, Done, FlatArrayDescriptor};
 use crate::books::Family;
 use crate::driver::device::{current_device_index, needs_pools};
 use crate::driver::graph;
 use crate::driver::records::{Operation, memory_record};
-use crate::edge::{put, put_if};
+use crate::edge::{get, put, put_if};
 use crate::entry::Call;
 use crate::world::World;
 
@@ -68,13 +68,13 @@ pub(crate) fn alloc_managed(call: &Call, to: *mut u64, bytes: usize, flags: u32)
     })
 }
 
-pub(crate) fn alloc_host(call: &Call, to: *mut u64, bytes: usize) -> Done {
+pub(crate) fn alloc_host(call: &Call, to: *mut u64, bytes: usize, flags: u32) -> Done {
     call.world(|world| {
         world.graphs.refuse_unsafe()?;
         if to.is_null() {
             return Err(Code::INVALID_VALUE);
         }
-        let address = world.allocate_host(bytes as u64)?;
+        let address = world.allocate_host(bytes as u64, flags)?;
         memory_record(world, call, &Operation::host(address, bytes as u64, false));
         put(to, address)
     })
@@ -104,20 +104,75 @@ pub(crate) fn free_host(call: &Call, address: u64) -> Done {
     }
     call.world(|world| {
         world.graphs.refuse_unsafe()?;
-        let bytes = world.hosts.get(&address).ok_or(Code::INVALID_VALUE)?.requested;
+        let host = world.hosts.get(&address).filter(|host| host.family == Family::PinnedHost);
+        let bytes = host.ok_or(Code::INVALID_VALUE)?.requested;
         memory_record(world, call, &Operation::host(address, bytes, true));
-        world.release_host(address).map(|_| ())
+        world.release_host(address)
     })
 }
 
 pub(crate) fn host_device_pointer(call: &Call, to: *mut u64, host: u64) -> Done {
     call.world(|world| {
-        let around = world.hosts.range(..=host).next_back();
-        match around {
-            Some((base, record)) if host - base < record.requested => put(to, host),
-            _ => Err(Code::INVALID_VALUE),
-        }
+        world.host_around(host).ok_or(Code::INVALID_VALUE)?;
+        put(to, host)
     })
+}
+
+/// What a host allocation was made with. All are portable and mapped, as where addresses are
+/// unified.
+pub(crate) fn host_flags(call: &Call, to: *mut u32, host: u64) -> Done {
+    /// `CU_MEMHOSTALLOC_PORTABLE` and `…_DEVICEMAP`.
+    const ALWAYS: u32 = 3;
+    call.world(|world| {
+        let flags = world.host_around(host).ok_or(Code::INVALID_VALUE)?.1.flags;
+        put(to, flags | ALWAYS)
+    })
+}
+
+pub(crate) fn register(call: &Call, address: u64, bytes: usize, flags: u32) -> Done {
+    call.world(|world| {
+        // CU_MEMHOSTREGISTER_…: portable, mapped, I/O memory, read-only.
+        if flags > 0xf {
+            return Err(Code::INVALID_VALUE);
+        }
+        world.register_host(address, bytes as u64, flags)
+    })
+}
+
+pub(crate) fn unregister(call: &Call, address: u64) -> Done {
+    call.world(|world| world.unregister_host(address))
+}
+
+pub(crate) fn create_array(call: &Call, to: *mut u64, from: *const ArrayDescriptor) -> Done {
+    call.world(|world| {
+        let descriptor = get(from)?;
+        if to.is_null() {
+            return Err(Code::INVALID_VALUE);
+        }
+        let array = world.create_array(&descriptor)?;
+        put(to, array)
+    })
+}
+
+pub(crate) fn create_flat_array(
+    call: &Call,
+    to: *mut u64,
+    from: *const FlatArrayDescriptor,
+) -> Done {
+    let flat = get(from)?;
+    let descriptor = ArrayDescriptor {
+        width: flat.width,
+        height: flat.height,
+        depth: 0,
+        format: flat.format,
+        channels: flat.channels,
+        flags: 0,
+    };
+    create_array(call, to, &raw const descriptor)
+}
+
+pub(crate) fn destroy_array(call: &Call, array: u64) -> Done {
+    call.world(|world| world.destroy_array(array))
 }
 
 pub(crate) fn address_range(call: &Call, base: *mut u64, size: *mut usize, address: u64) -> Done {

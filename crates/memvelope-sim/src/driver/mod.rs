@@ -16,6 +16,7 @@ pub(crate) mod ipc;
 pub(crate) mod library;
 pub(crate) mod memory;
 pub(crate) mod module;
+pub(crate) mod pointer;
 pub(crate) mod pools;
 pub(crate) mod records;
 pub(crate) mod stream;
@@ -23,8 +24,8 @@ pub(crate) mod vmm;
 pub(crate) mod work;
 
 use crate::abi::{
-    Code, KernelNodeParams, LaunchConfig, MemAllocNodeParams, MemAllocationProp, MemLocation,
-    MemPoolProps, Memcpy3d, MemsetNodeParams, MulticastProp,
+    ArrayDescriptor, Code, FlatArrayDescriptor, KernelNodeParams, LaunchConfig, MemAllocNodeParams,
+    MemAllocationProp, MemLocation, MemPoolProps, Memcpy3d, MemsetNodeParams, MulticastProp,
 };
 use crate::entry::driver_functions;
 use crate::world::timeline::PER_THREAD_HANDLE;
@@ -133,13 +134,28 @@ driver_functions! {
     cuMemAllocManaged(dptr: *mut u64, bytesize: usize, flags: u32) = 371 Alloc
         => |call| memory::alloc_managed(call, dptr, bytesize, flags);
     cuMemHostAlloc(pp: *mut u64, bytesize: usize, Flags: u32) = 39 Alloc
-        => |call| { let _ = Flags; memory::alloc_host(call, pp, bytesize) };
+        => |call| memory::alloc_host(call, pp, bytesize, Flags);
     cuMemAllocHost_v2(pp: *mut u64, bytesize: usize) = 294 Alloc
-        => |call| memory::alloc_host(call, pp, bytesize);
+        => |call| memory::alloc_host(call, pp, bytesize, 0);
     cuMemFree_v2(dptr: u64) = 245 Release => |call| memory::free(call, dptr);
     cuMemFreeHost(p: u64) = 38 Release => |call| memory::free_host(call, p);
     cuMemHostGetDevicePointer_v2(pdptr: *mut u64, p: u64, _flags: u32) = 247 Call
         => |call| memory::host_device_pointer(call, pdptr, p);
+    cuMemHostGetFlags(pFlags: *mut u32, p: u64) = 42 Call
+        => |call| memory::host_flags(call, pFlags, p);
+    cuMemHostRegister_v2(p: u64, bytesize: usize, Flags: u32) = 379 Alloc
+        => |call| memory::register(call, p, bytesize, Flags);
+    cuMemHostUnregister(p: u64) = 302 Release => |call| memory::unregister(call, p);
+    cuArrayCreate_v2(pHandle: *mut u64, pAllocateArray: *const FlatArrayDescriptor) = 272 Alloc
+        => |call| memory::create_flat_array(call, pHandle, pAllocateArray);
+    cuArray3DCreate_v2(pHandle: *mut u64, pAllocateArray: *const ArrayDescriptor) = 274 Alloc
+        => |call| memory::create_array(call, pHandle, pAllocateArray);
+    cuArrayDestroy(hArray: u64) = 89 Release => |call| memory::destroy_array(call, hArray);
+    cuPointerGetAttribute(data: *mut u64, attribute: u32, ptr: u64) = 310 Free
+        => |call| pointer::get(call, data, attribute, ptr);
+    cuPointerGetAttributes(numAttributes: u32, attributes: *const u32, data: *const *mut u64,
+        ptr: u64) = 450 Free
+        => |call| pointer::get_all(call, numAttributes, attributes, data, ptr);
     cuMemGetAddressRange_v2(pbase: *mut u64, psize: *mut usize, dptr: u64) = 246 Call
         => |call| memory::address_range(call, pbase, psize, dptr);
     cuMemAdvise_v2(_ptr: u64, _count: usize, _advice: u32, _location: u64) = 715 Call

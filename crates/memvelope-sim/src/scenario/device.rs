@@ -23,8 +23,8 @@ pub struct Device {
     pub hidden_bytes: u64,
     /// What it keeps later; the last step whose time has come counts, or as much of it as is free.
     pub hidden_steps: Vec<Step>,
-    /// What NVML calls reserved: in its total, and in nobody's used bytes. The driver's own total is
-    /// without it.
+    /// What NVML calls reserved: in its total, and in nobody's used bytes. The driver's own total
+    /// is without it.
     pub reserved_bytes: u64,
     /// What one loaded module adds to its context.
     pub module_bytes: u64,
@@ -139,7 +139,8 @@ impl Device {
             .fold(0, u64::saturating_add);
         if fixed > self.total_bytes {
             return Err(format!(
-                "total_bytes = {}: less than context, hidden, reserved and co-tenant bytes ({fixed})",
+                "total_bytes = {}: less than context, hidden, reserved and co-tenant bytes \
+                 ({fixed})",
                 self.total_bytes
             ));
         }

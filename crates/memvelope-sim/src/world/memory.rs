@@ -152,6 +152,10 @@ impl Alloc {
 /// A live host allocation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Host {
+    /// See [`World::buffer_id`].
+    pub(crate) id: u64,
+    /// As the call that made it had them.
+    pub(crate) flags: u32,
     pub(crate) context: u64,
     pub(crate) device: usize,
     pub(crate) family: Family,
@@ -376,20 +380,52 @@ impl World {
         Ok(address)
     }
 
-    pub(crate) fn allocate_host(&mut self, requested: u64) -> Done<u64> {
+    pub(crate) fn allocate_host(&mut self, requested: u64, flags: u32) -> Done<u64> {
         let context = self.current()?;
         let device = self.context(context)?.device;
         let address = crate::pinned::map(requested)?;
-        self.hosts.insert(address, Host { context, device, family: Family::PinnedHost, requested });
-        self.books.allocated(device, Family::PinnedHost, requested);
+        let (id, family) = (self.buffer_id(), Family::PinnedHost);
+        self.hosts.insert(address, Host { id, flags, context, device, family, requested });
+        self.books.allocated(device, family, requested);
         Ok(address)
     }
 
-    pub(crate) fn release_host(&mut self, address: u64) -> Done<Host> {
+    /// Pins host memory of the program's own.
+    pub(crate) fn register_host(&mut self, address: u64, requested: u64, flags: u32) -> Done {
+        let context = self.current()?;
+        let device = self.context(context)?.device;
+        let end = address.checked_add(requested).filter(|_| address != 0 && requested != 0);
+        let end = end.ok_or(Code::INVALID_VALUE)?;
+        let before = self.hosts.range(..end).next_back();
+        if before.is_some_and(|(base, host)| base + host.requested > address) {
+            return Err(Code::ALREADY_REGISTERED);
+        }
+        let (id, family) = (self.buffer_id(), Family::Registered);
+        self.hosts.insert(address, Host { id, flags, context, device, family, requested });
+        self.books.allocated(device, family, requested);
+        Ok(())
+    }
+
+    pub(crate) fn unregister_host(&mut self, address: u64) -> Done {
+        let host = self.hosts.get(&address).filter(|host| host.family == Family::Registered);
+        host.ok_or(Code::NOT_REGISTERED)?;
+        self.release_host(address)
+    }
+
+    /// The host allocation, or registered memory, around `address`.
+    pub(crate) fn host_around(&self, address: u64) -> Option<(u64, &Host)> {
+        let (base, host) = self.hosts.range(..=address).next_back()?;
+        (address - base < host.requested).then_some((*base, host))
+    }
+
+    /// Takes a host allocation, or registered memory, out of the account.
+    pub(crate) fn release_host(&mut self, address: u64) -> Done {
         let host = self.hosts.remove(&address).ok_or(Code::INVALID_VALUE)?;
-        crate::pinned::unmap(address, host.requested);
+        if host.family == Family::PinnedHost {
+            crate::pinned::unmap(address, host.requested);
+        }
         self.books.freed(host.device, host.family, host.requested);
-        Ok(host)
+        Ok(())
     }
 
     /// Frees everything that belongs to a context, as destroying it does.
@@ -453,11 +489,7 @@ impl World {
                 _ => 3,
             };
         }
-        let host = self.hosts.range(..=address).next_back();
-        match host {
-            Some((base, host)) if address - base < host.requested => 2,
-            _ => 1,
-        }
+        if self.host_around(address).is_some() { 2 } else { 1 }
     }
 }
 

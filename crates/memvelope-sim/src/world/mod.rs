@@ -3,6 +3,7 @@
 //! The lock is a leaf: it is never held while a client's callback runs, because those call back
 //! into the simulator.
 
+pub(crate) mod arrays;
 pub(crate) mod contents;
 pub(crate) mod graph_memory;
 pub(crate) mod graphs;
@@ -19,7 +20,7 @@ use crate::books::Books;
 use crate::cupti::pending::Pending;
 use crate::driver::library::{Library, LibraryKernel};
 use crate::scenario::{KernelCost, Scenario};
-use crate::share::Export;
+use crate::share::Exports;
 use crate::thread;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::{CStr, CString};
@@ -116,6 +117,7 @@ pub(crate) struct World {
     pub(crate) allocs: BTreeMap<u64, memory::Alloc>,
     /// Live host allocations by base address.
     pub(crate) hosts: BTreeMap<u64, memory::Host>,
+    pub(crate) arrays: HashMap<u64, arrays::Array>,
     pub(crate) addresses: memory::Addresses,
     pub(crate) pools: HashMap<u64, pools::Pool>,
     /// Default and current pool by kind and id of a location, and allocation type: those that are
@@ -124,8 +126,7 @@ pub(crate) struct World {
     /// Memory of other processes, by its address here.
     pub(crate) imports: BTreeMap<u64, imports::Import>,
     pub(crate) vmm: vmm::Vmm,
-    /// Exported descriptors of which a copy is open somewhere.
-    pub(crate) exports: Vec<Export>,
+    pub(crate) exports: Exports,
     pub(crate) graphs: graphs::Graphs,
     pub(crate) graph_allocs: graph_memory::GraphAllocs,
     pub(crate) contents: contents::Store,
@@ -197,6 +198,7 @@ pub(crate) enum Tag {
     Physical = 0xcb,
     Library = 0xcc,
     Kernel = 0xcd,
+    Array = 0xce,
 }
 
 impl World {
@@ -224,12 +226,13 @@ impl World {
             kernels: HashMap::new(),
             allocs: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            arrays: HashMap::new(),
             addresses: memory::Addresses::default(),
             pools: HashMap::new(),
             located_pools: HashMap::new(),
             imports: BTreeMap::new(),
             vmm: vmm::Vmm::default(),
-            exports: Vec::new(),
+            exports: Exports::default(),
             graphs: graphs::Graphs::default(),
             graph_allocs: graph_memory::GraphAllocs::new(),
             contents: contents::Store::new(scenario.contents),
@@ -323,6 +326,7 @@ impl World {
         let modules = &self.modules;
         self.functions.retain(|_, function| modules.contains_key(&function.module));
         self.free_all_of(handle);
+        self.destroy_arrays_of(handle);
         Ok(())
     }
 

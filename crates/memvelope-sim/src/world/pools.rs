@@ -68,6 +68,14 @@ pub(crate) struct Pool {
     doomed: bool,
 }
 
+impl Pool {
+    /// Whether other processes can import it.
+    pub(crate) fn is_shareable(&self) -> bool {
+        let is_own = !matches!(self.place, PoolPlace::Imported { .. });
+        is_own && self.handle_types & POSIX_DESCRIPTOR != 0
+    }
+}
+
 /// Pool allocations are rounded to this.
 const POOL_ALIGN: u64 = 512;
 
@@ -314,8 +322,7 @@ impl World {
     /// Exports a pool. The descriptor says what it is, and keeps nothing.
     pub(crate) fn export_pool(&mut self, handle: u64) -> Done<RawFd> {
         let pool = self.pool(handle)?;
-        let is_own = !matches!(pool.place, PoolPlace::Imported { .. });
-        if pool.handle_types & POSIX_DESCRIPTOR == 0 || !is_own {
+        if !pool.is_shareable() {
             return Err(Code::INVALID_VALUE);
         }
         let device = pool.device;
@@ -337,8 +344,7 @@ impl World {
     pub(crate) fn export_pointer(&mut self, address: u64) -> Done<Origin> {
         let alloc = *self.allocs.get(&address).ok_or(Code::INVALID_VALUE)?;
         let pool = self.pools.get(&alloc.pool).ok_or(Code::INVALID_VALUE)?;
-        let is_own = !matches!(pool.place, PoolPlace::Imported { .. });
-        if pool.handle_types & POSIX_DESCRIPTOR == 0 || !is_own {
+        if !pool.is_shareable() {
             return Err(Code::INVALID_VALUE);
         }
         Ok(self.origin_of(&alloc, alloc.pool))

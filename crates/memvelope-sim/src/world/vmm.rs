@@ -107,6 +107,17 @@ impl Vmm {
         (address - base < mapping.bytes).then_some((*base, mapping))
     }
 
+    /// The reserved range around `address`: its base and its size.
+    pub(crate) fn reservation_around(&self, address: u64) -> Option<(u64, u64)> {
+        let (base, (bytes, _)) = self.reservations.range(..=address).next_back()?;
+        (address - base < *bytes).then_some((*base, *bytes))
+    }
+
+    /// How physical memory can be shared (`CUmemAllocationHandleType`s).
+    pub(crate) fn handle_types_of(&self, physical: u64) -> i32 {
+        self.physicals.get(&physical).map_or(0, |physical| physical.props.handle_types)
+    }
+
     /// Where the memory of a mapping is.
     pub(crate) fn backing_of(&self, mapping: &Mapping) -> Option<Backing> {
         self.physicals.get(&mapping.physical).map(|physical| physical.backing)
@@ -370,8 +381,7 @@ impl World {
     ) -> Done<RawFd> {
         let uuid = self.devices[device].uuid;
         let ticket = Ticket { kind, process: std::process::id(), object, bytes, uuid };
-        let (export, fd) = share::export(ticket, device)?;
-        self.exports.push(export);
+        let fd = self.exports.make(ticket, device)?;
         self.books.allocated(device, Family::Exported, bytes);
         Ok(fd)
     }
@@ -417,7 +427,7 @@ impl World {
         if self.exports.is_empty() {
             return;
         }
-        for export in share::take_closed(&mut self.exports) {
+        for export in self.exports.take_closed() {
             self.books.freed(export.device, Family::Exported, export.ticket.bytes);
             let id = export.ticket.object;
             match export.ticket.kind {

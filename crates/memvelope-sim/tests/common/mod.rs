@@ -159,6 +159,16 @@ functions! { cu, "libcuda.so.1":
     fn cuMemAllocManaged(to: *mut u64, bytes: usize, flags: u32);
     fn cuMemHostAlloc(to: *mut u64, bytes: usize, flags: u32);
     fn cuMemAllocHost_v2(to: *mut u64, bytes: usize);
+    fn cuMemHostGetFlags(to: *mut u32, address: u64);
+    fn cuMemHostRegister_v2(address: u64, bytes: usize, flags: u32);
+    fn cuMemHostUnregister(address: u64);
+    fn cuMemHostGetDevicePointer_v2(to: *mut u64, address: u64, flags: u32);
+    fn cuArrayCreate_v2(to: *mut u64, descriptor: *const [u64; 3]);
+    fn cuArray3DCreate_v2(to: *mut u64, descriptor: *const [u64; 5]);
+    fn cuArrayDestroy(array: u64);
+    fn cuPointerGetAttribute(to: *mut u64, attribute: u32, address: u64);
+    fn cuPointerGetAttributes(count: u32, attributes: *const u32, to: *const *mut u64,
+        address: u64);
     fn cuMemFree_v2(address: u64);
     fn cuMemFreeHost(address: u64);
     fn cuMemAllocAsync(to: *mut u64, bytes: usize, stream: u64);

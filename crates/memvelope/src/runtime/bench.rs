@@ -6,6 +6,7 @@ use super::state::Inner;
 use super::{Role, Session, session};
 use crate::event::{Event, Names, Sink};
 
+pub use crate::source::attribution::bench as attribution;
 pub use crate::source::cupti::bench::{Callbacks, Decoding};
 
 /// Where driver callbacks send their events.

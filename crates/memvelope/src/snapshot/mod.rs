@@ -4,6 +4,7 @@ mod again;
 mod balance;
 mod fit;
 mod reconcile;
+mod table;
 mod term;
 mod text;
 

@@ -94,6 +94,17 @@ pub(crate) fn books() -> serde_json::Value {
     serde_json::from_slice(&text).expect("the books are JSON")
 }
 
+/// Lets the simulator's time pass.
+pub(crate) fn advance(ns: u64) {
+    // SAFETY: the simulator, which is loaded already.
+    let library = unsafe { Library::new("libcuda.so.1") }.expect("libcuda");
+    // SAFETY: the declared type.
+    unsafe {
+        let advance = library.get::<unsafe extern "C" fn(u64)>(b"memvelope_sim_advance\0");
+        advance.expect("the clock")(ns);
+    }
+}
+
 macro_rules! functions {
     ($(fn $name:ident($($arg:ident: $type:ty),*);)*) => {
         /// The driver as a host program calls it.
@@ -145,6 +156,7 @@ functions! {
     fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize);
     fn cuDeviceGetDefaultMemPool(to: *mut u64, device: i32);
     fn cuMemPoolCreate(to: *mut u64, props: *const [u32; 4]);
+    fn cuMemPoolDestroy(pool: u64);
     fn cuMemAllocFromPoolAsync(to: *mut u64, bytes: usize, pool: u64, stream: u64);
     fn cuStreamCreate(to: *mut u64, flags: u32);
     fn cuStreamSynchronize(stream: u64);

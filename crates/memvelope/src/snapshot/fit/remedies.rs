@@ -39,6 +39,15 @@ impl Need<'_> {
         let room = self.room().saturating_add(more);
         self.needed.0 <= room - room % self.page
     }
+
+    /// Whether bytes that come back to a cache could make one block with what is free there.
+    fn may_lie_together(&self, bytes: u64) -> bool {
+        let cached = self.cache.map_or(0, |cache| {
+            let spaces = cache.spaces(class_of(self.rounded));
+            spaces.map(|space| space.cached_bytes()).sum::<Bytes>().0
+        });
+        bytes > 0 && bytes.saturating_add(cached) >= self.rounded
+    }
 }
 
 /// The largest recovery first.
@@ -64,6 +73,15 @@ pub(super) fn remedies(need: &Need<'_>) -> Vec<Remedy> {
 fn remedy(kind: RemedyKind, recovers: u64, is_enough: bool, text: String) -> Remedy {
     let ending = if is_enough { "" } else { "; not enough by itself" };
     Remedy { kind, recovers_bytes: Bytes(recovers), is_enough, text: format!("{text}{ending}") }
+}
+
+/// One that is enough if all of the bytes can be used, which is not sure.
+fn unsure(kind: RemedyKind, recovers: u64, may_be_enough: bool, text: String) -> Remedy {
+    if !may_be_enough {
+        return remedy(kind, recovers, false, text);
+    }
+    let text = format!("{text}; it may be enough");
+    Remedy { kind, recovers_bytes: Bytes(recovers), is_enough: false, text }
 }
 
 fn raise_limit(need: &Need<'_>) -> Option<Remedy> {
@@ -103,29 +121,40 @@ fn empty_cache(need: &Need<'_>) -> Option<Remedy> {
 /// What could be used of the stranded bytes if segments were expandable: of each free block the whole
 /// pages inside, which are at least its size less two pages.
 fn expandable(need: &Need<'_>) -> Option<Remedy> {
-    let cache = need.cache.filter(|cache| !cache.is_expandable() && !need.is_limited)?;
+    // Private pools give nothing back while they are in use, and get nothing of the others' cache.
+    let cache = need.cache.filter(|cache| cache.releases())?;
+    if cache.is_expandable() || need.is_limited {
+        return None;
+    }
     let class = class_of(need.rounded);
     let edges = cache.segment_page(class).saturating_mul(2);
-    // Private pools give nothing back while they are in use.
-    let is_given_back = |pool| pool == (0, 0) || pool == cache.pool;
     let spaces = cache.framework.spaces.iter();
-    let spaces = spaces.filter(|space| space.class == class && is_given_back(space.pool));
+    let spaces = spaces.filter(|space| space.class == class && space.pool == cache.pool);
     let (mut stranded, mut sure) = (0_u64, 0_u64);
     for space in spaces {
         let bytes = space.stranded_bytes().0;
         stranded = stranded.saturating_add(bytes);
         sure = sure.saturating_add(bytes.saturating_sub(space.free_blocks.saturating_mul(edges)));
     }
-    let room = need.room().saturating_add(sure);
-    let is_enough = cache.taken_expandable(need.rounded) <= cache.pages(room);
+    let fits = |more: u64| {
+        cache.taken_expandable(need.rounded) <= cache.pages(need.room().saturating_add(more))
+    };
+    let may_be_enough = fits(stranded);
     let stranded = Bytes(stranded);
+    let whole = match sure {
+        0 => "whether in whole pages, which would be given back, is not known".to_owned(),
+        sure => format!("at least {} in whole pages, which would be given back", Bytes(sure)),
+    };
     let text = format!(
-        "restart with PYTORCH_ALLOC_CONF=expandable_segments:True: of {stranded} that are stranded \
-         beside blocks in use, {} at least are whole pages, which would be given back",
-        Bytes(sure)
+        "restart with PYTORCH_ALLOC_CONF=expandable_segments:True: {stranded} are stranded beside \
+         blocks in use, {whole}"
     );
-    // The pieces of pages would not have come to be, but nobody can be sure of how many.
-    Some(remedy(RemedyKind::ExpandableSegments, stranded.0, is_enough, text))
+    let kind = RemedyKind::ExpandableSegments;
+    Some(if fits(sure) {
+        remedy(kind, stranded.0, true, text)
+    } else {
+        unsure(kind, stranded.0, may_be_enough, text)
+    })
 }
 
 /// What awaits streams comes back to the cache; the allocator waits for them by itself before it gives
@@ -134,12 +163,11 @@ fn synchronize(need: &Need<'_>) -> Option<Remedy> {
     let cache = need.cache?;
     let framework = cache.framework;
     let awaiting = framework.active_bytes.saturating_sub(framework.allocated_bytes);
-    let is_enough = false;
     let text = format!(
         "wait for the streams (torch.cuda.synchronize()) before the request: up to {awaiting} come \
-         back to the cache, in pieces that nobody knows"
+         back to the cache, and may lie in pieces"
     );
-    Some(remedy(RemedyKind::Synchronize, awaiting.0, is_enough, text))
+    Some(unsure(RemedyKind::Synchronize, awaiting.0, need.may_lie_together(awaiting.0), text))
 }
 
 fn trim_pools(need: &Need<'_>) -> Option<Remedy> {
@@ -168,16 +196,29 @@ fn free_tag(need: &Need<'_>, tag: Tag) -> Option<Remedy> {
     let driver = live.saturating_sub(matched);
     let blocks = epoch.framework.as_ref().map_or(0, |framework| of(&framework.by_tag));
     let name = tag.name();
-    // Blocks go back to a cache; what the driver gets back does not count against the limit.
-    let is_enough = !need.is_limited && need.is_enough(driver);
-    let mut text = format!("free what is tagged {name}: {}", Bytes(driver.saturating_add(blocks)));
-    if blocks > 0 {
-        text += &format!(", of which {} go back to torch's cache, in pieces", Bytes(blocks));
-    }
+    let text = match (driver, blocks) {
+        (driver, 0) => format!("free what is tagged {name}: {}", Bytes(driver)),
+        (0, blocks) => format!(
+            "free what is tagged {name}: {} go back to torch's cache, and may lie in pieces",
+            Bytes(blocks)
+        ),
+        (driver, blocks) => format!(
+            "free what is tagged {name}: {}, and {} go back to torch's cache and may lie in pieces",
+            Bytes(driver),
+            Bytes(blocks)
+        ),
+    };
     let recovers = if need.is_limited || need.cache.is_some() {
         driver.saturating_add(blocks)
     } else {
         driver
     };
-    Some(remedy(RemedyKind::FreeTag, recovers, is_enough, text))
+    // What the driver gets back does not count against the limit.
+    if !need.is_limited && need.is_enough(driver) {
+        return Some(remedy(RemedyKind::FreeTag, recovers, true, text));
+    }
+    let blocks = if need.cache.is_some() { blocks } else { 0 };
+    let may_be_enough = need.may_lie_together(blocks)
+        || !need.is_limited && need.is_enough(driver.saturating_add(blocks));
+    Some(unsure(RemedyKind::FreeTag, recovers, may_be_enough, text))
 }

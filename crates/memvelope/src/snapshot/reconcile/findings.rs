@@ -18,7 +18,7 @@ pub(super) fn all(input: &Reconcile<'_>, planes: &Planes, balance: &Balance) -> 
     let mut found = Vec::new();
     found.extend(rest(input, balance));
     found.extend(grows(input, balance));
-    found.extend(untracked_frees(input));
+    found.extend(untracked_frees(input, planes));
     found.extend(unseen(input, planes));
     found.extend(torn(input));
     found.extend(planes_disagree(input, planes));
@@ -111,17 +111,18 @@ fn grows(input: &Reconcile<'_>, balance: &Balance) -> Option<Finding> {
     })
 }
 
-fn untracked_frees(input: &Reconcile<'_>) -> Option<Finding> {
+fn untracked_frees(input: &Reconcile<'_>, planes: &Planes) -> Option<Finding> {
     let frees = input.findings.untracked_frees;
-    (frees > 0).then(|| {
-        finding(
-            FindingKind::UntrackedFrees,
-            0,
-            format!("{} of allocations that were never seen", count(frees, "free")),
-            "memory from before we attached was freed, of unknown size: the opening balance is too \
-             large by that; attach before the first CUDA call",
-        )
-    })
+    let was_used_before = planes.opening.as_ref().is_none_or(|opening| opening.bytes > 0);
+    let action = if was_used_before {
+        "memory from before we attached was freed, of unknown size: the opening balance is too large \
+         by that; attach before the first CUDA call"
+    } else {
+        "nothing was in use before we attached: an allocation call goes unseen, or something is freed \
+         twice; `memvelope doctor` says which calls are watched"
+    };
+    let text = format!("{} of allocations that were never seen", count(frees, "free"));
+    (frees > 0).then(|| finding(FindingKind::UntrackedFrees, 0, text, action))
 }
 
 fn unseen(input: &Reconcile<'_>, planes: &Planes) -> Option<Finding> {

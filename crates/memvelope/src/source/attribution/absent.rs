@@ -4,6 +4,9 @@ use crate::event::{Libraries, LibraryId};
 
 pub(super) const REASONS: [&str; 0] = [];
 
+#[cfg(feature = "bench-internals")]
+pub(super) const PROBE: Option<fn() -> bool> = None;
+
 /// Why.
 pub(super) fn prepare() -> Result<(), String> {
     let what = if cfg!(feature = "attribution") {

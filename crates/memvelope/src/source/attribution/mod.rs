@@ -24,6 +24,9 @@
 )]
 mod by_stack;
 
+#[cfg(feature = "bench-internals")]
+pub mod bench;
+
 use crate::event::{Libraries, LibraryId};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

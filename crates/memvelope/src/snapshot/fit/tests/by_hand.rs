@@ -266,14 +266,14 @@ fn remedies_are_computed() {
         texts,
         [
             "other processes on this device use 300.0 MiB",
-            "free what is tagged weights: 110.0 MiB, of which 60.0 MiB go back to torch's cache, \
-             in pieces",
+            "free what is tagged weights: 50.0 MiB, and 60.0 MiB go back to torch's cache and may \
+             lie in pieces",
             "free what is tagged kv_cache: 30.0 MiB; not enough by itself",
-            "restart with PYTORCH_ALLOC_CONF=expandable_segments:True: of 20.0 MiB that are \
-             stranded beside blocks in use, 0 B at least are whole pages, which would be given \
-             back; not enough by itself",
+            "restart with PYTORCH_ALLOC_CONF=expandable_segments:True: 20.0 MiB are stranded \
+             beside blocks in use, whether in whole pages, which would be given back, is not \
+             known; not enough by itself",
             "wait for the streams (torch.cuda.synchronize()) before the request: up to 5.0 MiB \
-             come back to the cache, in pieces that nobody knows; not enough by itself",
+             come back to the cache, and may lie in pieces; not enough by itself",
         ]
     );
 }

@@ -30,6 +30,10 @@ pub(super) const REASONS: [&str; Why::COUNT] = {
     texts
 };
 
+/// Copies what a look copies first, for the bench.
+#[cfg(feature = "bench-internals")]
+pub(super) const PROBE: Option<fn() -> bool> = Some(stack::copies);
+
 /// Makes ready; why there is no method here.
 pub(super) fn prepare() -> Result<(), String> {
     if !object::look_up() {

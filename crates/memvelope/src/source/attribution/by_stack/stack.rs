@@ -111,6 +111,14 @@ pub(super) fn probe() -> Result<(), i32> {
     Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0))
 }
 
+/// Whether the stack from here on can be copied, as [`Stack`] does first.
+#[cfg(feature = "bench-internals")]
+pub(super) fn copies() -> bool {
+    let mut words = [0_u64; FIRST_BYTES / 8];
+    let start = words.as_ptr() as u64;
+    copy(start & !7, Some(&mut words)) > 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,299 @@
+//! The balance on the simulator: what the driver hides is unaccounted for, to the byte.
+
+#![expect(unsafe_code, reason = "a host program calls the driver's C functions")]
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+#[path = "sim/mod.rs"]
+#[allow(dead_code, reason = "shared; each test file uses a part of it")]
+mod sim;
+
+use memvelope::config::Config;
+use memvelope::event::DeviceIndex;
+use memvelope::framework::{Framework, Segment};
+use memvelope::runtime::Session;
+use memvelope::snapshot::{Balance, DeviceSnapshot, FindingKind, Snapshot, TermName};
+use memvelope::units::Bytes;
+use sim::{PTX, cu, in_child, in_children};
+use std::time::Duration;
+
+const MIB: usize = 1 << 20;
+const SOON: Duration = Duration::from_secs(10);
+
+fn device(snapshot: &Snapshot) -> &DeviceSnapshot {
+    snapshot.device(DeviceIndex(0)).unwrap()
+}
+
+fn balance(snapshot: &Snapshot) -> &Balance {
+    device(snapshot).balance.as_ref().unwrap()
+}
+
+fn line(balance: &Balance, term: TermName) -> Option<(i64, u64)> {
+    balance.line(term).map(|line| (line.bytes, line.error_bytes.0))
+}
+
+/// What is shown when it is wrong.
+fn table(balance: &Balance) -> String {
+    let lines = balance.lines.iter().map(|line| {
+        let (term, error) = (line.term.label(), line.error_bytes.0);
+        format!("\n{term:>16} {:>14} ± {error} {:?} {}", line.bytes, line.parts, line.note)
+    });
+    format!("used {} {}", balance.used_bytes.0, lines.collect::<String>())
+}
+
+/// What is unaccounted for is `hidden`, without an error bar, and nothing is torn.
+fn check(when: &str, session: &Session, hidden: i64) {
+    let snapshot = session.snapshot_now();
+    let balance = balance(&snapshot);
+    assert!(!balance.is_torn, "{when}: {}", table(balance));
+    let unaccounted = balance.unaccounted_bytes();
+    assert_eq!(unaccounted, Some(hidden), "{when}: {}\n{}", table(balance), sim::books());
+    let sum: i64 = balance.lines.iter().map(|line| line.bytes).sum();
+    assert_eq!(sum, balance.used_bytes.0 as i64, "{when}");
+}
+
+fn enter_context() -> u64 {
+    let mut context = 0;
+    assert_eq!(cu::cuDevicePrimaryCtxRetain(&mut context, 0), 0);
+    assert_eq!(cu::cuCtxSetCurrent(context), 0);
+    context
+}
+
+fn allocate(bytes: usize) -> u64 {
+    let mut address = 0;
+    assert_eq!(cu::cuMemAlloc_v2(&mut address, bytes), 0);
+    address
+}
+
+fn load() -> u64 {
+    let mut module = 0;
+    assert_eq!(cu::cuModuleLoadData(&mut module, PTX.as_ptr()), 0);
+    module
+}
+
+/// One device with so many hidden bytes, and more of its keys.
+fn scenario(hidden: u64, more: &str) -> String {
+    format!(
+        "{more}\n[[devices]]\ncontext_bytes = 314572800\nmodule_bytes = 4194304\nhidden_bytes = {hidden}\n"
+    )
+}
+
+fn hidden() -> i64 {
+    std::env::var("HIDDEN").unwrap().parse().unwrap()
+}
+
+/// Contexts, modules, plain memory, VMM, pools, pinned and managed memory, in turn.
+#[test]
+fn what_the_driver_hides_is_unaccounted_for() {
+    let cases = [
+        (scenario(0, ""), &[("HIDDEN", "0")][..]),
+        (scenario(100 << 20, ""), &[("HIDDEN", "104857600")][..]),
+        (scenario(1234 << 21, "cupti = \"12.4\""), &[("HIDDEN", "2587885568")][..]),
+        (scenario(96 << 20, "[cupti]\ndevice_buffer_bytes = 3200000"), &[("HIDDEN", "100663296")]),
+    ];
+    in_children("what_the_driver_hides_is_unaccounted_for", &cases, || {
+        let hidden = hidden();
+        assert_eq!(cu::cuInit(0), 0);
+        let session = Session::start(&Config::default()).unwrap();
+        check("without a context", &session, hidden);
+        enter_context();
+        check("with a context", &session, hidden);
+        let module = load();
+        check("with a module", &session, hidden);
+        let plain = [allocate(700 * MIB), allocate(3 * MIB), allocate(100), allocate(5)];
+        check("plain", &session, hidden);
+        let (props, bytes) = ([1, 0, 1, 0], 64 * MIB);
+        let (mut handle, mut address) = (0, 0);
+        assert_eq!(cu::cuMemAddressReserve(&mut address, bytes, 0, 0, 0), 0);
+        assert_eq!(cu::cuMemCreate(&mut handle, bytes, &props, 0), 0);
+        assert_eq!(cu::cuMemMap(address, bytes, 0, handle, 0), 0);
+        assert_eq!(cu::cuMemRelease(handle), 0);
+        check("VMM, mapped only", &session, hidden);
+        assert_eq!(cu::cuMemUnmap(address, bytes), 0);
+        check("VMM, gone", &session, hidden);
+        let (mut pinned, mut pooled, mut own, mut pool) = (0, 0, 0, 0);
+        assert_eq!(cu::cuMemHostAlloc(&mut pinned, 512 * MIB, 0), 0);
+        assert_eq!(cu::cuMemAllocAsync(&mut pooled, 40 * MIB, 0), 0);
+        check("pinned, and the default pool", &session, hidden);
+        let properties = [[1u32, 0, 1, 0], [0; 4], [0; 4], [0; 4], [0; 4], [0; 4]];
+        assert_eq!(cu::cuMemPoolCreate(&mut pool, properties.as_ptr()), 0);
+        assert_eq!(cu::cuMemAllocFromPoolAsync(&mut own, 10 * MIB, pool, 0), 0);
+        check("a pool of its own", &session, hidden);
+        assert_eq!(cu::cuMemFreeAsync(own, 0), 0);
+        assert_eq!(cu::cuMemPoolDestroy(pool), 0);
+        check("which is gone", &session, hidden);
+        let mut second = 0;
+        assert_eq!(cu::cuCtxCreate_v2(&mut second, 0, 0), 0);
+        load();
+        allocate(30 * MIB);
+        check("a second context", &session, hidden);
+        assert_eq!(cu::cuCtxDestroy_v2(second), 0);
+        enter_context();
+        check("which is gone with what it had", &session, hidden);
+        plain.into_iter().for_each(|address| assert_eq!(cu::cuMemFree_v2(address), 0));
+        assert_eq!(cu::cuModuleUnload(module), 0);
+        check("freed", &session, hidden);
+        let balance = session.snapshot();
+        let context = line(self::balance(&balance), TermName::Context).unwrap();
+        assert!(context.0 > 280 << 20, "{context:?}");
+        session.stop(SOON).unwrap();
+    });
+}
+
+/// A framework plane that has segments which the driver never handed out, of so many bytes.
+fn invented(bytes: u64) -> Framework {
+    let bytes = Bytes(bytes);
+    let segment = Segment {
+        address: 0x7777_0000_0000,
+        bytes,
+        active_bytes: bytes,
+        requested_bytes: bytes,
+        ..Segment::default()
+    };
+    Framework {
+        turnover: 1,
+        requested_bytes: bytes,
+        allocated_bytes: bytes,
+        active_bytes: bytes,
+        reserved_bytes: bytes,
+        segments: vec![segment],
+        ..Framework::default()
+    }
+}
+
+/// What is counted although nobody holds it is missing, to the byte.
+#[test]
+fn what_is_counted_twice_is_missing() {
+    let cases = [(scenario(100 << 20, ""), &[("HIDDEN", "104857600")][..])];
+    in_children("what_is_counted_twice_is_missing", &cases, || {
+        let session = Session::start(&Config::default()).unwrap();
+        enter_context();
+        allocate(64 * MIB);
+        check("before", &session, hidden());
+        for twice in [48 << 20, 196 << 20, 12_345_678_i64] {
+            session.accept_framework(invented(twice as u64));
+            check("counted twice", &session, hidden() - twice);
+            let mut calls = 0;
+            let mut read = || {
+                calls += 1;
+                Some(invented(twice as u64 + 4096))
+            };
+            let epoch = session.read_epoch(DeviceIndex(0), Some(&mut read)).unwrap();
+            assert!(!epoch.is_torn && epoch.matched.len() == 1 && calls == 1, "{epoch:?}");
+            let last = session.snapshot();
+            assert_eq!(balance(&last).unaccounted_bytes(), Some(hidden() - twice - 4096));
+        }
+        session.accept_framework(invented(196 << 20));
+        let snapshot = session.snapshot_now();
+        let findings = &balance(&snapshot).findings;
+        assert!(findings.iter().any(|it| it.kind == FindingKind::CountedTwice), "{findings:?}");
+        // The driver hands out something: what was told may hold no more.
+        allocate(MIB);
+        check("told no more", &session, hidden());
+        session.stop(SOON).unwrap();
+    });
+}
+
+/// Attached late: what was there before is the opening balance, and the rest is as exact.
+#[test]
+fn a_late_attachment_has_an_opening_balance() {
+    let cases = [(scenario(100 << 20, ""), &[("HIDDEN", "104857600")][..])];
+    in_children("a_late_attachment_has_an_opening_balance", &cases, || {
+        assert_eq!(cu::cuInit(0), 0);
+        enter_context();
+        load();
+        allocate(70 * MIB);
+        let session = Session::start(&Config::default()).unwrap();
+        check("attached", &session, hidden());
+        allocate(33 * MIB);
+        load();
+        check("and more", &session, hidden());
+        let snapshot = session.snapshot();
+        let opening = line(balance(&snapshot), TermName::OpeningBalance).unwrap();
+        assert_eq!(opening, ((300 + 4 + 70) << 20, 0));
+        session.stop(SOON).unwrap();
+    });
+}
+
+/// Another process is told apart by NVML, whatever it does.
+#[test]
+fn other_processes_are_a_line_of_their_own() {
+    let more = "[[devices.co_tenants]]\npid = 4242\nbytes = 1073741824\n\
+                steps = [{ after_ns = 5000000000, bytes = 8589934592 }]\n";
+    let text = scenario(100 << 20, "") + more;
+    let cases = [(text, &[("HIDDEN", "104857600")][..])];
+    in_children("other_processes_are_a_line_of_their_own", &cases, || {
+        let session = Session::start(&Config::default()).unwrap();
+        enter_context();
+        check("before", &session, hidden());
+        sim::advance(6_000_000_000);
+        // NVML's list is asked for once a second.
+        std::thread::sleep(Duration::from_millis(1100));
+        check("after", &session, hidden());
+        let snapshot = session.snapshot();
+        let others = line(balance(&snapshot), TermName::OtherProcesses).unwrap();
+        assert_eq!(others.0, 8 << 30);
+        assert_eq!(device(&snapshot).others_moved_bytes.unwrap().0, 7 << 30);
+        session.stop(SOON).unwrap();
+    });
+}
+
+/// Threads that allocate and free all the time tear epochs; then there is an error bar.
+#[test]
+fn snapshots_while_threads_churn_are_right_or_torn() {
+    let cases = [(scenario(100 << 20, ""), &[("HIDDEN", "104857600")][..])];
+    in_children("snapshots_while_threads_churn_are_right_or_torn", &cases, || {
+        let session = Session::start(&Config::default()).unwrap();
+        let context = enter_context();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let order = std::sync::atomic::Ordering::Relaxed;
+        let (mut torn, mut whole) = (0, 0);
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let is_over = &is_over;
+                scope.spawn(move || {
+                    assert_eq!(cu::cuCtxSetCurrent(context), 0);
+                    while !is_over.load(order) {
+                        let address = allocate((thread + 1) * MIB);
+                        assert_eq!(cu::cuMemFree_v2(address), 0);
+                        std::thread::sleep(Duration::from_micros(300));
+                    }
+                });
+            }
+            for _ in 0..300 {
+                let snapshot = session.snapshot_now();
+                let balance = balance(&snapshot);
+                if balance.is_torn {
+                    torn += 1;
+                } else {
+                    whole += 1;
+                    assert_eq!(balance.unaccounted_bytes(), Some(hidden()), "{}", table(balance));
+                }
+            }
+            is_over.store(true, order);
+        });
+        assert!(whole > 0, "of {torn} torn ones");
+        check("at rest", &session, hidden());
+        println!("{torn} torn, {whole} whole");
+        session.stop(SOON).unwrap();
+    });
+}
+
+/// Without CUPTI single allocations go unseen, and the balance says so instead of inventing terms.
+#[test]
+fn polling_only_invents_nothing() {
+    let text = format!("subscriber = \"nsys\"\n{}", scenario(100 << 20, ""));
+    in_child("polling_only_invents_nothing", &text, || {
+        let session = Session::start(&Config::default()).unwrap();
+        enter_context();
+        allocate(64 * MIB);
+        let snapshot = session.snapshot_now();
+        let balance = balance(&snapshot);
+        assert_eq!(line(balance, TermName::Context), None, "{}", table(balance));
+        assert!(
+            balance.findings.iter().any(|it| it.kind == FindingKind::Unseen),
+            "{}",
+            table(balance)
+        );
+        session.stop(SOON).unwrap();
+    });
+}
