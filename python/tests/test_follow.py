@@ -92,7 +92,7 @@ with memvelope.Session.start() as session:
     assert 'floor_blocks=-1' in refused(ValueError, gate, plan, floor_blocks=-1)
     assert 'rise_after_s' in refused(ValueError, gate, plan, rise_after_s=-1.0)
     assert 'not known yet' in refused(ValueError, gate, json.loads(CONFIG), device=7)
-    by_bytes = memvelope.plan(json.loads(CONFIG), gpu='h100', kv_bytes=1 << 30)
+    by_bytes = memvelope.plan(json.loads(CONFIG), gpu='h100', kv_bytes=4 << 30)
     assert 'no equation' in refused(memvelope.ConfigureGateError, gate, by_bytes)
     # Nothing is measured without a driver: what was declared stays.
     follow = session.follow(gate, plan, budget_blocks=None, by_hand=True)
