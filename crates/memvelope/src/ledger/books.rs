@@ -287,6 +287,7 @@ impl Books {
     /// Everything live is forgotten, as if it had never been seen: nobody watched for a while, and
     /// what is still there comes in with the opening balance. What was counted stays counted.
     pub(super) fn forget_live(&mut self, time: Nanos) {
+        self.devices.forget_growth();
         self.pending.clear();
         self.holds.clear();
         self.forget_mappings();

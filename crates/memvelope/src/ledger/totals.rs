@@ -252,6 +252,11 @@ impl Devices {
         sound
     }
 
+    /// Forgets what contexts took: what is left of it is in the next opening balance.
+    pub(super) fn forget_growth(&mut self) {
+        self.totals.iter_mut().for_each(|device| device.growth = Default::default());
+    }
+
     pub(super) fn add_growth(&mut self, growth: &Growth) -> bool {
         let Some(device) = self.get_mut(growth.device.0) else { return false };
         let totals = &mut device.growth[growth.cause as usize];

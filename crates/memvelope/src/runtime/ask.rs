@@ -10,9 +10,6 @@ use crate::snapshot::{self, Epoch, Fit, Snapshot, Via};
 use crate::source::driver::Driver;
 use crate::units::Bytes;
 
-/// What device memory comes in where the driver does not say: so on every device of today.
-const PAGE: Bytes = Bytes(2 << 20);
-
 impl Session {
     /// Reads the planes of a device together: ledger, framework, driver, pools; see
     /// [`crate::snapshot::Epoch`]. `read` tells the framework plane and may be called up to eight
@@ -97,7 +94,7 @@ fn would_fit(inner: &Inner, device: DeviceIndex, bytes: Bytes, via: Via) -> Fit 
         let missing = format!("the planes of device {} could not be read", device.0);
         return Fit::Unknown { missing };
     };
-    let page = inner.planes().side(device).page.unwrap_or(PAGE);
+    let page = inner.planes().side(device).page.unwrap_or(poll::PAGE);
     snapshot::would_fit(&epoch, bytes, via, page)
 }
 

@@ -12,6 +12,7 @@
 //! own, Python's say.
 
 use super::attach::Links;
+use super::lazy;
 use super::planes::{Told, seen_of};
 use super::poll;
 use super::state::Inner;
@@ -53,8 +54,9 @@ pub(super) fn read(
     for _ in 0..TRIES {
         let attempt = attempt(inner, links, device, whence, reader.as_deref_mut())?;
         let is_torn = attempt.is_torn;
+        let is_told_more = !is_torn && lazy::settle(inner, links, &attempt);
         last = Some(attempt);
-        if !is_torn {
+        if !is_torn && !is_told_more {
             break;
         }
     }

@@ -11,6 +11,7 @@ pub mod doctor;
 mod drain;
 mod epoch;
 mod follow;
+mod lazy;
 mod planes;
 mod poll;
 mod publish;

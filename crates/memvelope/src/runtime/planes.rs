@@ -31,6 +31,8 @@ pub(super) struct Side {
     pub(super) processes: Option<(Instant, Processes)>,
     /// What the framework plane was told to be outside of an epoch.
     pub(super) told: Option<Told>,
+    /// What nothing explains in the last epoch that was not torn, other processes included.
+    pub(super) unexplained: Option<i64>,
     /// The page that the driver's memory comes in, once it was asked.
     pub(super) page: Option<Bytes>,
     /// When epochs were read, and what was unaccounted for in them, oldest first.

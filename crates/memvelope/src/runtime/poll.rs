@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::source::cgroup;
 use crate::source::cupti::Recorder;
 use crate::source::driver::{DeviceInfo, Driver};
+use crate::units::Bytes;
 use std::time::{Duration, Instant};
 
 /// How soon everybody is asked at first; later questions come at twice the distance each, up to the
@@ -21,6 +22,12 @@ const COMPLETE_WAIT_MAX: Duration = Duration::from_millis(200);
 
 /// NVML's list of processes takes milliseconds under the driver's global lock.
 const PROCESSES_PERIOD: Duration = Duration::from_secs(1);
+
+/// What device memory comes in where the driver does not say: so on every device of today.
+pub(super) const PAGE: Bytes = Bytes(2 << 20);
+
+/// Allocations up to this size share pages.
+const SHARED_MAX: Bytes = Bytes(1 << 20);
 
 /// Runs until told to end.
 pub(super) fn run(inner: &Inner) {
@@ -60,6 +67,11 @@ fn tend(inner: &Inner) {
 
 /// Nobody watched for a while: what is there now is the opening balance. Called when recording is
 /// about to go on, before the first event can come.
+///
+/// What is allocated between this and the first callback is in the next reading, and so in the opening
+/// balance. A call that is under way just then, whose entry was not seen, is told when it returns, if
+/// CUPTI delivers that; if not, it is in the opening balance or, where it took its bytes after the
+/// reading, unaccounted for: by one call a thread at most, and once.
 pub(super) fn begin_anew(inner: &Inner) {
     inner.ledger.forget_live(inner.now());
     inner.planes().forget_openings();
@@ -112,6 +124,7 @@ pub(super) fn sample(inner: &Inner, here: bool) {
     // On the host's thread its captures are none of our business.
     let _relaxed = driver.filter(|_| here).and_then(Driver::relaxed);
     for device in links.devices.iter() {
+        note_page(inner, &links, device);
         note_context(inner, &links, device);
         ask_nvml(inner, &links, device);
         let whence = if here { Whence::Here } else { Whence::Primary };
@@ -119,6 +132,18 @@ pub(super) fn sample(inner: &Inner, here: bool) {
     }
     inner.note_points();
     inner.fade_requests();
+}
+
+/// Asks once by which pages the device takes memory, and tells the ledger.
+fn note_page(inner: &Inner, links: &Links, device: &DeviceInfo) {
+    let is_known = inner.planes().side(device.index).page.is_some();
+    let Some(driver) = links.driver.filter(|_| !is_known && inner.may_call()) else { return };
+    // A driver without these calls has 2 MiB, as the ledger presumes.
+    let page = noted(inner, driver.page_of(device.index)).flatten().unwrap_or(PAGE);
+    inner.planes().side(device.index).page = Some(page);
+    if page != PAGE {
+        inner.ledger.set_pages(device.index, page, Bytes(page.0.min(SHARED_MAX.0)));
+    }
 }
 
 /// Whether the primary context is there, and was when CUPTI was attached.

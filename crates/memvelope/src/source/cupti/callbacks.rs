@@ -189,9 +189,30 @@ pub(super) unsafe extern "C" fn on_callback(
                 }
                 growth::context_gone(context);
             }
+            domain::RESOURCE if id == resource_cbid::MODULE_LOADED && !growth::is_measuring() => {
+                // SAFETY: as above; with this id its descriptor is a CUpti_ModuleResourceData.
+                unsafe { module_loaded(Block(data.cast())) };
+            }
             _ => {}
         }
     });
+}
+
+/// Remembers that a module was loaded, and how large its machine code is.
+///
+/// # Safety
+/// `data` is a `CUpti_ResourceData` whose descriptor is null or a `CUpti_ModuleResourceData`.
+unsafe fn module_loaded(data: Block) {
+    /// Where the descriptor lies, and in it the size of the machine code.
+    const DESCRIPTOR: usize = 16;
+    const CODE_BYTES: usize = 8;
+    // SAFETY: the caller's promise.
+    let (context, module) = unsafe { (data.read::<usize>(0), data.at(DESCRIPTOR)) };
+    // SAFETY: the caller's promise.
+    let code = module.map_or(0, |module| unsafe { module.read::<u64>(CODE_BYTES) });
+    if let Some(device) = STATE.contexts.device_at(context) {
+        STATE.lazy.note(device, code);
+    }
 }
 
 pub(super) fn emit(time: Nanos, body: Body) {

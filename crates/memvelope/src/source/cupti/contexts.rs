@@ -58,6 +58,13 @@ impl Contexts {
             .map(|known| known.device)
     }
 
+    /// Device of the context at `context`.
+    pub(super) fn device_at(&self, context: usize) -> Option<DeviceIndex> {
+        let entry = self.entries.iter().find(|it| it.context.load(Ordering::Acquire) == context)?;
+        let known = unpack(entry.key.load(Ordering::Acquire)).filter(|_| context != 0)?;
+        Some(known.device)
+    }
+
     /// Remembers a context. Two threads that learn of it at once may both enter it; both entries
     /// say the same and go together.
     pub(super) fn learn(&self, context: usize, known: Known) {

@@ -112,6 +112,11 @@ fn step(id: u32) -> Option<Step> {
     })
 }
 
+/// Whether this thread is inside of a call that is measured.
+pub(super) fn is_measuring() -> bool {
+    STARTED.with(|started| started.get().is_some())
+}
+
 /// Whether that call sets something up.
 pub(super) fn is_setup(id: u32) -> bool {
     step(id).is_some()

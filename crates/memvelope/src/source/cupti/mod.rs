@@ -8,7 +8,8 @@
 //! * `callbacks`, `call`, `state`, `contexts`, `under_way`: what runs inside the host's CUDA calls, lock-free;
 //!   `family`, `sharing`, `captures`, `shapes`, `exports`, `other_pools`: what they make of them
 //! * `pools`: the program's own pools, and how they are asked while they live
-//! * `growth`: what contexts and modules take, measured around the calls that make them
+//! * `growth`: what contexts and modules take, measured around the calls that make them; `lazy`: modules
+//!   that no call makes
 //! * `buffers`: memory that CUPTI fills; `drain`: the way out; `decode`, `records`: what stands in it
 //! * `scopes`: told to CUPTI, by thread; `scope_calls`: the records that this takes
 //! * `correlate`, `ranges`: what needs more than one record: scopes and marked ranges
@@ -36,6 +37,7 @@ mod find;
 mod foreign_text;
 mod growth;
 mod known_names;
+mod lazy;
 mod lifecycle;
 mod other_pools;
 mod pools;
@@ -59,6 +61,7 @@ pub use attributes::DeviceBuffers;
 pub use counters::Counters;
 pub use exports::closed_exports;
 pub use find::likely_file;
+pub use lazy::Loaded;
 pub use lifecycle::State;
 pub use recorder::{Recorder, Tended};
 

@@ -10,7 +10,7 @@ use super::lifecycle::{Life, State, Step};
 use super::session::{self, Attached, Run, Setup};
 use super::state::{Inside, STATE};
 use super::turn::{Left, Turn, on_own_thread};
-use super::{Counters, Coverage, buffers, counters, drain, finalize, lock};
+use super::{Counters, Coverage, Loaded, buffers, counters, drain, finalize, lock};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::{DeviceIndex, Event, Names, Sink};
@@ -446,6 +446,11 @@ impl Recorder {
     pub fn counters(&self) -> Counters {
         let baseline = *lock(&self.baseline);
         self.totals().since(&baseline)
+    }
+
+    /// Modules that the driver loaded by itself on a device since the last call.
+    pub fn take_loaded(&self, device: DeviceIndex) -> Loaded {
+        STATE.lazy.take(device)
     }
 
     /// Which pools of the program's own may be asked.

@@ -6,6 +6,7 @@
 use super::buffers::Arena;
 use super::contexts::Contexts;
 use super::growth::Meters;
+use super::lazy::Lazy;
 use super::pools::Pools;
 use super::under_way::UnderWay;
 use crate::event::{Event, Sink};
@@ -35,6 +36,7 @@ pub(super) struct State {
     pub(super) growth: Meters,
     pub(super) under_way: UnderWay,
     pub(super) pools: Pools,
+    pub(super) lazy: Lazy,
     pub(super) callbacks: AtomicU64,
     pub(super) caught_panics: AtomicU64,
     /// Allocations whose device nobody could name.
@@ -59,6 +61,7 @@ impl State {
             growth: Meters::new(),
             under_way: UnderWay::new(),
             pools: Pools::new(),
+            lazy: Lazy::new(),
             callbacks: AtomicU64::new(0),
             caught_panics: AtomicU64::new(0),
             unknown_device: AtomicU64::new(0),

@@ -142,6 +142,8 @@ impl Subscriber {
 
     /// Switches the callbacks of the resource domain on; the first refusal.
     pub(super) fn watch_contexts(&self, cupti: &Cupti, on: u32) -> u32 {
+        // Without it lazily loaded modules are unaccounted for, which the balance says.
+        self.switch(cupti, on, domain::RESOURCE, resource_cbid::MODULE_LOADED);
         let codes = RESOURCES.map(|id| self.switch(cupti, on, domain::RESOURCE, id));
         codes.into_iter().find(|code| *code != result::SUCCESS).unwrap_or(result::SUCCESS)
     }
