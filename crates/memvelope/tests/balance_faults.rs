@@ -13,7 +13,7 @@ use memvelope::event::DeviceIndex;
 use memvelope::runtime::Session;
 use memvelope::snapshot::{Balance, FindingKind, Fit, Snapshot, TermName, Via};
 use memvelope::units::Bytes;
-use sim::{cu, in_child};
+use sim::{cu, in_child, in_children};
 use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
@@ -91,34 +91,34 @@ fn hidden_bytes_that_grow_are_noticed() {
 /// hangs or dies.
 #[test]
 fn a_lost_device_keeps_its_last_epoch() {
-    for code in [719, 999] {
-        let scenario =
-            format!("[[devices]]\n[[faults]]\ncall = \"device_loss\"\ncode = {code}\nnth = 400\n");
-        in_child("a_lost_device_keeps_its_last_epoch", &scenario, || {
-            let mut config = Config::default();
-            config.poll_period_ms = 600_000;
-            let session = Session::start(&config).unwrap();
-            enter_context();
-            assert_eq!(allocate(64 * MIB), 0);
-            session.sample();
-            let deadline = Instant::now() + SOON;
-            while allocate(MIB) == 0 {
-                assert!(Instant::now() < deadline);
-            }
-            let good = session.snapshot();
-            let calls = sim::books()["driver_calls"].as_u64().unwrap();
-            let lost = session.snapshot_now();
-            let after = sim::books()["driver_calls"].as_u64().unwrap();
-            assert!(after - calls < 100, "it does not spin: {calls} to {after}");
-            assert_eq!(balance(&lost), balance(&good));
-            let said = lost.unseen.iter().any(|it| it.starts_with("device 0 since"));
-            assert!(said, "{:?}", lost.unseen);
-            let fit = session.would_fit(DeviceIndex(0), Bytes(1), Via::Driver);
-            assert!(matches!(fit, Fit::Unknown { .. }), "{fit:?}");
-            let _ = session.stop(SOON);
-            assert!(balance(&session.snapshot()).line(TermName::Context).is_some());
-        });
-    }
+    let lost = |code| {
+        let faults = format!("[[faults]]\ncall = \"device_loss\"\ncode = {code}\nnth = 3000\n");
+        (format!("[[devices]]\n{faults}"), &[][..])
+    };
+    in_children("a_lost_device_keeps_its_last_epoch", &[lost(719), lost(999)], || {
+        let mut config = Config::default();
+        config.poll_period_ms = 600_000;
+        let session = Session::start(&config).unwrap();
+        enter_context();
+        assert_eq!(allocate(64 * MIB), 0);
+        session.sample();
+        let deadline = Instant::now() + SOON;
+        while allocate(MIB) == 0 {
+            assert!(Instant::now() < deadline);
+        }
+        let good = session.snapshot();
+        let calls = sim::books()["driver_calls"].as_u64().unwrap();
+        let lost = session.snapshot_now();
+        let after = sim::books()["driver_calls"].as_u64().unwrap();
+        assert!(after - calls < 100, "it does not spin: {calls} to {after}");
+        assert_eq!(balance(&lost), balance(&good));
+        let said = lost.unseen.iter().any(|it| it.starts_with("device 0 since"));
+        assert!(said, "{:?}", lost.unseen);
+        let fit = session.would_fit(DeviceIndex(0), Bytes(1), Via::Driver);
+        assert!(matches!(fit, Fit::Unknown { .. }), "{fit:?}");
+        let _ = session.stop(SOON);
+        assert!(balance(&session.snapshot()).line(TermName::Context).is_some());
+    });
 }
 
 /// The driver says that it is being torn down: from then on nobody calls it, frees included.
