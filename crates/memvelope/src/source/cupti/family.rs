@@ -399,7 +399,7 @@ unsafe fn allocating(call: &Call, request: &Request) {
     let context = if kind.is_handle() || request.pool != 0 { 0 } else { call.context_uid };
     let bytes = if bytes == Bytes::ZERO { sharing::view_bytes(kind, address) } else { bytes };
     if kind == AllocKind::PoolUsed {
-        STATE.pools.named(request.pool, device);
+        STATE.pools().named(request.pool, device);
     }
     call.emit(Body::Allocated(Allocation {
         device,

@@ -455,7 +455,7 @@ impl Recorder {
 
     /// Which pools of the program's own may be asked.
     pub fn pools(&self) -> &'static dyn Asked {
-        &STATE.pools
+        STATE.pools()
     }
 
     /// Allocation and set-up calls that are under way, on whatever thread: what they take or give back

@@ -319,7 +319,7 @@ impl Run {
         }
         let watch = |id: &u32| subscriber.switch(&self.cupti, 1, domain::DRIVER_API, *id);
         if pools::WATCHED.iter().all(|id| watch(id) == result::SUCCESS) {
-            STATE.pools.watch();
+            STATE.pools().watch();
         }
         for (name, code) in refused {
             let result = cupti_sys::result_name(code);

@@ -35,7 +35,8 @@ pub(super) struct State {
     pub(super) contexts: Contexts,
     pub(super) growth: Meters,
     pub(super) under_way: UnderWay,
-    pub(super) pools: Pools,
+    /// Made when they are first needed, by whoever attaches.
+    pools: OnceLock<Pools>,
     pub(super) lazy: Lazy,
     pub(super) callbacks: AtomicU64,
     pub(super) caught_panics: AtomicU64,
@@ -60,7 +61,7 @@ impl State {
             contexts: Contexts::new(),
             growth: Meters::new(),
             under_way: UnderWay::new(),
-            pools: Pools::new(),
+            pools: OnceLock::new(),
             lazy: Lazy::new(),
             callbacks: AtomicU64::new(0),
             caught_panics: AtomicU64::new(0),
@@ -84,7 +85,7 @@ impl State {
     /// From now on callbacks go nowhere.
     pub(super) fn disconnect(&self) {
         // First: while callbacks go somewhere, the end of a pool is seen.
-        self.pools.unwatch();
+        self.pools().unwatch();
         self.sink.store(std::ptr::null_mut(), Ordering::Release);
     }
 
@@ -102,6 +103,11 @@ impl State {
     pub(super) fn driver(&self) -> Option<&'static Driver> {
         // SAFETY: only `connect` stores here, and only a `&'static Driver`.
         unsafe { self.driver.load(Ordering::Acquire).cast_const().as_ref() }
+    }
+
+    /// The program's own pools.
+    pub(super) fn pools(&self) -> &Pools {
+        self.pools.get_or_init(Pools::new)
     }
 
     /// The buffers, once they exist.
