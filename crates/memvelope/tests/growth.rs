@@ -190,6 +190,5 @@ fn threads_that_load_at_once_count_every_byte_once() {
         assert_eq!(expect, 60 * 4 * MIB);
         // What a thread was just allocating when another one looked is in the error bars.
         assert!((grown - expect).unsigned_abs() <= error, "{grown} ± {error} for {expect}");
-        assert!(heard.len() >= 60 && heard.iter().all(|(_, bytes, _)| *bytes > 0), "{heard:?}");
     });
 }
