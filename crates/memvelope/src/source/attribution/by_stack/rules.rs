@@ -101,14 +101,17 @@ const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// A digest of so many bytes, and of how many they are.
 pub(super) fn digest(seed: u64, bytes: &[u8]) -> u64 {
-    let mix = |sum: u64, word: u64| (sum.rotate_left(23) ^ word).wrapping_mul(MULTIPLIER);
+    // Both halves of the product: the lower one alone would carry nothing downwards.
+    let mix = |sum: u64, word: u64| {
+        let product = u128::from(sum.rotate_left(23) ^ word) * u128::from(MULTIPLIER);
+        product as u64 ^ (product >> 64) as u64
+    };
     let (words, rest) = bytes.as_chunks::<8>();
     let sum = words
         .iter()
         .fold(mix(seed, bytes.len() as u64), |sum, word| mix(sum, u64::from_le_bytes(*word)));
     let last = rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
-    let sum = mix(sum, last);
-    sum ^ (sum >> 29)
+    mix(sum, last)
 }
 
 #[cfg(test)]
