@@ -44,7 +44,8 @@ from ._native import (
     doctor,
     plan,
 )
-from ._profile import Profile, profile, snapshot, snapshot_text
+from ._profile import Profile, profile
+from ._snapshot import snapshot, snapshot_text, would_fit
 from ._tag import Tag, tag
 
 TYPE_CHECKING = False
@@ -91,6 +92,7 @@ __all__ = [
     "snapshot",
     "snapshot_text",
     "tag",
+    "would_fit",
 ]
 
 

@@ -31,6 +31,13 @@ pub(crate) struct Framework {
     inner: framework::Framework,
 }
 
+impl Framework {
+    /// The plane itself.
+    pub(crate) const fn plane(&self) -> &framework::Framework {
+        &self.inner
+    }
+}
+
 #[pymethods]
 impl Framework {
     /// The device's index.
