@@ -1,6 +1,8 @@
 """A snapshot of PyTorch's allocator, ingested: `memvelope.torch.ingest` beside a loop in Python that
 makes the same sums, and beside the library's builder alone, on plain arrays, which is what the walk
 through Python's objects costs nothing of. Alternating rounds of one run; what counts are the ratios.
+Processor time of the thread, so that what a busy machine does beside it does not count; the builder's
+is the fastest round's, by the clock.
 
     python benches/python_torch.py [--quick]
 
@@ -8,7 +10,7 @@ Snapshots are built from the documented format, not recorded on a GPU.
 """
 
 import gc
-from time import perf_counter_ns
+from time import thread_time_ns
 
 import memvelope.torch
 from memvelope import _native
@@ -72,9 +74,9 @@ def loop(told):
 
 
 def timed(run):
-    begin = perf_counter_ns()
+    begin = thread_time_ns()
     run()
-    return perf_counter_ns() - begin
+    return thread_time_ns() - begin
 
 
 def main():
@@ -103,7 +105,7 @@ def main():
             ),
             strict=True,
         )
-        ours, peer, floor = median(ours), median(peer), median(floor)
+        ours, peer, floor = median(ours), median(peer), min(floor)
         print(
             f"| {blocks:,} | {blocks // a_segment:,} | {ours / 1e6:.2f} ms | {ours / blocks:.0f} ns "
             f"| {peer / 1e6:.2f} ms | {ours / peer:.2f} "

@@ -135,7 +135,7 @@ def on_torch(args: argparse.Namespace) -> dict[str, Any]:
     import memvelope.torch
 
     # Before CUDA is initialised: what is there then is no opening balance but seen.
-    with memvelope.Session.start() as session, torch.inference_mode():
+    with memvelope.Session.start() as session, torch.no_grad():
         watch = memvelope.torch.watch_oom()
         books = Books(torch, memvelope, session)
         books.enter("before CUDA")
@@ -193,18 +193,19 @@ def served(torch: Any, transformers: Any, memvelope: Any, books: Books, turn: st
         num_key_value_heads=4,
         vocab_size=32_000,
     )
+    torch.set_default_dtype(torch.bfloat16)
     with memvelope.torch.tag("weights"), torch.device("cuda"):
-        model = transformers.LlamaForCausalLM._from_config(config, torch_dtype=torch.bfloat16)
+        model = transformers.LlamaForCausalLM(config)
     books.enter(f"{turn}: loaded")
     with memvelope.torch.tag("kv"):
         cache = transformers.DynamicCache()
         tokens = torch.randint(0, config.vocab_size, (8, 512), device="cuda")
-        model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(tokens, past_key_values=cache, use_cache=True)
     books.enter(f"{turn}: prefilled")
     with memvelope.torch.tag("kv"):
         token = tokens[:, -1:]
         for _ in range(32):
-            model(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            model(token, past_key_values=cache, use_cache=True)
     books.enter(f"{turn}: decoded")
     del cache, tokens, token
     gc.collect()

@@ -22,6 +22,8 @@ const SEGMENT_KEYS: &[&CStr] = &[
     c"is_expandable",
     c"blocks",
 ];
+/// PyTorch's segments begin with it.
+const DEVICE_KEY: &[&CStr] = &[c"device"];
 type SegmentFields<'w, 'py> = [Option<Value<'w, 'py>>; 10];
 const TYPES: &[&CStr] = &[c"small", c"large"];
 const BLOCK_KEYS: &[&CStr] = &[c"address", c"size", c"requested_size", c"state"];
@@ -75,15 +77,18 @@ pub(super) fn devices(segments: &Bound<'_, PyAny>) -> Result<BTreeSet<u64>> {
     let Some(items) = root.items() else {
         return Err(failed("segments".into(), format!("no list but {}", root.type_name())));
     };
-    let mut names = Names::new(SEGMENT_KEYS);
+    let mut names = Names::new(DEVICE_KEY);
     let mut found = BTreeSet::new();
+    let mut last = None;
     for (index, item) in items.enumerate() {
         let at = || format!("segment {index}");
-        let Some(fields): Option<SegmentFields<'_, '_>> = item.fields(&mut names) else {
+        let Some([device]) = item.fields(&mut names) else {
             return Err(failed(at(), format!("no dict but {}", item.type_name())));
         };
-        let device = optional(fields[0], "device").map_err(|why| failed(at(), why))?;
-        found.insert(device.unwrap_or(0));
+        let device = optional(device, "device").map_err(|why| failed(at(), why))?.unwrap_or(0);
+        if last.replace(device) != Some(device) {
+            found.insert(device);
+        }
     }
     Ok(found)
 }

@@ -150,8 +150,12 @@ impl<'w, 'py> Value<'w, 'py> {
         self,
         names: &mut Names<'py>,
     ) -> Option<[Option<Value<'w, 'py>>; N]> {
-        // SAFETY: alive as in `bound`.
-        if unsafe { ffi::PyDict_Check(self.object.as_ptr()) } == 0 {
+        // SAFETY: alive as in `bound`. The first question is a comparison, the second a call.
+        let is_dict = unsafe {
+            ffi::PyDict_CheckExact(self.object.as_ptr()) != 0
+                || ffi::PyDict_Check(self.object.as_ptr()) != 0
+        };
+        if !is_dict {
             return None;
         }
         let mut found = [None; N];
