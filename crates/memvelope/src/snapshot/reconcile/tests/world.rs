@@ -14,8 +14,8 @@ enum Owner {
         bytes: u64,
         rounding: u64,
     },
-    /// A segment of torch: its blocks (tag, requested, rounding), what awaits a stream, what is free
-    /// and goes with the cache, what is free and stays.
+    /// A segment of torch: its blocks (tag, requested, rounding), what awaits a stream, what is
+    /// free and goes with the cache, what is free and stays.
     Torch {
         blocks: Vec<(usize, u64, u64)>,
         awaiting: u64,
@@ -62,7 +62,9 @@ fn owner() -> impl Strategy<Value = Owner> {
     let blocks = prop::collection::vec((tag(), size(), 0_u64..512), 0..4);
     prop_oneof![
         4 => (tag(), 0_u16..6, size(), 0_u64..MIB)
-            .prop_map(|(tag, library, bytes, rounding)| Owner::Driver { tag, library, bytes, rounding }),
+            .prop_map(|(tag, library, bytes, rounding)| {
+                Owner::Driver { tag, library, bytes, rounding }
+            }),
         4 => (blocks, size(), (size(), size()), seen, any::<bool>()).prop_map(
             |(blocks, awaiting, free, seen, private)| Owner::Torch {
                 blocks, awaiting, free, seen, private,
