@@ -84,6 +84,7 @@ fn framework() -> Framework {
             ..Settings::default()
         },
         requests,
+        notes: vec!["x".into()],
         ..Framework::default()
     }
 }

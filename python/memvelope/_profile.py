@@ -5,7 +5,7 @@ nothing."""
 from __future__ import annotations
 
 # Typing, functools and the like are not imported here: they cost more than this whole package.
-from ._native import Session, _Mark
+from ._native import _Mark
 from ._steps import check, step_by_step, wrap
 
 TYPE_CHECKING = False
@@ -92,19 +92,3 @@ def profile(name=None, trace_id=None, *, traceparent=None):  # type: ignore[no-u
         # The plain form has a path of its own: passing keywords on costs a third of the whole.
         return Profile()(name) if callable(name) else Profile(name)
     return Profile(name, trace_id, traceparent=traceparent)
-
-
-def snapshot() -> dict[str, Any] | None:
-    """One epoch of everything the running session recorded, with the planes asked anew: where every
-    byte of VRAM is stands in `devices[i]["balance"]`, and `docs/snapshot-format.md` has every key.
-    `None` if no session runs."""
-    session = Session.current()
-    return session.snapshot_now() if session is not None else None
-
-
-def snapshot_text(width: int = 100) -> str:
-    """The same for people: `print(memvelope.snapshot_text())`."""
-    session = Session.current()
-    if session is None:
-        return "no session runs: memvelope.Session.start() starts one"
-    return session.snapshot_text(width)

@@ -6,7 +6,7 @@ from typing import Any, Literal, SupportsIndex, final
 
 from typing_extensions import Self
 
-from ._native import Envelope, Gate, Plan
+from ._native import Envelope, Framework, Gate, Plan
 from ._types import _Document, _Fit
 
 __all__ = ["Follow", "Session"]
@@ -47,6 +47,7 @@ class Session:
         pool by its handle. Without it: the allocator where the session knows what it holds, else the
         driver. `device` is the CUDA ordinal. Asks the planes anew, as `snapshot_now()` does.
         """
+    def _accept_framework(self, framework: Framework) -> None: ...
     def self_cost(self) -> dict[str, Any]: ...
     def report(self) -> dict[str, Any]:
         """Everything in one: mode and state, clock, snapshot, what was lost and what it cost."""

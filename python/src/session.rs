@@ -3,6 +3,7 @@
 use crate::convert::{amount, plain, small_amount};
 use crate::errors::{guarded, raised};
 use crate::follow::Follow;
+use crate::torch::Framework;
 use memvelope::config::Config;
 use memvelope::event::DeviceIndex;
 use memvelope::runtime;
@@ -131,6 +132,16 @@ impl Session {
             let device = DeviceIndex(device.transpose()?.unwrap_or(0));
             let via = via.map(asked).transpose()?;
             plain(py, &py.detach(|| would_fit(&self.inner, bytes, device, via)))
+        })
+    }
+
+    /// Takes what a caching allocator held a moment ago; counts until the driver hands out or takes
+    /// back memory of that device.
+    fn _accept_framework(&self, py: Python<'_>, framework: PyRef<'_, Framework>) -> PyResult<()> {
+        guarded(|| {
+            let plane = framework.plane().clone();
+            py.detach(|| self.inner.accept_framework(plane));
+            Ok(())
         })
     }
 

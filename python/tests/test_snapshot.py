@@ -1,6 +1,7 @@
 """`memvelope.snapshot()` and what is asked of it, on the simulated driver."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -118,3 +119,50 @@ def test_another_process_is_looked_at(child, sim_libs):
         assert json.loads(done.stdout)["simulated"] is True
     finally:
         process.communicate("\n", timeout=30)
+
+
+CACHED = (
+    f"import sys; sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})\n"
+    + CUDA
+    + """
+import memvelope.torch, torch_on_driver
+session = memvelope.Session.start()
+allocator = torch_on_driver.install()
+import torch
+MIB = 1 << 20
+with memvelope.torch.tag('weights'):
+    weights = [allocator.allocate(40 * MIB) for _ in range(4)]
+batch = [allocator.allocate(n * MIB) for n in (3, 3, 3, 3, 64)]
+for at in (0, 2, 4):
+    allocator.free(batch[at])
+before = memvelope.snapshot()['devices'][0]
+answer = memvelope.would_fit(79 << 30)
+fits = memvelope.would_fit(60 * MIB)
+print_me = memvelope.snapshot_text()
+torch.cuda.empty_cache()
+after = memvelope.snapshot()['devices'][0]
+print(json.dumps([before, after, answer, fits, print_me]))
+"""
+)
+
+
+def test_what_the_allocator_caches_is_told_apart(child, sim_libs):
+    before, after, no, yes, text = json.loads(child(CACHED, LD_LIBRARY_PATH=sim_libs))
+    terms = [
+        {line["term"]: line["bytes"] for line in device["balance"]["lines"]}
+        for device in (before, after)
+    ]
+    for device, lines in zip((before, after), terms):
+        assert sum(lines.values()) == device["balance"]["used_bytes"]
+        assert lines["weights"] == 160 << 20
+    mib = 1 << 20
+    # A segment of 20 MiB with 6 MiB in use, and a wholly free one of 64 MiB.
+    assert terms[0]["cached"] == (64 + 14) * mib
+    assert terms[1]["cached"] == 14 * mib
+    assert before["framework"]["releasable_bytes"] == 64 * mib
+    given_back = before["balance"]["used_bytes"] - after["balance"]["used_bytes"]
+    assert given_back == 64 * mib
+    assert terms[0]["unaccounted"] == terms[1]["unaccounted"]
+    assert (yes["fits"], yes["from"]) == ("yes", "cached")
+    assert no["fits"] in ("no", "yes")
+    assert "empty_cache() gives 64.0 MiB back" in " ".join(text.split())

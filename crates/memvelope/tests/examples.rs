@@ -78,6 +78,12 @@ fn examples_run_on_the_simulated_driver_and_say_so() {
         command.env("LD_LIBRARY_PATH", libraries.path());
     };
     let Some(outputs) = run_all(simulated) else { return };
-    let recorded = outputs.iter().find(|(name, _)| name == "03_record").unwrap();
-    assert!(recorded.1.contains("SIMULATED"), "{}", recorded.1);
+    for (name, part) in [
+        ("03_record", "SIMULATED"),
+        ("04_snapshot", "SIMULATED"),
+        ("04_snapshot", "would 4.00 GiB fit?\n  yes: 4.00 GiB would be taken"),
+    ] {
+        let (_, text) = outputs.iter().find(|(own, _)| own == name).unwrap();
+        assert!(text.contains(part), "{name}: {text}");
+    }
 }

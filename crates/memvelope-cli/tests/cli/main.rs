@@ -8,6 +8,7 @@ mod doctor;
 mod plan;
 mod replay;
 mod run;
+mod run_balance;
 mod run_common;
 mod run_ends;
 mod run_setup;

@@ -24,6 +24,8 @@ pub(super) struct Links {
     pub(super) active_before: Vec<DeviceIndex>,
     /// What went unseen on the way, one sentence each.
     pub(super) missed: Vec<String>,
+    /// Allocations were seen before this process could make any.
+    pub(super) is_from_start: bool,
     /// The driver is loaded but does not answer yet: [`complete`] is to be called until it does.
     pub(super) is_incomplete: bool,
 }
@@ -41,6 +43,7 @@ impl Links {
             simulated: false,
             active_before: Vec::new(),
             missed: Vec::new(),
+            is_from_start: false,
             is_incomplete: false,
         }
     }
@@ -95,6 +98,8 @@ pub(super) fn attach_inside_init(
     // NVML is no part of CUDA: it may be initialised here, in some milliseconds.
     attach_nvml(config, &mut links);
     attach_cupti(config, driver, sink, names, &mut links);
+    // Without a context, which takes a driver that answers, nothing can be allocated.
+    links.is_from_start = matches!(&links.mode, Mode::Cupti(coverage) if coverage.callbacks);
     links.is_incomplete = true;
     links
 }

@@ -17,6 +17,9 @@ pub(super) struct Planes {
     pub(super) host: Option<HostSnapshot>,
     /// When requests were last made to weigh less.
     pub(super) faded: Nanos,
+    /// Whatever this process holds was seen allocated: what it used before is nothing, and need not
+    /// be read from planes that belong to another moment.
+    pub(super) is_from_start: bool,
     /// Beside `devices`, what is not for snapshots; in the same order.
     sides: Vec<Side>,
 }
@@ -77,6 +80,7 @@ impl Planes {
 
     /// Nobody watched for a while: what is there now is the next opening balance.
     pub(super) fn forget_openings(&mut self) {
+        self.is_from_start = false;
         for plane in &mut self.devices {
             (plane.opening_bytes, plane.opening_own_bytes) = (None, None);
         }
@@ -106,6 +110,7 @@ impl Planes {
     /// off: too high a balance costs capacity, too low a one promises what is not there.
     pub(super) fn note_epoch(&mut self, device: DeviceIndex, epoch: Epoch) {
         self.side(device).silent = None;
+        let is_from_start = self.is_from_start;
         let plane = self.plane(device);
         plane.total_bytes = Some(epoch.total_bytes);
         plane.free_bytes = Some(epoch.free_bytes);
@@ -115,6 +120,9 @@ impl Planes {
             let seen = Bytes(u64::try_from(seen_of(&epoch.totals)).unwrap_or(0));
             let seen = seen.saturating_sub(epoch.moved_bytes);
             plane.opening_bytes = Some(opening_balance(used, seen));
+            if is_from_start {
+                plane.opening_own_bytes = Some(Bytes::ZERO);
+            }
         }
         plane.epoch = Some(epoch);
     }

@@ -83,7 +83,11 @@ pub(super) fn complete(inner: &Inner) -> bool {
     let is_complete = inner.may_call()
         && attach::complete(&inner.config, session::sink(), inner.names, &mut links);
     if is_complete {
-        inner.planes().know(&links.devices);
+        {
+            let mut planes = inner.planes();
+            planes.know(&links.devices);
+            planes.is_from_start = links.is_from_start;
+        }
         let recorder = links.recorder.filter(|_| !was_attached);
         if !inner.complete_links(links)
             && let Some(Err(error)) = recorder.map(Recorder::stop)

@@ -101,7 +101,7 @@ pub struct DeviceSnapshot {
     pub framework: Option<Framework>,
     /// What is used, term by term; `None` until the device plane was asked.
     pub balance: Option<Balance>,
-    /// The balance with most bytes used, of those that were read so far.
+    /// The balance with most bytes used, of those that were read so far and are not torn.
     pub highest: Option<Balance>,
     /// How fragmented what is free is; `None` likewise.
     pub fragmentation: Option<Fragmentation>,

@@ -226,6 +226,7 @@ fn write_elsewhere(out: &mut String, totals: &DeviceTotals) -> Result {
     let mut table = Table::new(2, &["beside VRAM", "live", "peak", "count"]);
     for kind in AllocKind::ALL {
         let what = match kind {
+            AllocKind::VmmHost => "VMM allocations in host memory",
             AllocKind::PinnedHost => "pinned host memory",
             AllocKind::Registered => "registered host memory",
             AllocKind::Managed => "managed: wherever it was touched last",

@@ -1,0 +1,97 @@
+//! `memvelope run`: the table of an unchanged program closes, and what nothing explains is exactly
+//! what the simulated driver keeps for itself.
+
+use crate::common::{run, stderr};
+use crate::run_common::{on_sim, processes, report};
+use serde_json::Value;
+use std::path::Path;
+
+const MIB: u64 = 1 << 20;
+
+fn lines(balance: &Value) -> impl Iterator<Item = (&str, i64)> {
+    let lines = balance["lines"].as_array().unwrap().iter();
+    lines.map(|line| (line["term"].as_str().unwrap(), line["bytes"].as_i64().unwrap()))
+}
+
+fn line(balance: &Value, term: &str) -> Option<i64> {
+    lines(balance).find(|(name, _)| *name == term).map(|(_, bytes)| bytes)
+}
+
+fn error(balance: &Value, term: &str) -> u64 {
+    let mut lines = balance["lines"].as_array().unwrap().iter();
+    lines.find(|line| line["term"] == term).unwrap()["error_bytes"].as_u64().unwrap()
+}
+
+fn scenario(place: &Path, hidden: u64, more: &str) -> String {
+    let path = place.join("scenario.toml");
+    let text = format!("[[devices]]\nhidden_bytes = {hidden}\n{more}\n");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Runs `everything HOW` on a device that hides so much, and holds both balances of its report to
+/// it. `context` is what the context is to take, at the highest use.
+fn check(how: &str, hidden: u64, more: &str, context: i64) {
+    let place = tempfile::tempdir().unwrap();
+    let scenario = scenario(place.path(), hidden, more);
+    let Some(mut command) = on_sim(&["--scenario", &scenario], "everything", &[how]) else {
+        return;
+    };
+    let output = command.output().unwrap();
+    let report = report(&output);
+    let of_program = |process: &&Value| process["pid"] == report["pid"];
+    let process = processes(&report).iter().find(of_program).unwrap();
+    let device = &process["snapshot"]["devices"][0];
+    for key in ["balance", "highest"] {
+        let balance = &device[key];
+        let at = format!("{how}, {hidden} hidden, {key}: {balance:#}");
+        let sum: i64 = lines(balance).map(|(_, bytes)| bytes).sum();
+        assert_eq!(Some(sum), balance["used_bytes"].as_i64(), "{at}");
+        assert_eq!(balance["is_torn"], false, "{at}");
+        let off = line(balance, "unaccounted").unwrap().abs_diff(i64::try_from(hidden).unwrap());
+        assert!(off <= error(balance, "unaccounted"), "{at}");
+    }
+    let highest = &device["highest"];
+    let of_context = line(highest, "context").unwrap() + line(highest, "recorder").unwrap_or(0);
+    assert_eq!(of_context, context, "{how}: {highest:#}");
+    assert!(highest["used_bytes"].as_u64() >= Some(85 * MIB), "{how}: {highest:#}");
+}
+
+#[test]
+fn whatever_the_program_does_the_table_closes() {
+    for how in ["held", "threads", "fork", "freed", "released", "killed"] {
+        check(how, 100_663_296, "", 480 << 20);
+    }
+}
+
+#[test]
+fn hidden_bytes_are_found_to_the_byte() {
+    for (hidden, more, context) in [
+        (0, "", 480 << 20),
+        (74 * MIB, "context_bytes = 33554432", 32 << 20),
+        (2 * MIB, "module_bytes = 6291456", (480 << 20) + (6 << 20)),
+        (4 * MIB, "[[devices.co_tenants]]\npid = 4242\nbytes = 1073741824", 480 << 20),
+    ] {
+        check("held", hidden, more, context);
+    }
+}
+
+/// What was freed before the end is in the report all the same, and as text, too.
+#[test]
+fn the_text_says_what_was_used_at_the_highest_and_at_the_end() {
+    let Some(command) = on_sim(&[], "everything", &["freed"]) else { return };
+    let words: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let mut plain = crate::common::memvelope(&[]);
+    plain.args(words.iter().filter(|word| *word != "--json"));
+    let text = stderr(&run(&mut plain, 0));
+    for part in [
+        "the device at its highest use,",
+        "the device when it was last looked at:",
+        "unaccounted",
+        "memory pools, untagged",
+        "context",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+}
