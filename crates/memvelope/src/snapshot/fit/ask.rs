@@ -7,7 +7,8 @@ use super::{Epoch, Fit, FitSource, Via};
 use crate::ledger::PoolTotals;
 use crate::units::Bytes;
 
-/// Whether a request of `bytes` would be served now, from where, and if not, why and what would help.
+/// Whether a request of `bytes` would be served now, from where, and if not, why and what would
+/// help.
 ///
 /// `page` is what the driver rounds allocations up to (2 MiB on current GPUs). The answer holds for
 /// the moment of the epoch: what other threads and processes take meanwhile is not in it. An epoch
@@ -82,8 +83,8 @@ fn find_pool(epoch: &Epoch, pool: u64) -> Option<&PoolTotals> {
     named.or(only)
 }
 
-/// A pool serves from what it holds, or grows by whole pages. Whether what it holds lies in one piece
-/// the driver does not tell.
+/// A pool serves from what it holds, or grows by whole pages. Whether what it holds lies in one
+/// piece the driver does not tell.
 fn from_pool(epoch: &Epoch, pool: &PoolTotals, free: Bytes, bytes: Bytes, page: u64) -> Fit {
     let idle = idle_of(pool);
     let room = Bytes(free.0 - free.0 % page);

@@ -20,8 +20,8 @@ const BLOCK: u64 = 512;
 pub(super) const SMALL_MAX: u64 = 1 << 20;
 /// Segment of the small class (`kSmallBuffer`), and its page if it is expandable.
 pub(super) const SMALL_SEGMENT: u64 = 2 << 20;
-/// Segment of requests below [`OWN_SEGMENT_MIN`] (`kLargeBuffer`, `large_segment_size`), and page of
-/// large expandable ones.
+/// Segment of requests below [`OWN_SEGMENT_MIN`] (`kLargeBuffer`, `large_segment_size`), and page
+/// of large expandable ones.
 pub(super) const LARGE_SEGMENT: u64 = 20 << 20;
 /// From this size on, a request gets a segment of its own size (`kMinLargeAlloc`) …
 const OWN_SEGMENT_MIN: u64 = 10 << 20;
@@ -143,8 +143,8 @@ impl Cache<'_> {
     }
 
     /// The free end of the expandable segment that would grow, and above which and up to which size
-    /// requests make it grow: smaller ones find a hole in what is mapped, and a segment has addresses
-    /// for nine eighths of the device; where those do not do, another one begins.
+    /// requests make it grow: smaller ones find a hole in what is mapped, and a segment has
+    /// addresses for nine eighths of the device; where those do not do, another one begins.
     fn tail(&self, class: SizeClass, kept: Tail) -> (u64, (u64, u64)) {
         let page = self.segment_page(class);
         let addresses = self.total.saturating_add(self.total / 8);
@@ -189,8 +189,8 @@ impl Cache<'_> {
         limit.0.saturating_sub(reserved)
     }
 
-    /// Whether a free block serves the request. Where some segments are expandable and others are not,
-    /// which block is looked at depends on what each can grow to: then all must serve it.
+    /// Whether a free block serves the request. Where some segments are expandable and others are
+    /// not, which block is looked at depends on what each can grow to: then all must serve it.
     fn hits(&self, rounded: u64) -> bool {
         let spaces = self.spaces(class_of(rounded));
         let mut fitting = spaces.filter(|space| space.largest_free_bytes.0 >= rounded).peekable();
@@ -219,8 +219,8 @@ impl Cache<'_> {
     }
 
     /// How the driver is asked: at once, and after the cache was emptied. The latter is looked at
-    /// without what awaits streams, which is sure to be no less than that, and with it; the free end
-    /// of an expandable segment may then be a part of it and is not counted beside.
+    /// without what awaits streams, which is sure to be no less than that, and with it; the free
+    /// end of an expandable segment may then be a part of it and is not counted beside.
     fn attempts(&self) -> impl Iterator<Item = Attempt> {
         let framework = self.framework;
         let at_once = Attempt { released: 0, tail: Tail::All };

@@ -11,9 +11,9 @@ const PAGE: u64 = 2 << 20;
 
 /// How fragmented a device is, for requests as they came lately.
 ///
-/// With a framework plane the requests are PyTorch's, on the default stream and from the default pool
-/// ([`Fragmentation::spaces`] has the others). Without, they go to the driver, to which free memory is
-/// pages that lie anywhere: gaps in the address space are no fragmentation.
+/// With a framework plane the requests are PyTorch's, on the default stream and from the default
+/// pool ([`Fragmentation::spaces`] has the others). Without, they go to the driver, to which free
+/// memory is pages that lie anywhere: gaps in the address space are no fragmentation.
 #[must_use]
 pub fn fragmentation(epoch: &Epoch, demand: &Demand) -> Fragmentation {
     let free = epoch.free_bytes;

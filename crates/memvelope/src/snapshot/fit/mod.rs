@@ -73,8 +73,8 @@ pub enum FitSource {
     Cached,
     /// Free memory of the device.
     Free,
-    /// Free memory of the device, after the allocator gave back what it caches: slow, but it does so
-    /// by itself.
+    /// Free memory of the device, after the allocator gave back what it caches: slow, but it does
+    /// so by itself.
     AfterRelease,
     /// What a pool holds already.
     Pool,
@@ -130,8 +130,8 @@ pub struct Fragmentation {
     /// larger than what is available: those above the largest fit, and those below it that need a
     /// larger segment than is to be had. `None` without recent requests.
     pub demand_weighted: Option<f64>,
-    /// Where it comes from that free memory serves a request of any size in whole pages, gaps in the
-    /// address space or not: Assumed, until the test on a GPU has decided it.
+    /// Where it comes from that free memory serves a request of any size in whole pages, gaps in
+    /// the address space or not: Assumed, until the test on a GPU has decided it.
     pub free_origin: Origin,
     /// By pool, stream and size class.
     pub spaces: Vec<SpaceFragmentation>,

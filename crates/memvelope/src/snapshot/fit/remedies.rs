@@ -119,8 +119,8 @@ fn empty_cache(need: &Need<'_>) -> Option<Remedy> {
     Some(remedy(RemedyKind::EmptyCache, recovers, is_enough, text))
 }
 
-/// What could be used of the stranded bytes if segments were expandable: of each free block the whole
-/// pages inside, which are at least its size less two pages.
+/// What could be used of the stranded bytes if segments were expandable: of each free block the
+/// whole pages inside, which are at least its size less two pages.
 fn expandable(need: &Need<'_>) -> Option<Remedy> {
     // Private pools give nothing back while they are in use, and get nothing of the others' cache.
     let cache = need.cache.filter(|cache| cache.releases())?;
@@ -158,8 +158,8 @@ fn expandable(need: &Need<'_>) -> Option<Remedy> {
     })
 }
 
-/// What awaits streams comes back to the cache; the allocator waits for them by itself before it gives
-/// up, but does not look into its cache again.
+/// What awaits streams comes back to the cache; the allocator waits for them by itself before it
+/// gives up, but does not look into its cache again.
 fn synchronize(need: &Need<'_>) -> Option<Remedy> {
     let cache = need.cache?;
     let framework = cache.framework;

@@ -77,7 +77,8 @@ fn cached(need: &Need<'_>, cache: &Cache<'_>) -> String {
         why += &match largest {
             Bytes::ZERO => format!("; {kept} more are cached, none of it for requests like this"),
             largest => format!(
-                "; {kept} more are cached in pieces, of which this request may use {largest} at most"
+                "; {kept} more are cached in pieces, of which this request may use {largest} at \
+                 most"
             ),
         };
     }

@@ -102,7 +102,8 @@ fn grows(input: &Reconcile<'_>, balance: &Balance) -> Option<Finding> {
             FindingKind::UnexplainedGrows,
             grown,
             format!(
-                "what nothing explains grew by {} in {span}, in each of the last {growths} readings",
+                "what nothing explains grew by {} in {span}, in each of the last {growths} \
+                 readings",
                 size(grown)
             ),
             "something allocates without being seen: a library that loads modules, local memory \
@@ -115,11 +116,11 @@ fn untracked_frees(input: &Reconcile<'_>, planes: &Planes) -> Option<Finding> {
     let frees = input.findings.untracked_frees;
     let was_used_before = planes.opening.as_ref().is_none_or(|opening| opening.bytes > 0);
     let action = if was_used_before {
-        "memory from before we attached was freed, of unknown size: the opening balance is too large \
-         by that; attach before the first CUDA call"
+        "memory from before we attached was freed, of unknown size: the opening balance is too \
+         large by that; attach before the first CUDA call"
     } else {
-        "nothing was in use before we attached: an allocation call goes unseen, or something is freed \
-         twice; `memvelope doctor` says which calls are watched"
+        "nothing was in use before we attached: an allocation call goes unseen, or something is \
+         freed twice; `memvelope doctor` says which calls are watched"
     };
     let text = format!("{} of allocations that were never seen", count(frees, "free"));
     (frees > 0).then(|| finding(FindingKind::UntrackedFrees, 0, text, action))

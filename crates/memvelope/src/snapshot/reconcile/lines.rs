@@ -231,8 +231,8 @@ pub(super) fn untold_others(drafts: &mut [Draft], input: &Reconcile<'_>, rest: i
     }
 }
 
-/// What is left. Its error bar is the sum of the others', what moved while the planes were read, and
-/// what no line can hold.
+/// What is left. Its error bar is the sum of the others', what moved while the planes were read,
+/// and what no line can hold.
 pub(super) fn unaccounted(
     drafts: &[Draft],
     input: &Reconcile<'_>,

@@ -2,18 +2,18 @@
 //!
 //! **Who counts what**, so that no byte is counted twice:
 //!
-//! * The driver plane's physical bytes are L: allocations that count as VRAM, pool reserves, and what
-//!   graphs hold. What pools and graphs hand out is inside of their reserve, which is split.
+//! * The driver plane's physical bytes are L: allocations that count as VRAM, pool reserves, and
+//!   what graphs hold. What pools and graphs hand out is inside of their reserve, which is split.
 //! * A segment of the framework is one driver allocation, or several. Its bytes are counted by the
-//!   framework, which knows its blocks; what the driver plane has of it ([`Matched`]) is taken out of
-//!   the driver plane's tags and libraries.
-//! * A segment that the driver plane never saw was there before we attached: its bytes are moved out
-//!   of the opening balance.
+//!   framework, which knows its blocks; what the driver plane has of it ([`Matched`]) is taken out
+//!   of the driver plane's tags and libraries.
+//! * A segment that the driver plane never saw was there before we attached: its bytes are moved
+//!   out of the opening balance.
 //! * CUPTI's buffers that a context got when it was made lie inside that context's measured growth,
 //!   if both are known: they are moved out of it ([`TermName::Recorder`]), never counted beside it.
 //! * Managed memory is where it was last touched, and exported memory may have been taken over by
-//!   another process: neither is told by anybody. Managed bytes are in no line, exported ones stay in
-//!   theirs, and both are in the error bar of `unaccounted`.
+//!   another process: neither is told by anybody. Managed bytes are in no line, exported ones stay
+//!   in theirs, and both are in the error bar of `unaccounted`.
 //!
 //! Numbers are held within 2^56 bytes (64 PiB), more than any device has, so that no sum overflows
 //! and the lines add up exactly whatever a plane says.

@@ -79,7 +79,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn there_is_an_answer(epoch in epoch(), bytes in number(), page in number(), stream in 0_u64..2) {
+    fn there_is_an_answer(
+        epoch in epoch(),
+        bytes in number(),
+        page in number(),
+        stream in 0_u64..2,
+    ) {
         let at = Via::FrameworkAt { stream, pool: (stream, 0) };
         for via in [Via::Driver, Via::Pool(0), Via::Pool(5), Via::Framework, at] {
             match would_fit(&epoch, bytes, via, page) {
@@ -111,7 +116,8 @@ proptest! {
         for via in [Via::Driver, Via::Framework, at] {
             let ask = |bytes| would_fit(&epoch, bytes, via, PAGE);
             let largest = match ask(Bytes(1)) {
-                Fit::Yes { largest_fit_bytes, .. } | Fit::No { largest_fit_bytes, .. } => largest_fit_bytes,
+                Fit::Yes { largest_fit_bytes, .. } => largest_fit_bytes,
+                Fit::No { largest_fit_bytes, .. } => largest_fit_bytes,
                 Fit::Unknown { .. } => continue,
             };
             let fits = matches!(ask(largest), Fit::Yes { .. });

@@ -59,8 +59,8 @@ fn place(rng: &mut Rng) -> (u64, (u64, u64)) {
 struct Tally {
     tries: u64,
     served: u64,
-    /// Told no, and it was served: because blocks that awaited streams were free neighbours by then,
-    /// or because of a hole in what is mapped. Neither is told block by block.
+    /// Told no, and it was served: because blocks that awaited streams were free neighbours by
+    /// then, or because of a hole in what is mapped. Neither is told block by block.
     wrong_no: [u64; 2],
     after_release: u64,
 }
@@ -157,7 +157,7 @@ fn check_largest(toy: &Toy, stream: u64, pool: (u64, u64), fit: &Fit, salt: u64)
         let at = Via::FrameworkAt { stream, pool };
         matches!(would_fit(&toy.epoch(), Bytes(bytes), at, PAGE), Fit::Yes { .. })
     };
-    if salt % 16 != 0 {
+    if !salt.is_multiple_of(16) {
         return;
     }
     if largest > 0 {

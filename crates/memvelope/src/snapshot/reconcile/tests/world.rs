@@ -14,8 +14,8 @@ enum Owner {
         bytes: u64,
         rounding: u64,
     },
-    /// A segment of torch: its blocks (tag, requested, rounding), what awaits a stream, what is free
-    /// and goes with the cache, what is free and stays.
+    /// A segment of torch: its blocks (tag, requested, rounding), what awaits a stream, what is
+    /// free and goes with the cache, what is free and stays.
     Torch {
         blocks: Vec<(usize, u64, u64)>,
         awaiting: u64,
@@ -62,7 +62,9 @@ fn owner() -> impl Strategy<Value = Owner> {
     let blocks = prop::collection::vec((tag(), size(), 0_u64..512), 0..4);
     prop_oneof![
         4 => (tag(), 0_u16..6, size(), 0_u64..MIB)
-            .prop_map(|(tag, library, bytes, rounding)| Owner::Driver { tag, library, bytes, rounding }),
+            .prop_map(|(tag, library, bytes, rounding)| {
+                Owner::Driver { tag, library, bytes, rounding }
+            }),
         4 => (blocks, size(), (size(), size()), seen, any::<bool>()).prop_map(
             |(blocks, awaiting, free, seen, private)| Owner::Torch {
                 blocks, awaiting, free, seen, private,
@@ -94,28 +96,9 @@ fn tell(owners: &[Owner], doubled: &[(usize, u64)]) -> Input {
                 add(&mut totals.rounding.bytes, *rounding);
                 library_holds(totals, *library, *tag, *bytes);
             }
-            Owner::Torch { blocks, awaiting, free, seen, private } => {
-                let requested: u64 = blocks.iter().map(|block| block.1).sum();
-                let allocated = requested + blocks.iter().map(|block| block.2).sum::<u64>();
-                let bytes = allocated + awaiting + free.0 + free.1;
+            Owner::Torch { seen, .. } => {
+                let bytes = tell_segment(owner, &mut framework);
                 used += bytes;
-                for (tag, requested, _) in blocks {
-                    add(&mut framework.by_tag[*tag], *requested);
-                }
-                add(&mut framework.requested_bytes, requested);
-                add(&mut framework.allocated_bytes, allocated);
-                add(&mut framework.active_bytes, allocated + awaiting);
-                add(&mut framework.reserved_bytes, bytes);
-                add(&mut framework.releasable_bytes, free.0);
-                framework.spaces.push(crate::framework::Space {
-                    pool: if *private { (0, 7) } else { (0, 0) },
-                    requested_bytes: Bytes(requested),
-                    untagged_bytes: Bytes(
-                        blocks.iter().filter(|block| block.0 == 0).map(|block| block.1).sum(),
-                    ),
-                    ..Default::default()
-                });
-                framework.segments.push(Segment { bytes: Bytes(bytes), ..Segment::default() });
                 let mut matched = Matched::default();
                 match seen {
                     Seen::Yes { tag, library } => {
@@ -163,6 +146,31 @@ fn tell(owners: &[Owner], doubled: &[(usize, u64)]) -> Input {
     epoch.framework = Some(framework);
     (plane.opening_own_bytes, plane.others_bytes) = (Some(Bytes(opening)), Some(Bytes(others)));
     input
+}
+
+/// Adds a segment; returns its bytes.
+fn tell_segment(owner: &Owner, framework: &mut Framework) -> u64 {
+    let Owner::Torch { blocks, awaiting, free, private, .. } = owner else { return 0 };
+    let requested: u64 = blocks.iter().map(|block| block.1).sum();
+    let untagged = blocks.iter().filter(|block| block.0 == 0).map(|block| block.1).sum();
+    let allocated = requested + blocks.iter().map(|block| block.2).sum::<u64>();
+    let bytes = allocated + awaiting + free.0 + free.1;
+    for (tag, requested, _) in blocks {
+        framework.by_tag[*tag].0 += requested;
+    }
+    framework.requested_bytes.0 += requested;
+    framework.allocated_bytes.0 += allocated;
+    framework.active_bytes.0 += allocated + awaiting;
+    framework.reserved_bytes.0 += bytes;
+    framework.releasable_bytes.0 += free.0;
+    framework.spaces.push(crate::framework::Space {
+        pool: if *private { (0, 7) } else { (0, 0) },
+        requested_bytes: Bytes(requested),
+        untagged_bytes: Bytes(untagged),
+        ..Default::default()
+    });
+    framework.segments.push(Segment { bytes: Bytes(bytes), ..Segment::default() });
+    bytes
 }
 
 fn library_holds(totals: &mut DeviceTotals, library: u16, tag: usize, bytes: u64) {
