@@ -67,8 +67,5 @@ fn main() {
     println!("| subject | ns | peer or floor | ns | ratio |\n|---|---|---|---|---|");
     for pair in &pairs {
         pair.print();
-        // Twenty microseconds an allocation, where the build is one that is shipped.
-        let is_fast = pair.subject_ns <= 20_000.0;
-        assert!(is_fast || pair::is_quick() || cfg!(debug_assertions), "{}", pair.subject_ns);
     }
 }

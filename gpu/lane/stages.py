@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import ledger
 import overhead
 import questions
 from place import Failed, Place, Skipped, run
@@ -94,6 +95,13 @@ def all_stages(place: Place) -> list[Stage]:
         Stage("overhead-churn", 560, partial(overhead.native, workload="churn")),
         Stage("cupti-versions", 560, questions.versions),
         Stage("wheel", 90, wheel),
+        Stage("ledger-driver", 560, partial(ledger.model, part="driver")),
+        Stage("ledger-model", 560, partial(ledger.model, part="torch")),
+        Stage(
+            "ledger-model-expandable",
+            560,
+            partial(ledger.model, part="torch", expandable=True),
+        ),
         Stage("demo", 330, partial(demo, name="demo", extra=[])),
     ]
     tight = ["--vram", "24GiB", "--speed", "4"]

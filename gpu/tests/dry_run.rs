@@ -107,6 +107,9 @@ fn every_stage_runs_or_says_why_not() {
     skipped("doctor", "bin/memvelope is not in the bundle");
     // "torch not importable", or that it does not run on the simulated driver.
     skipped("overhead-decode-eager", "orch");
+    for name in ["ledger-driver", "ledger-model", "ledger-model-expandable"] {
+        skipped(name, "no wheel in the bundle");
+    }
     // Every comparison has every mode, each of which recorded what its name says.
     let rows = results["slowdowns"].as_array().unwrap();
     for mode in ["nothing", "polling", "idle", "recording-injected", "recording-in-process"] {

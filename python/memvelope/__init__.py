@@ -48,6 +48,8 @@ from ._profile import Profile, profile
 from ._snapshot import snapshot, snapshot_text, would_fit
 from ._tag import Tag, tag
 
+TYPE_CHECKING = False
+
 __all__ = [
     "ConfigureGateError",
     "CuptiCallError",
@@ -92,6 +94,17 @@ __all__ = [
     "tag",
     "would_fit",
 ]
+
+
+if not TYPE_CHECKING:  # for a checker, anything would be there
+
+    def __getattr__(name):
+        """`memvelope.torch`, when somebody asks for it: most programs do not."""
+        if name == "torch":
+            from importlib import import_module
+
+            return import_module(".torch", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def inject_path() -> str:

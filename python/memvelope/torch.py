@@ -15,8 +15,17 @@ import sys
 from _thread import allocate_lock, get_ident, interrupt_main
 from typing import TYPE_CHECKING
 
-from ._native import Framework, MemvelopeError, Session, _BlockScope, _tag_number, _torch_ingest
-from ._native import _torch_turnover as _turnover
+from ._native import (
+    Framework,
+    MemvelopeError,
+    Session,
+    _BlockScope,
+    _tag_number,
+    _torch_accept,
+    _torch_epoch,
+    _torch_ingest,
+    _torch_turnover,
+)
 from ._tag import tag as _driver_tag
 
 if TYPE_CHECKING:
@@ -52,7 +61,7 @@ def missing() -> str | None:
         return "torch has not initialised CUDA: its allocator holds nothing yet"
     backend = getattr(cuda, "get_allocator_backend", lambda: "native")()
     if backend != "native":
-        return f"torch's allocator is {backend!r}, which has no blocks: the driver's pools are in Session.snapshot()"
+        return f"torch's allocator is {backend!r}, which has no blocks to look at"
     return None
 
 
@@ -113,7 +122,7 @@ def _read(torch: Any, device: int) -> Framework:
         before = _stats(torch, device)
         segments = _raw_snapshot(torch)
         after = _stats(torch, device)
-        if _turnover(before) == _turnover(after):
+        if _torch_turnover(before) == _torch_turnover(after):
             break
         if attempt == _TRIES:
             notes.append(
@@ -131,16 +140,13 @@ def snapshot(device: Any = None) -> Framework:
     no such allocator, and `ReadAllocatorError` where what it tells does not hold together.
     """
     torch = _torch()
-    framework = _read(torch, _index(torch, device))
-    _tell(framework)
+    index = _index(torch, device)
+    # A running session asks in the middle of reading its own planes: one moment of all.
+    framework = _torch_epoch(index, lambda: _read(torch, index))
+    if framework is None:
+        framework = _read(torch, index)
+        _torch_accept(framework)
     return framework
-
-
-def _tell(framework: Framework) -> None:
-    session = Session.current()
-    accept = getattr(session, "_accept_framework", None)
-    if accept is not None:
-        accept(framework)
 
 
 def ingest(
@@ -184,24 +190,42 @@ class tag:  # noqa: N801, as memvelope.tag is called
         self._number = _tag_number(name)
         self._driver = _driver_tag(name)
         self._device = device
-        self._scopes: list[_BlockScope] = []
+        self._scopes: list[_BlockScope | None] = []
 
     def _look(self) -> tuple[Any, int | None]:
         if missing() is not None:
-            return None, None
+            return None, None  # nothing is in use
         torch = _torch()
         device = None if self._device is None else _index(torch, self._device)
         return _raw_snapshot(torch), device
 
     def __enter__(self) -> tag:
-        scope = _BlockScope(*self._look())
+        scope = None
+        try:
+            scope = _BlockScope(*self._look())
+        except Exception as error:
+            _warn_of_tag(error)
         self._driver.__enter__()
         self._scopes.append(scope)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._driver.__exit__(*exception)
-        self._scopes.pop().end(self._number, *self._look())
+        scope = self._scopes.pop()
+        if scope is None:
+            return
+        try:
+            scope.end(self._number, *self._look())
+        except Exception as error:
+            _warn_of_tag(error)
+
+
+def _warn_of_tag(error: Exception) -> None:
+    """Blocks without a tag are no reason for a model not to load."""
+    from warnings import warn
+
+    text = f"blocks got no tag, because the allocator could not be read: {error}"
+    warn(text, RuntimeWarning, stacklevel=3)
 
 
 # ---------------------------------------------------------------- out of memory
@@ -291,12 +315,18 @@ def watch_oom(path: str | PathLike[str] | None = None, *, keep: int = _KEEP_MAX)
         raise ValueError(f"keep={keep}: expected 1 to {_KEEP_MAX}")
     torch = sys.modules.get("torch")
     if torch is None:
-        raise TorchUnavailable("this program has not imported torch\nhint: import it before watch_oom()")
+        hint = "hint: import it before watch_oom()"
+        raise TorchUnavailable(f"this program has not imported torch\n{hint}")
     attach = getattr(torch._C, "_cuda_attach_out_of_memory_observer", None) or getattr(
         torch._C, "_cuda_attachOutOfMemoryObserver", None
     )
     if attach is None:
-        raise TorchUnavailable("this torch has no observers for running out of memory (CUDA, 2.0 and later)")
+        raise TorchUnavailable("this torch has no observers of memory running out: CUDA's has, from 2.0")
+    if path is not None:
+        import os
+
+        # The program may go elsewhere until then.
+        path = os.path.abspath(path)
     watch = OomWatch(path, keep)
     with _lock:
         _watches.append(watch)
@@ -395,7 +425,7 @@ def _report(device: int, taken_bytes: int, limit_bytes: int, free_bytes: int) ->
     session = Session.current()
     if session is not None:
         part("snapshot", lambda: _of_device(session, device))
-        part("would_fit", lambda: _would_fit(session, device, taken_bytes))
+        part("would_fit", lambda: session.would_fit(taken_bytes, device))
     report["text"] = _text(report, framework[0] if framework else None)
     return report
 
@@ -407,11 +437,6 @@ def _of_device(session: Session, device: int) -> dict[str, Any] | None:
     for found in mine:
         found["framework"] = None  # it stands in the report already
     return mine[0] if mine else None
-
-
-def _would_fit(session: Session, device: int, taken_bytes: int) -> Any:
-    ask = getattr(session, "would_fit", None)
-    return ask(taken_bytes, device=device) if ask is not None else None
 
 
 def _size(count: int) -> str:

@@ -59,7 +59,10 @@ mod _native {
     #[pymodule_export]
     use super::ticket::Ticket;
     #[pymodule_export]
-    use super::torch::{_torch_ingest, _torch_turnover, BlockScope, Framework};
+    use super::torch::{
+        _torch_accept, _torch_builder_ns, _torch_epoch, _torch_ingest, _torch_turnover, BlockScope,
+        Framework,
+    };
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name is Python's")]

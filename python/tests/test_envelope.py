@@ -79,7 +79,7 @@ def test_it_prints_and_serializes_every_term():
     assert [(t["name"], t["bytes"]) for t in data["terms"]] == [
         (t.name, t.bytes) for t in envelope.terms
     ]
-    text = str(envelope)
+    text = str(envelope).replace("-", " ")
     for term in envelope.terms:
         assert term.name.replace("_", " ") in text.lower()
     assert str(envelope.kv_capacity_blocks) in repr(envelope)

@@ -3,6 +3,7 @@ on a stand-in for torch whose allocator plays PyTorch's."""
 
 import copy
 import json
+import pathlib
 import pickle
 import random
 import sys
@@ -246,6 +247,19 @@ assert 'torch' not in sys.modules
     assert "has not imported torch" in child(code)
 
 
+def test_it_is_imported_when_it_is_asked_for(child):
+    code = """
+import sys, memvelope
+assert 'memvelope.torch' not in sys.modules
+print(memvelope.torch.__name__)
+try:
+    memvelope.no_such_thing
+except AttributeError as error:
+    assert 'no_such_thing' in str(error)
+"""
+    assert child(code) == "memvelope.torch\n"
+
+
 def test_what_is_missing_is_said(torch, monkeypatch):
     fake = torch(initialised=False)
     assert "not initialised CUDA" in memvelope.torch.missing()
@@ -296,6 +310,75 @@ def test_a_memory_fraction_is_a_limit(torch):
     assert memvelope.torch.snapshot().settings["limit_bytes"] == 100
 
 
+#: A program whose stand-in for torch takes its segments from the (simulated) driver.
+ON_DRIVER = """
+import ctypes, json, sys
+sys.path.insert(0, TESTS)
+import memvelope, memvelope.torch, torch_fake
+
+cuda = ctypes.CDLL('libcuda.so.1')
+
+def call(name, *arguments):
+    code = getattr(cuda, name)(*arguments)
+    assert code == 0, (name, code)
+
+def from_driver(size):
+    address = ctypes.c_uint64()
+    call('cuMemAlloc_v2', ctypes.byref(address), ctypes.c_size_t(size))
+    return address.value
+
+allocator = torch_fake.Allocator()
+allocator.driver = from_driver
+sys.modules['torch'] = torch_fake.module(allocator)
+with memvelope.Session.start() as session:
+    call('cuInit', 0)
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    call('cuDeviceGet', ctypes.byref(device), 0)
+    call('cuDevicePrimaryCtxRetain', ctypes.byref(context), device)
+    call('cuCtxSetCurrent', context)
+    [before] = session.snapshot_now()['devices']
+    with memvelope.torch.tag('weights'):
+        allocator.allocate(30 << 20)
+        allocator.allocate(1000)
+    gone = allocator.allocate(50 << 20)
+    allocator.allocate((3 << 20) - 5)
+    allocator.free(gone)
+    framework = memvelope.torch.snapshot()
+    [found] = session.snapshot_now()['devices']
+    fits = [session.would_fit(size, 0, 'framework') for size in (40 << 20, 1 << 50)]
+    allocator.total = 0
+    watch = memvelope.torch.watch_oom()
+    try:
+        allocator.allocate(1 << 50)
+    except torch_fake.OutOfMemoryError:
+        pass
+told = [framework.as_dict(), before, found]
+print(json.dumps([*told, fits, watch.last, watch.problems]))
+"""
+
+
+def test_a_session_has_the_allocators_plane_and_its_balance_closes(child, sim_libs):
+    tests = str(pathlib.Path(__file__).parent)
+    printed = child(f"TESTS = {tests!r}\n{ON_DRIVER}", LD_LIBRARY_PATH=sim_libs)
+    framework, before, found, (fits, fits_not), report, problems = json.loads(printed)
+    assert found["framework"]["requested_bytes"] == framework["requested_bytes"]
+    balance = found["balance"]
+    lines, others = (
+        {line["term"]: line["bytes"] for line in it["lines"]}
+        for it in (balance, before["balance"])
+    )
+    assert sum(lines.values()) == balance["used_bytes"] and not balance["is_torn"]
+    assert lines["weights"] == (30 << 20) + 1000
+    assert lines["cached"] == (50 << 20) + (SMALL - 1024) + (LARGE - (3 << 20))
+    assert lines["rounding"] >= 5 + 24
+    # Whatever there was before: of torch's memory nothing is unaccounted.
+    assert lines["unaccounted"] == others["unaccounted"], balance
+    assert (fits["fits"], fits["from"], fits_not["fits"]) == ("yes", "cached", "no")
+    assert problems == [] and report["problems"] == [], report
+    assert report["snapshot"]["balance"]["used_bytes"] == balance["used_bytes"]
+    assert report["would_fit"]["fits"] == "no" and "no, because" in report["text"]
+
+
 # ---------------------------------------------------------------- tags
 
 
@@ -336,6 +419,20 @@ def test_a_scope_is_left_by_an_exception(torch):
         raise KeyError
     with pytest.raises(ValueError, match="weights"):
         memvelope.torch.tag("no tag")
+
+
+def test_an_allocator_that_cannot_be_read_stops_no_program(torch):
+    allocator = Allocator()
+    fake = torch(allocator)
+    read = fake._C._cuda_memorySnapshot
+    fake._C._cuda_memorySnapshot = lambda argument: {"segments": [7]}
+    allocator.allocate(100)
+    with pytest.warns(RuntimeWarning, match="got no tag"), memvelope.torch.tag("weights"):
+        # What was there before is not known, so nothing has the tag.
+        fake._C._cuda_memorySnapshot = read
+    assert memvelope.torch.snapshot().by_tag["weights"] == 0
+    with pytest.warns(RuntimeWarning, match="segment 0"), memvelope.torch.tag("weights"):
+        fake._C._cuda_memorySnapshot = lambda argument: {"segments": [7]}
 
 
 # ---------------------------------------------------------------- out of memory

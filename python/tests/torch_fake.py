@@ -25,6 +25,8 @@ class Allocator:
         self.pool = (0, 0)
         self.counts = {"allocated": 0, "freed": 0, "segments": 0, "ooms": 0}
         self.observers = []
+        #: Hands out a segment's address; without it, addresses are made up.
+        self.driver = None
 
     def allocate(self, asked, *, stream=0, device=0):
         size = max(512, -(-asked // 512) * 512)
@@ -145,7 +147,7 @@ class Allocator:
             raise OutOfMemoryError(f"CUDA out of memory. Tried to allocate {taken}")
         segment = {
             "device": device,
-            "address": self.next,
+            "address": self.driver(taken) if self.driver else self.next,
             "total_size": taken,
             "stream": stream,
             "segment_type": kind,

@@ -1,6 +1,7 @@
 //! Which library asked for a driver allocation, in a C program with libraries of every kind, recorded
 //! by the injection library on the simulated driver.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests abort on purpose, as the tests do")]
 #![cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
 
 mod common;

@@ -36,7 +36,7 @@ pub(crate) const VERSION_TEXT: &str = concat!("memvelope-sim ", env!("CARGO_PKG_
 
 /// Every exported function of the simulated libcuda, with its CUPTI callback id (0 for none).
 pub fn driver_functions() -> impl Iterator<Item = (&'static str, u32)> {
-    driver::TABLE.iter().map(|function| (function.name(), function.cbid))
+    driver::functions().map(|function| (function.name(), function.cbid))
 }
 
 /// Every exported function of the simulated libcupti.

@@ -265,3 +265,27 @@ fn a_driver_that_shuts_down_says_so() {
         return;
     };
 }
+
+#[test]
+fn contexts_have_ids_and_peers() {
+    let Some(_) = in_child("contexts_have_ids_and_peers", "[[devices]]\n[[devices]]\n", || {
+        let own = context();
+        let (mut other, mut can, mut id, mut current) = (0, 9, 0, 0);
+        assert_eq!(cu::cuDevicePrimaryCtxRetain(&mut other, 1), 0);
+        assert_eq!((cu::cuDeviceCanAccessPeer(&mut can, 0, 1), can), (0, 1));
+        assert_eq!((cu::cuDeviceCanAccessPeer(&mut can, 1, 1), can), (0, 0));
+        assert_eq!(cu::cuDeviceCanAccessPeer(&mut can, 0, 2), 101);
+        let peer = |context| {
+            (cu::cuCtxEnablePeerAccess(context, 0), cu::cuCtxEnablePeerAccess(context, 0))
+        };
+        assert_eq!((peer(other), peer(own)), ((0, 704), (1, 1)));
+        assert_eq!(cu::cuCtxDisablePeerAccess(other), 0);
+        assert_eq!(cu::cuCtxDisablePeerAccess(other), 705);
+        assert_eq!((cu::cuCtxGetId(own, &mut id), cu::cuCtxGetId(0, &mut current)), (0, 0));
+        assert_eq!(id, current);
+        assert_eq!(cu::cuCtxGetId(other, &mut current), 0);
+        assert_ne!(id, current);
+    }) else {
+        return;
+    };
+}

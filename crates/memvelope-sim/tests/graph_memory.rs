@@ -201,3 +201,68 @@ fn nodes_are_made_by_hand_and_launches_can_fail() {
         return;
     };
 }
+
+/// The same nodes by the call for all types, and by a capture into a graph that has nodes.
+#[test]
+fn nodes_of_all_types_are_added_by_one_call() {
+    let Some(books) = in_child("nodes_of_all_types_are_added_by_one_call", "", || {
+        let context = context();
+        let plain = common::alloc(4096);
+        let mut graph = 0;
+        assert_eq!(cu::cuGraphCreate(&mut graph, 0), 0);
+        let add = |kind: u64, words: &[(usize, u64)], after: &[u64]| {
+            let (mut params, mut node) = ([0; 32], 0);
+            params[0] = kind;
+            words.iter().for_each(|(at, word)| params[2 + at] = *word);
+            let (at, count, none) = (after.as_ptr(), after.len(), std::ptr::null());
+            let code = cu::cuGraphAddNode_v2(&mut node, graph, at, none, count, &mut params);
+            (code, node, params)
+        };
+        // Pinned type on device 0, and the size.
+        let (code, taken, params) = add(10, &[(0, 1), (1, 1), (13, 5 << 20)], &[]);
+        let address = params[2 + 14];
+        assert_eq!(code, 0);
+        // A memset of 4,096 bytes of the new memory.
+        let fill = [(0, address), (2, 7 | 1 << 32), (3, 4096), (4, 1), (5, context)];
+        let (code, filled, _) = add(2, &fill, &[taken]);
+        assert_eq!(code, 0);
+        // From there to the plain memory: type and address of either end, width, height, depth.
+        let copy = [
+            (1, context),
+            (2 + 4, 2),
+            (2 + 6, address),
+            (2 + 11 + 4, 2),
+            (2 + 11 + 6, plain),
+            (2 + 22, 4096),
+            (2 + 23, 1),
+            (2 + 24, 1),
+        ];
+        let (code, copied, _) = add(1, &copy, &[filled]);
+        assert_eq!(code, 0);
+        let kernel = common::kernel(c"idle");
+        let launch = [(0, kernel), (1, 1 | 1 << 32), (2, 1 | 32 << 32), (3, 1 | 1 << 32)];
+        assert_eq!(add(0, &launch, &[copied]).0, 0);
+        assert_eq!(add(5, &[], &[]).0, 801, "empty nodes are not there");
+        assert_eq!(add(99, &[], &[]).0, 1);
+        // The free is captured into the same graph.
+        let (stream, none) = (stream(), std::ptr::null());
+        let begin = || cu::cuStreamBeginCaptureToGraph(stream, graph, &copied, none, 1, 0);
+        assert_eq!((begin(), begin()), (0, 1));
+        assert_eq!(cu::cuMemFreeAsync(address, stream), 0);
+        let mut captured = 0;
+        assert_eq!(cu::cuStreamEndCapture(stream, &mut captured), 0);
+        assert_eq!(captured, graph);
+        let executable = instantiate(graph, 0);
+        for _ in 0..2 {
+            assert_eq!(cu::cuGraphLaunch(executable, stream), 0);
+        }
+        let mut back = [0; 8];
+        assert_eq!(cu::cuMemcpyDtoH_v2(back.as_mut_ptr(), plain + 4088, 8), 0);
+        assert_eq!(back, [7; 8]);
+        assert_eq!((attribute(USED), attribute(RESERVED)), (0, 6 * MIB));
+    }) else {
+        return;
+    };
+    assert_eq!(books["graphs"]["nodes"], json!(10));
+    assert_eq!(books["caught_panics"], json!(0));
+}

@@ -36,13 +36,14 @@ impl Draws {
 }
 
 /// Physical memory behind handles, and what keeps it.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Memory {
     bytes: u64,
     keepers: u64,
 }
 
 /// What keeps physical memory.
+#[derive(Debug)]
 enum Keeper {
     Handle(u64),
     Mapping(u64, u64),
@@ -51,7 +52,7 @@ enum Keeper {
 }
 
 /// The account.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Account {
     plain: Vec<(u64, u64)>,
     pooled: Vec<(u64, u64)>,
@@ -80,14 +81,6 @@ fn pages(bytes: u64) -> u64 {
 impl Account {
     fn vmm(&self) -> u64 {
         self.memories.iter().filter(|at| at.keepers > 0).map(|at| at.bytes).sum()
-    }
-
-    fn physical(&self) -> u64 {
-        let (small, large): (Vec<_>, Vec<_>) = self.plain.iter().partition(|(_, at)| *at <= SMALL);
-        let small: u64 = small.iter().map(|(_, bytes)| bytes.div_ceil(512) * 512).sum();
-        let large: u64 = large.iter().map(|(_, bytes)| pages(*bytes)).sum();
-        let arrays: u64 = self.arrays.iter().map(|(_, bytes)| pages(*bytes)).sum();
-        pages(small) + large + arrays + self.vmm()
     }
 
     /// Enters an allocation, if the call worked.
@@ -288,64 +281,115 @@ impl Account {
         }
     }
 
-    fn compare(&self) {
-        let (free, total) = mem_info();
-        let books = books();
-        let device = &books["devices"][0];
-        let of = |key: &str| device[key]["live_bytes"].as_u64().unwrap();
-        let live = |family: &str| device["families"][family]["live_bytes"].as_u64().unwrap_or(0);
-        let graphs = self.graphs.iter().map(|(_, bytes, _)| *bytes).sum();
-        for (family, expected) in [
-            ("device", sum(&self.plain)),
-            ("pool_used", sum(&self.pooled)),
-            ("managed", sum(&self.managed)),
-            ("pinned_host", sum(&self.pinned)),
-            ("array", sum(&self.arrays)),
-            ("graph_used", graphs),
-            ("vmm", self.vmm()),
-        ] {
-            assert_eq!(live(family), expected, "{family}");
+    fn step(&mut self, draws: &mut Draws) {
+        match draws.below(9) {
+            0 | 1 => self.allocate(draws),
+            2 | 3 => self.free(draws),
+            4 | 5 => self.hold(draws),
+            6 | 7 => self.let_go(draws),
+            // The whole context must not be waited for while another thread captures.
+            _ if draws.below(4) == 0 => assert_eq!(cu::cuStreamSynchronize(0), 0),
+            _ => {}
         }
-        let physical = self.physical() + of("pool_reserved") + of("graph_reserved");
-        assert_eq!(device["physical_live_bytes"].as_u64().unwrap(), physical);
-        assert_eq!(total - free, physical + (8 + 4) * MIB);
-        assert!(of("pool_reserved") >= sum(&self.pooled) && of("graph_reserved") >= graphs);
     }
-}
 
-#[test]
-fn books_and_free_bytes_agree_with_an_account() {
-    let scenario = "[[devices]]\ntotal_bytes = 536870912\ncontext_bytes = 8388608\n\
-                    hidden_bytes = 4194304\npool_chunk_bytes = 4194304\n";
-    let test = "books_and_free_bytes_agree_with_an_account";
-    let Some(books) = in_child(test, scenario, || {
-        context();
-        let (mut account, mut draws) = (Account::default(), Draws(0x2545_f491));
+    fn with_multicast() -> Self {
+        let mut account = Self::default();
         let props = [1, 1 << 45, 1, 0];
         assert_eq!(cu::cuMulticastCreate(&mut account.multicast, &props), 0);
         assert_eq!(cu::cuMulticastAddDevice(account.multicast, 0), 0);
+        account
+    }
+}
+
+/// Bytes of whole pages that the accounts together take, pools and graphs aside.
+fn physical(accounts: &[Account]) -> u64 {
+    let plain = || accounts.iter().flat_map(|account| &account.plain).map(|(_, bytes)| *bytes);
+    let small: u64 = plain().filter(|at| *at <= SMALL).map(|at| at.div_ceil(512) * 512).sum();
+    let large: u64 = plain().filter(|at| *at > SMALL).map(pages).sum();
+    let arrays = accounts.iter().flat_map(|account| &account.arrays);
+    let arrays: u64 = arrays.map(|(_, bytes)| pages(*bytes)).sum();
+    pages(small) + large + arrays + accounts.iter().map(Account::vmm).sum::<u64>()
+}
+
+/// The books and the free bytes against the accounts together.
+fn compare(accounts: &[Account]) {
+    let (free, total) = mem_info();
+    let books = books();
+    let device = &books["devices"][0];
+    let of = |key: &str| device[key]["live_bytes"].as_u64().unwrap();
+    let live = |family: &str| device["families"][family]["live_bytes"].as_u64().unwrap_or(0);
+    let all = |part: fn(&Account) -> u64| accounts.iter().map(part).sum::<u64>();
+    let graphs = all(|account| account.graphs.iter().map(|(_, bytes, _)| *bytes).sum());
+    let pooled = all(|account| sum(&account.pooled));
+    for (family, expected) in [
+        ("device", all(|account| sum(&account.plain))),
+        ("pool_used", pooled),
+        ("managed", all(|account| sum(&account.managed))),
+        ("pinned_host", all(|account| sum(&account.pinned))),
+        ("array", all(|account| sum(&account.arrays))),
+        ("graph_used", graphs),
+        ("vmm", all(Account::vmm)),
+    ] {
+        assert_eq!(live(family), expected, "{family}");
+    }
+    let physical = physical(accounts) + of("pool_reserved") + of("graph_reserved");
+    assert_eq!(device["physical_live_bytes"].as_u64().unwrap(), physical);
+    assert_eq!(total - free, physical + (8 + 4) * MIB);
+    assert!(of("pool_reserved") >= pooled && of("graph_reserved") >= graphs);
+}
+
+/// A device that is full at times.
+const SCENARIO: &str = "[[devices]]\ntotal_bytes = 536870912\ncontext_bytes = 8388608\n\
+    hidden_bytes = 4194304\npool_chunk_bytes = 4194304\n";
+
+#[test]
+fn books_and_free_bytes_agree_with_an_account() {
+    let test = "books_and_free_bytes_agree_with_an_account";
+    let Some(books) = in_child(test, SCENARIO, || {
+        context();
+        let (mut accounts, mut draws) = ([Account::with_multicast()], Draws(0x2545_f491));
         for step in 1..=STEPS {
-            match draws.below(9) {
-                0 | 1 => account.allocate(&mut draws),
-                2 | 3 => account.free(&mut draws),
-                4 | 5 => account.hold(&mut draws),
-                6 | 7 => account.let_go(&mut draws),
-                _ if draws.below(4) == 0 => assert_eq!(cu::cuCtxSynchronize(), 0),
-                _ => {}
-            }
+            accounts[0].step(&mut draws);
             if step.is_multiple_of(100) {
-                account.compare();
+                compare(&accounts);
             }
         }
+        let [account] = &mut accounts;
         assert!(account.failed > 20, "the device was full at times: {}", account.failed);
         while !account.keepers.is_empty() {
             account.let_go(&mut draws);
         }
-        account.compare();
         assert_eq!(account.vmm(), 0);
+        compare(&accounts);
     }) else {
         return;
     };
     assert_eq!(books["caught_panics"], serde_json::json!(0));
     assert_eq!(books["vmm_maps"], books["vmm_unmaps"]);
+}
+
+#[test]
+fn threads_that_walk_at_once_leave_exact_books() {
+    let test = "threads_that_walk_at_once_leave_exact_books";
+    let Some(books) = in_child(test, SCENARIO, || {
+        let context = context();
+        let mut accounts: Vec<Account> = (0..4).map(|_| Account::with_multicast()).collect();
+        let mut seeds = (1..).map(|seed| Draws(seed * 0x9e37_79b9));
+        for _ in 0..10 {
+            std::thread::scope(|scope| {
+                for account in &mut accounts {
+                    let mut draws = seeds.next().unwrap();
+                    scope.spawn(move || {
+                        assert_eq!(cu::cuCtxSetCurrent(context), 0);
+                        (0..1000).for_each(|_| account.step(&mut draws));
+                    });
+                }
+            });
+            compare(&accounts);
+        }
+    }) else {
+        return;
+    };
+    assert_eq!(books["caught_panics"], serde_json::json!(0));
 }

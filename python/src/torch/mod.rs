@@ -2,11 +2,13 @@
 //!
 //! It asks PyTorch nothing: `memvelope/torch.py` does, and hands over what came.
 
+mod epoch;
 mod floor;
 mod snapshot;
 mod stats;
 mod walk;
 
+pub(crate) use epoch::{_torch_accept, _torch_epoch};
 pub(crate) use floor::_torch_builder_ns;
 
 use crate::convert::plain;
@@ -148,7 +150,8 @@ fn tagged() -> MutexGuard<'static, HashMap<u32, Arc<TaggedBlocks>>> {
 fn segments_of<'py>(snapshot: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     match snapshot.cast::<PyDict>() {
         Ok(dict) => dict.get_item("segments")?.ok_or_else(|| {
-            PyValueError::new_err("snapshot: no key \"segments\"\nhint: pass what torch.cuda.memory._snapshot() returned")
+            let hint = "hint: pass what torch.cuda.memory._snapshot() returned";
+            PyValueError::new_err(format!("snapshot: no key \"segments\"\n{hint}"))
         }),
         Err(_) => Ok(snapshot.clone()),
     }

@@ -19,6 +19,9 @@ use std::ptr::{self, NonNull};
 const OTHER: u8 = u8::MAX;
 /// Keys of a dict whose places are remembered; a block has six.
 const HINTS: usize = 16;
+/// Items that are on their way from memory while one is read: with none, waiting for the first look
+/// at each dict is an eighth of the whole.
+const AHEAD: usize = 8;
 /// Strings that are known by address; beyond, texts are compared each time.
 const LEARNED_MAX: usize = 64;
 
@@ -213,8 +216,22 @@ impl<'w, 'py> Iterator for Items<'w, 'py> {
         if self.at >= self.count {
             return None;
         }
-        let at = ffi::Py_ssize_t::try_from(self.at).ok()?;
+        let at = self.at;
         self.at += 1;
+        if let Some(later) = self.get(at + AHEAD) {
+            prefetch(later.object);
+        }
+        self.get(at)
+    }
+}
+
+impl<'w, 'py> Items<'w, 'py> {
+    #[inline]
+    fn get(&self, at: usize) -> Option<Value<'w, 'py>> {
+        if at >= self.count {
+            return None;
+        }
+        let at = ffi::Py_ssize_t::try_from(at).ok()?;
         // SAFETY: a list or tuple as `is_list` says, at least `count` long when the walk began, and
         // nobody changes it meanwhile. The item is borrowed from it; past the end it would be null.
         let object = unsafe {
@@ -226,4 +243,17 @@ impl<'w, 'py> Iterator for Items<'w, 'py> {
         };
         NonNull::new(object).map(|object| Value { object, ..self.of })
     }
+}
+
+/// Asks for an object's memory.
+#[inline]
+fn prefetch(object: NonNull<ffi::PyObject>) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint that reads nothing; every x86-64 has it.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(object.as_ptr().cast_const().cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = object;
 }

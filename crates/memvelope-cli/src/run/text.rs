@@ -21,7 +21,7 @@ const PROCESSES_SHOWN: usize = 6;
 const PROCESSES_NAMED: usize = 20;
 
 /// Kinds of memory, in the order of the ledger's `by_kind`.
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 12] = [
     "device",
     "pitch",
     "managed",
@@ -33,6 +33,7 @@ const KINDS: [&str; 11] = [
     "imported VMM",
     "in graphs",
     "multicast",
+    "VMM on the host",
 ];
 
 /// What may be amiss where nothing was recorded.

@@ -2,7 +2,7 @@
 //! is said with what to do.
 
 use crate::common::{memvelope, run, stderr, stdout};
-use crate::run_common::{injected, on_sim, program};
+use crate::run_common::{injected, on_sim};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};

@@ -106,7 +106,7 @@ plain_functions! {
             write(enable, u32::from(on))
         });
     cuptiGetCallbackName(domain: u32, cbid: u32, name: *mut *const c_char) => {
-        let mut table = crate::driver::TABLE.iter();
+        let mut table = crate::driver::functions();
         let found = table.find(|f| domain == callbacks::DRIVER_API && cbid != 0 && f.cbid == cbid);
         found.map_or(code::INVALID_PARAMETER, |function| write(name, function.name.as_ptr()))
     };

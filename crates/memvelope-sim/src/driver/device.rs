@@ -295,6 +295,50 @@ pub(crate) fn set_context_flags(call: &Call, flags: u32) -> Done {
     })
 }
 
+/// The context's id, of a handle or (0) of the current one.
+pub(crate) fn context_id(call: &Call, context: u64, to: *mut u64) -> Done {
+    call.world(|world| {
+        let context = if context == 0 { world.current()? } else { context };
+        let uid = world.context(context)?.uid;
+        put(to, u64::from(uid))
+    })
+}
+
+/// Every device can reach every other one.
+pub(crate) fn can_access(call: &Call, to: *mut i32, device: i32, peer: i32) -> Done {
+    call.world(|world| {
+        let (device, peer) = (world.device_index(device)?, world.device_index(peer)?);
+        put(to, i32::from(device != peer))
+    })
+}
+
+/// Access is remembered, and not asked for.
+pub(crate) fn enable_peer(call: &Call, peer: u64, flags: u32) -> Done {
+    call.world(|world| {
+        let context = world.current()?;
+        let device = world.context(peer)?.device;
+        let context = world.context(context)?;
+        if flags != 0 || context.device == device {
+            return Err(Code::INVALID_VALUE);
+        }
+        if context.peers.contains(&peer) {
+            return Err(Code::PEER_ENABLED);
+        }
+        context.peers.push(peer);
+        Ok(())
+    })
+}
+
+pub(crate) fn disable_peer(call: &Call, peer: u64) -> Done {
+    call.world(|world| {
+        let context = world.current()?;
+        let peers = &mut world.context(context)?.peers;
+        let at = peers.iter().position(|known| *known == peer).ok_or(Code::PEER_NOT_ENABLED)?;
+        peers.swap_remove(at);
+        Ok(())
+    })
+}
+
 /// Limits there are: stack, printf, heap, sync depth, pending launches, L2 fetch, persisting L2.
 const LIMITS: std::ops::RangeInclusive<u32> = 0..=6;
 

@@ -168,6 +168,35 @@ pub(crate) fn add_free(call: &Call, to: *mut u64, graph: u64, after: After, addr
     })
 }
 
+/// A node of whatever type, by `CUgraphNodeParams`: a type, and 16 bytes from its start on the
+/// type's own parameters.
+pub(crate) fn add_any(
+    call: &Call,
+    to: *mut u64,
+    graph: u64,
+    after: After,
+    params: *mut u8,
+) -> Done {
+    let kind = get(params.cast::<u32>().cast_const())?;
+    let own = params.wrapping_add(16);
+    match kind {
+        0 => add_kernel(call, to, graph, after, own.cast::<KernelNodeParams>()),
+        1 => {
+            // Flags and padding, and the context, stand before the copy.
+            let context = get(own.wrapping_add(8).cast::<u64>())?;
+            add_copy(call, to, graph, after, own.wrapping_add(16).cast::<Memcpy3d>(), context)
+        }
+        2 => {
+            let context = get(own.wrapping_add(size_of::<MemsetNodeParams>()).cast::<u64>())?;
+            add_fill(call, to, graph, after, own.cast::<MemsetNodeParams>(), context)
+        }
+        10 => add_alloc(call, to, graph, after, own.cast::<MemAllocNodeParams>()),
+        11 => add_free(call, to, graph, after, get(own.cast::<u64>())?),
+        3..=13 => Err(Code::NOT_SUPPORTED),
+        _ => Err(Code::INVALID_VALUE),
+    }
+}
+
 /// What graphs use and hold on a device, now and at most.
 pub(crate) fn get_memory(call: &Call, device: i32, attribute: u32, to: *mut u64) -> Done {
     call.world(|world| {
@@ -249,6 +278,16 @@ pub(crate) fn destroy_executable(call: &Call, executable: u64) -> Done {
 
 pub(crate) fn begin_capture(call: &Call, stream: u64, mode: u32) -> Done {
     call.world(|world| world.begin_capture(stream, mode))
+}
+
+pub(crate) fn begin_capture_to(
+    call: &Call,
+    stream: u64,
+    graph: u64,
+    after: After,
+    mode: u32,
+) -> Done {
+    call.world(|world| world.begin_capture_to(stream, graph, &after.nodes()?, mode))
 }
 
 pub(crate) fn end_capture(call: &Call, stream: u64, to: *mut u64) -> Done {

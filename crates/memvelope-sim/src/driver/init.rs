@@ -130,10 +130,12 @@ fn words(code: u32, to: *mut *const c_char, pick: fn(Words) -> &'static CStr) ->
 
 /// First CUDA version at which a base name means a later variant; the others have but one.
 const SINCE: &[(&str, i32)] = &[
+    ("cuCtxCreate_v3", 11_040),
     ("cuCtxCreate_v4", 13_000),
     ("cuEventElapsedTime_v2", 12_080),
     ("cuGetProcAddress_v2", 12_000),
     ("cuGraphAddKernelNode_v2", 12_000),
+    ("cuGraphAddNode_v2", 13_000),
     ("cuGraphInstantiateWithFlags", 12_000),
     ("cuIpcOpenMemHandle_v2", 11_000),
     ("cuMulticastBindAddr_v2", 13_010),
@@ -158,7 +160,7 @@ pub(crate) fn proc_address(
     let found = variants(name, flags).find_map(|variant| {
         let since = SINCE.iter().find(|(name, _)| *name == variant).map_or(0, |(_, since)| *since);
         let usable = (variant == name || since <= version) && !fault::is_missing(&variant);
-        let function = super::TABLE.iter().find(|function| function.name() == variant)?;
+        let function = super::functions().find(|function| function.name() == variant)?;
         usable.then_some(function.address.0)
     });
     put_if(status, u32::from(found.is_none()));

@@ -51,7 +51,14 @@ impl World {
 
 /// Loads an image. Where there is a current context, its module is loaded there at once.
 pub(crate) fn load(call: &Call, to: *mut u64, image: *const c_void) -> Done {
-    let entries = module::read_image(image)?;
+    load_entries(call, to, module::read_image(image)?)
+}
+
+pub(crate) fn load_file(call: &Call, to: *mut u64, path: *const c_char) -> Done {
+    load_entries(call, to, module::read_file(path)?)
+}
+
+fn load_entries(call: &Call, to: *mut u64, entries: Vec<Entry>) -> Done {
     call.world(|world| {
         if to.is_null() {
             return Err(Code::INVALID_VALUE);

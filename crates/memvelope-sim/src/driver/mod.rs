@@ -15,6 +15,7 @@ pub(crate) mod init;
 pub(crate) mod ipc;
 pub(crate) mod library;
 pub(crate) mod memory;
+mod memory_functions;
 pub(crate) mod module;
 pub(crate) mod pointer;
 pub(crate) mod pools;
@@ -24,17 +25,14 @@ pub(crate) mod vmm;
 pub(crate) mod work;
 
 use crate::abi::{
-    ArrayDescriptor, Code, FlatArrayDescriptor, KernelNodeParams, LaunchConfig, MemAllocNodeParams,
-    MemAllocationProp, MemLocation, MemPoolProps, Memcpy3d, MemsetNodeParams, MulticastProp,
+    Code, KernelNodeParams, LaunchConfig, MemAllocNodeParams, Memcpy3d, MemsetNodeParams,
 };
-use crate::entry::driver_functions;
+use crate::entry::{Function, driver_functions};
 use crate::world::timeline::PER_THREAD_HANDLE;
 use copy::Direction;
 use graph::After;
-use ipc::IpcHandle;
 use module::Launch;
 use std::ffi::{c_char, c_void};
-use vmm::Bound;
 use work::Wait;
 
 /// What a null stream means to the `_ptsz` variants.
@@ -45,6 +43,11 @@ fn ptsz(stream: u64) -> u64 {
 /// What a stream means to the plain variants: itself.
 fn as_is(stream: u64) -> u64 {
     stream
+}
+
+/// Every function of the simulated libcuda.
+pub(crate) fn functions() -> impl Iterator<Item = &'static Function> {
+    TABLE.iter().chain(memory_functions::TABLE)
 }
 
 // Callback ids are CUPTI's for the driver API (stable from 12.0 to 13.5); 0 where nobody listens.
@@ -93,6 +96,7 @@ driver_functions! {
         => |call| device::primary_retain(call, ctx, dev);
     cuDevicePrimaryCtxRelease(dev: i32) = 387 Free => |call| device::primary_release(call, dev);
     cuDevicePrimaryCtxRelease_v2(dev: i32) = 544 Free => |call| device::primary_release(call, dev);
+    cuDevicePrimaryCtxReset(dev: i32) = 389 Call => |call| device::primary_reset(call, dev);
     cuDevicePrimaryCtxReset_v2(dev: i32) = 545 Call => |call| device::primary_reset(call, dev);
     cuDevicePrimaryCtxGetState(dev: i32, flags: *mut u32, active: *mut i32) = 392 Free
         => |call| device::primary_state(call, dev, flags, active);
@@ -101,6 +105,8 @@ driver_functions! {
 
     cuCtxCreate_v2(ctx: *mut u64, flags: u32, dev: i32) = 235 Setup
         => |call| device::create(call, ctx, flags, dev);
+    cuCtxCreate_v3(ctx: *mut u64, _params: *const c_void, _numParams: i32, flags: u32, dev: i32)
+        = 645 Setup => |call| device::create(call, ctx, flags, dev);
     cuCtxCreate_v4(ctx: *mut u64, _params: *const c_void, flags: u32, dev: i32) = 757 Setup
         => |call| device::create(call, ctx, flags, dev);
     cuCtxDestroy_v2(ctx: u64) = 322 Call => |call| device::destroy(call, ctx);
@@ -122,149 +128,22 @@ driver_functions! {
     cuCtxSetCacheConfig(_config: u32) = 300 Call => |call| device::in_context(call);
     cuCtxGetStreamPriorityRange(least: *mut i32, greatest: *mut i32) = 370 Call
         => |call| device::priorities(call, least, greatest);
+    cuCtxGetId(ctx: u64, ctxId: *mut u64) = 695 Free
+        => |call| device::context_id(call, ctx, ctxId);
+    cuDeviceCanAccessPeer(canAccessPeer: *mut i32, dev: i32, peerDev: i32) = 312 Call
+        => |call| device::can_access(call, canAccessPeer, dev, peerDev);
+    cuCtxEnablePeerAccess(peerContext: u64, flags: u32) = 313 Call
+        => |call| device::enable_peer(call, peerContext, flags);
+    cuCtxDisablePeerAccess(peerContext: u64) = 314 Call
+        => |call| device::disable_peer(call, peerContext);
     cuCtxSynchronize() = 17 Sync => |call| stream::synchronize_context(call);
-
-    cuMemGetInfo_v2(free: *mut usize, total: *mut usize) = 242 Free
-        => |call| memory::info(call, free, total);
-    cuMemAlloc_v2(dptr: *mut u64, bytesize: usize) = 243 Alloc
-        => |call| memory::alloc(call, dptr, bytesize);
-    cuMemAllocPitch_v2(dptr: *mut u64, pPitch: *mut usize, WidthInBytes: usize, Height: usize,
-        ElementSizeBytes: u32) = 244 Alloc
-        => |call| memory::alloc_pitch(call, dptr, pPitch, WidthInBytes, Height, ElementSizeBytes);
-    cuMemAllocManaged(dptr: *mut u64, bytesize: usize, flags: u32) = 371 Alloc
-        => |call| memory::alloc_managed(call, dptr, bytesize, flags);
-    cuMemHostAlloc(pp: *mut u64, bytesize: usize, Flags: u32) = 39 Alloc
-        => |call| memory::alloc_host(call, pp, bytesize, Flags);
-    cuMemAllocHost_v2(pp: *mut u64, bytesize: usize) = 294 Alloc
-        => |call| memory::alloc_host(call, pp, bytesize, 0);
-    cuMemFree_v2(dptr: u64) = 245 Release => |call| memory::free(call, dptr);
-    cuMemFreeHost(p: u64) = 38 Release => |call| memory::free_host(call, p);
-    cuMemHostGetDevicePointer_v2(pdptr: *mut u64, p: u64, _flags: u32) = 247 Call
-        => |call| memory::host_device_pointer(call, pdptr, p);
-    cuMemHostGetFlags(pFlags: *mut u32, p: u64) = 42 Call
-        => |call| memory::host_flags(call, pFlags, p);
-    cuMemHostRegister_v2(p: u64, bytesize: usize, Flags: u32) = 379 Alloc
-        => |call| memory::register(call, p, bytesize, Flags);
-    cuMemHostUnregister(p: u64) = 302 Release => |call| memory::unregister(call, p);
-    cuArrayCreate_v2(pHandle: *mut u64, pAllocateArray: *const FlatArrayDescriptor) = 272 Alloc
-        => |call| memory::create_flat_array(call, pHandle, pAllocateArray);
-    cuArray3DCreate_v2(pHandle: *mut u64, pAllocateArray: *const ArrayDescriptor) = 274 Alloc
-        => |call| memory::create_array(call, pHandle, pAllocateArray);
-    cuArrayDestroy(hArray: u64) = 89 Release => |call| memory::destroy_array(call, hArray);
-    cuPointerGetAttribute(data: *mut u64, attribute: u32, ptr: u64) = 310 Free
-        => |call| pointer::get(call, data, attribute, ptr);
-    cuPointerGetAttributes(numAttributes: u32, attributes: *const u32, data: *const *mut u64,
-        ptr: u64) = 450 Free
-        => |call| pointer::get_all(call, numAttributes, attributes, data, ptr);
-    cuMemGetAddressRange_v2(pbase: *mut u64, psize: *mut usize, dptr: u64) = 246 Call
-        => |call| memory::address_range(call, pbase, psize, dptr);
-    cuMemAdvise_v2(_ptr: u64, _count: usize, _advice: u32, _location: u64) = 715 Call
-        => |call| device::in_context(call);
-    cuMemPrefetchAsync_v2(_ptr: u64, _count: usize, _location: u64, _flags: u32, hStream: u64)
-        = 716 Copy => |call| stream::flags(call, hStream, &mut 0);
-
-    cuMemAllocAsync(dptr: *mut u64, bytesize: usize, hStream: u64) = 598 Alloc
-        => |call| memory::alloc_async(call, dptr, bytesize, hStream);
-    cuMemAllocAsync_ptsz(dptr: *mut u64, bytesize: usize, hStream: u64) = 599 Alloc
-        => |call| memory::alloc_async(call, dptr, bytesize, ptsz(hStream));
-    cuMemAllocFromPoolAsync(dptr: *mut u64, bytesize: usize, pool: u64, hStream: u64) = 611 Alloc
-        => |call| memory::alloc_from_pool(call, dptr, bytesize, pool, hStream);
-    cuMemAllocFromPoolAsync_ptsz(dptr: *mut u64, bytesize: usize, pool: u64, hStream: u64)
-        = 612 Alloc => |call| memory::alloc_from_pool(call, dptr, bytesize, pool, ptsz(hStream));
-    cuMemFreeAsync(dptr: u64, hStream: u64) = 600 Release
-        => |call| memory::free_async(call, dptr, hStream);
-    cuMemFreeAsync_ptsz(dptr: u64, hStream: u64) = 601 Release
-        => |call| memory::free_async(call, dptr, ptsz(hStream));
-    cuMemPoolCreate(pool: *mut u64, poolProps: *const MemPoolProps) = 607 Call
-        => |call| pools::create(call, pool, poolProps);
-    cuMemPoolDestroy(pool: u64) = 608 Call => |call| pools::destroy(call, pool);
-    cuMemPoolTrimTo(pool: u64, minBytesToKeep: usize) = 602 Call
-        => |call| pools::trim(call, pool, minBytesToKeep);
-    cuMemPoolGetAttribute(pool: u64, attr: u32, value: *mut u64) = 604 Free
-        => |call| pools::get(call, pool, attr, value);
-    cuMemPoolSetAttribute(pool: u64, attr: u32, value: *const u64) = 603 Call
-        => |call| pools::set(call, pool, attr, value);
-
-    cuMemPoolSetAccess(pool: u64, map: *const [i32; 3], count: usize) = 605 Call
-        => |call| pools::set_access(call, pool, map, count);
-    cuMemPoolGetAccess(flags: *mut i32, memPool: u64, location: *const MemLocation) = 617 Call
-        => |call| pools::get_access(call, flags, memPool, location);
-    cuMemGetDefaultMemPool(pool_out: *mut u64, location: *const MemLocation, kind: i32) = 801 Call
-        => |call| pools::of_location(call, pool_out, location, kind, false);
-    cuMemGetMemPool(pool: *mut u64, location: *const MemLocation, kind: i32) = 802 Call
-        => |call| pools::of_location(call, pool, location, kind, true);
-    cuMemSetMemPool(location: *const MemLocation, kind: i32, pool: u64) = 803 Call
-        => |call| pools::set_of_location(call, location, kind, pool);
-    cuMemPoolExportToShareableHandle(handle_out: *mut i32, pool: u64, handleType: i32,
-        flags: u64) = 613 Call
-        => |call| pools::export(call, handle_out, pool, handleType, flags);
-    cuMemPoolImportFromShareableHandle(pool_out: *mut u64, handle: u64, handleType: i32,
-        flags: u64) = 614 Call
-        => |call| pools::import(call, pool_out, handle, handleType, flags);
-    cuMemPoolExportPointer(shareData_out: *mut [u8; 64], ptr: u64) = 615 Call
-        => |call| pools::export_pointer(call, shareData_out, ptr);
-    cuMemPoolImportPointer(ptr_out: *mut u64, pool: u64, shareData: *const [u8; 64]) = 616 Call
-        => |call| pools::import_pointer(call, ptr_out, pool, shareData);
-
-    cuIpcGetMemHandle(pHandle: *mut IpcHandle, dptr: u64) = 328 Call
-        => |call| ipc::get(call, pHandle, dptr);
-    cuIpcOpenMemHandle(pdptr: *mut u64, handle: IpcHandle, Flags: u32) = 329 Call
-        => |call| ipc::open(call, pdptr, &handle, Flags);
-    cuIpcOpenMemHandle_v2(pdptr: *mut u64, handle: IpcHandle, Flags: u32) = 567 Call
-        => |call| ipc::open(call, pdptr, &handle, Flags);
-    cuIpcCloseMemHandle(dptr: u64) = 330 Call => |call| ipc::close(call, dptr);
-
-    cuMemAddressReserve(ptr: *mut u64, size: usize, alignment: usize, addr: u64, flags: u64)
-        = 547 Call => |call| { let _ = (addr, flags); vmm::reserve(call, ptr, size, alignment) };
-    cuMemAddressFree(ptr: u64, size: usize) = 548 Call => |call| vmm::unreserve(call, ptr, size);
-    cuMemCreate(handle: *mut u64, size: usize, prop: *const MemAllocationProp, flags: u64)
-        = 549 Alloc => |call| { let _ = flags; vmm::create(call, handle, size, prop) };
-    cuMemRelease(handle: u64) = 550 Release => |call| vmm::release(call, handle);
-    cuMemMap(ptr: u64, size: usize, offset: usize, handle: u64, flags: u64) = 551 Call
-        => |call| { let _ = flags; vmm::map(call, ptr, size, offset, handle) };
-    cuMemUnmap(ptr: u64, size: usize) = 552 Call => |call| vmm::unmap(call, ptr, size);
-    cuMemSetAccess(ptr: u64, size: usize, desc: *const [i32; 3], count: usize) = 553 Call
-        => |call| vmm::set_access(call, ptr, size, desc, count);
-    cuMemRetainAllocationHandle(handle: *mut u64, addr: u64) = 565 Call
-        => |call| vmm::retain(call, handle, addr);
-    cuMemGetAllocationPropertiesFromHandle(prop: *mut MemAllocationProp, handle: u64) = 557 Call
-        => |call| vmm::properties(call, prop, handle);
-    cuMemGetAccess(flags: *mut u64, location: *const MemLocation, ptr: u64) = 558 Call
-        => |call| vmm::get_access(call, flags, location, ptr);
-    cuMemExportToShareableHandle(shareableHandle: *mut i32, handle: u64, handleType: i32,
-        flags: u64) = 554 Call
-        => |call| vmm::export(call, shareableHandle, handle, handleType, flags);
-    cuMemImportFromShareableHandle(handle: *mut u64, osHandle: u64, shHandleType: i32) = 555 Call
-        => |call| vmm::import(call, handle, osHandle, shHandleType);
-    cuMulticastCreate(mcHandle: *mut u64, prop: *const MulticastProp) = 706 Call
-        => |call| vmm::multicast_create(call, mcHandle, prop);
-    cuMulticastAddDevice(mcHandle: u64, dev: i32) = 707 Call
-        => |call| vmm::multicast_add(call, mcHandle, dev);
-    cuMulticastBindMem(mcHandle: u64, mcOffset: usize, memHandle: u64, memOffset: usize,
-        size: usize, flags: u64) = 708 Call
-        => |call| vmm::multicast_bind(call, (mcHandle, mcOffset), None,
-            Bound::Handle(memHandle, memOffset), size, flags);
-    cuMulticastBindMem_v2(mcHandle: u64, dev: i32, mcOffset: usize, memHandle: u64,
-        memOffset: usize, size: usize, flags: u64) = 820 Call
-        => |call| vmm::multicast_bind(call, (mcHandle, mcOffset), Some(dev),
-            Bound::Handle(memHandle, memOffset), size, flags);
-    cuMulticastBindAddr(mcHandle: u64, mcOffset: usize, memptr: u64, size: usize, flags: u64)
-        = 709 Call => |call| vmm::multicast_bind(call, (mcHandle, mcOffset), None,
-            Bound::Address(memptr), size, flags);
-    cuMulticastBindAddr_v2(mcHandle: u64, dev: i32, mcOffset: usize, memptr: u64, size: usize,
-        flags: u64) = 821 Call => |call| vmm::multicast_bind(call, (mcHandle, mcOffset), Some(dev),
-            Bound::Address(memptr), size, flags);
-    cuMulticastUnbind(mcHandle: u64, dev: i32, mcOffset: usize, size: usize) = 710 Call
-        => |call| vmm::multicast_unbind(call, mcHandle, dev, mcOffset, size);
-    cuMulticastGetGranularity(granularity: *mut usize, prop: *const MulticastProp, _option: u32)
-        = 711 Call => |call| vmm::multicast_granularity(call, granularity, prop);
-    cuMemGetAllocationGranularity(granularity: *mut usize, prop: *const MemAllocationProp,
-        _option: u32) = 556 Call => |call| vmm::granularity(call, granularity, prop);
 
     cuMemcpy(dst: u64, src: u64, ByteCount: usize) = 305 Copy
         => |call| copy::unified(call, dst, src, ByteCount, Wait::Here);
     cuMemcpyAsync(dst: u64, src: u64, ByteCount: usize, hStream: u64) = 306 Copy
         => |call| copy::unified(call, dst, src, ByteCount, Wait::On(hStream));
+    cuMemcpyAsync_ptsz(dst: u64, src: u64, ByteCount: usize, hStream: u64) = 418 Copy
+        => |call| copy::unified(call, dst, src, ByteCount, Wait::On(ptsz(hStream)));
     cuMemcpyHtoD_v2(dst: u64, src: u64, ByteCount: usize) = 276 Copy
         => |call| copy::copy(call, Direction::HostToDevice, dst, src, ByteCount, Wait::Here);
     cuMemcpyDtoH_v2(dst: u64, src: u64, ByteCount: usize) = 278 Copy
@@ -314,6 +193,14 @@ driver_functions! {
         => |call| graph::begin_capture(call, hStream, mode);
     cuStreamBeginCapture_v2_ptsz(hStream: u64, mode: u32) = 540 Call
         => |call| graph::begin_capture(call, ptsz(hStream), mode);
+    cuStreamBeginCaptureToGraph(hStream: u64, hGraph: u64, dependencies: *const u64,
+        _dependencyData: *const c_void, numDependencies: usize, mode: u32) = 720 Call
+        => |call| graph::begin_capture_to(call, hStream, hGraph,
+            After(dependencies, numDependencies), mode);
+    cuStreamBeginCaptureToGraph_ptsz(hStream: u64, hGraph: u64, dependencies: *const u64,
+        _dependencyData: *const c_void, numDependencies: usize, mode: u32) = 721 Call
+        => |call| graph::begin_capture_to(call, ptsz(hStream), hGraph,
+            After(dependencies, numDependencies), mode);
     cuStreamEndCapture(hStream: u64, phGraph: *mut u64) = 497 Call
         => |call| graph::end_capture(call, hStream, phGraph);
     cuStreamEndCapture_ptsz(hStream: u64, phGraph: *mut u64) = 498 Call
@@ -343,6 +230,10 @@ driver_functions! {
         => |call| stream::event_record(call, hEvent, hStream);
     cuEventRecord_ptsz(hEvent: u64, hStream: u64) = 441 Call
         => |call| stream::event_record(call, hEvent, ptsz(hStream));
+    cuEventRecordWithFlags(hEvent: u64, hStream: u64, _flags: u32) = 587 Call
+        => |call| stream::event_record(call, hEvent, hStream);
+    cuEventRecordWithFlags_ptsz(hEvent: u64, hStream: u64, _flags: u32) = 588 Call
+        => |call| stream::event_record(call, hEvent, ptsz(hStream));
     cuEventQuery(hEvent: u64) = 120 Call => |call| stream::event_query(call, hEvent);
     cuEventSynchronize(hEvent: u64) = 121 Sync => |call| stream::event_synchronize(call, hEvent);
     cuEventElapsedTime(ms: *mut f32, hStart: u64, hEnd: u64) = 123 Call
@@ -357,6 +248,8 @@ driver_functions! {
     cuModuleLoadDataEx(module: *mut u64, image: *const c_void, _numOptions: u32,
         _options: *const u32, _optionValues: *const *mut c_void) = 20 Setup
         => |call| module::load_data(call, module, image);
+    cuModuleLoadFatBinary(module: *mut u64, fatCubin: *const c_void) = 21 Setup
+        => |call| module::load_data(call, module, fatCubin);
     cuModuleUnload(hmod: u64) = 22 Call => |call| module::unload(call, hmod);
     cuModuleGetFunction(function: *mut u64, hmod: u64, name: *const c_char) = 23 Call
         => |call| module::function(call, function, hmod, name);
@@ -365,6 +258,10 @@ driver_functions! {
         _jitOptionsValues: *const *mut c_void, _numJitOptions: u32, _libraryOptions: *const u32,
         _libraryOptionValues: *const *mut c_void, _numLibraryOptions: u32) = 678 Setup
         => |call| library::load(call, library, code);
+    cuLibraryLoadFromFile(library: *mut u64, fileName: *const c_char, _jitOptions: *const u32,
+        _jitOptionsValues: *const *mut c_void, _numJitOptions: u32, _libraryOptions: *const u32,
+        _libraryOptionValues: *const *mut c_void, _numLibraryOptions: u32) = 679 Setup
+        => |call| library::load_file(call, library, fileName);
     cuLibraryUnload(library: u64) = 680 Call => |call| library::unload(call, library);
     cuLibraryGetKernel(pKernel: *mut u64, library: u64, name: *const c_char) = 681 Call
         => |call| library::kernel(call, pKernel, library, name);
@@ -418,6 +315,13 @@ driver_functions! {
             block: [blockDimX, blockDimY, blockDimZ], shared_bytes: sharedMemBytes,
             stream: hStream, arguments: (kernelParams, 0),
         });
+    cuLaunchCooperativeKernel_ptsz(f: u64, gridDimX: u32, gridDimY: u32, gridDimZ: u32,
+        blockDimX: u32, blockDimY: u32, blockDimZ: u32, sharedMemBytes: u32, hStream: u64,
+        kernelParams: u64) = 478 Launch symbol f => |call| module::launch(call, &Launch {
+            function: f, grid: [gridDimX, gridDimY, gridDimZ],
+            block: [blockDimX, blockDimY, blockDimZ], shared_bytes: sharedMemBytes,
+            stream: ptsz(hStream), arguments: (kernelParams, 0),
+        });
     cuLaunchKernelEx(config: *const LaunchConfig, f: u64, kernelParams: u64, extra: u64)
         = 652 Launch symbol f
         => |call| module::launch_ex(call, config, f, (kernelParams, extra), as_is);
@@ -452,6 +356,14 @@ driver_functions! {
     cuDeviceSetGraphMemAttribute(device: i32, attr: u32, value: *const u64) = 642 Call
         => |call| graph::set_memory(call, device, attr, value);
     cuDeviceGraphMemTrim(device: i32) = 640 Call => |call| graph::trim_memory(call, device);
+    cuGraphAddNode(phGraphNode: *mut u64, hGraph: u64, dependencies: *const u64,
+        numDependencies: usize, nodeParams: *mut u8) = 712 Alloc
+        => |call| graph::add_any(call, phGraphNode, hGraph,
+            After(dependencies, numDependencies), nodeParams);
+    cuGraphAddNode_v2(phGraphNode: *mut u64, hGraph: u64, dependencies: *const u64,
+        _dependencyData: *const c_void, numDependencies: usize, nodeParams: *mut u8) = 723 Alloc
+        => |call| graph::add_any(call, phGraphNode, hGraph,
+            After(dependencies, numDependencies), nodeParams);
     cuGraphInstantiate_v2(phGraphExec: *mut u64, hGraph: u64, phErrorNode: *mut u64,
         logBuffer: *mut c_char, bufferSize: usize) = 578 Call
         => |call| graph::instantiate_with_log(call, phGraphExec, hGraph, phErrorNode,

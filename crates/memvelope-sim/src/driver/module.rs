@@ -38,9 +38,14 @@ pub(crate) fn read_image(image: *const c_void) -> Done<Vec<Entry>> {
 }
 
 pub(crate) fn load_file(call: &Call, to: *mut u64, path: *const c_char) -> Done {
+    load(call, to, read_file(path)?)
+}
+
+/// The kernels of a file of PTX text.
+pub(crate) fn read_file(path: *const c_char) -> Done<Vec<Entry>> {
     let path = text(path)?.to_str().map_err(|_| Code::FILE_NOT_FOUND)?;
     let ptx = std::fs::read(path).map_err(|_| Code::FILE_NOT_FOUND)?;
-    load(call, to, read_text(std::str::from_utf8(&ptx).map_err(|_| Code::INVALID_IMAGE)?)?)
+    read_text(std::str::from_utf8(&ptx).map_err(|_| Code::INVALID_IMAGE)?)
 }
 
 fn read_text(ptx: &str) -> Done<Vec<Entry>> {

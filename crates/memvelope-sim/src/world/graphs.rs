@@ -64,6 +64,8 @@ fn steps(nodes: &[Node]) -> Vec<Step> {
 #[derive(Clone, Debug)]
 struct Capture {
     graph: u64,
+    /// Whether the graph was made for it, and goes with it when it fails.
+    is_own: bool,
     /// Whether the capture began here; other streams were drawn in by an event.
     is_origin: bool,
     thread: u64,
@@ -256,7 +258,29 @@ impl World {
         captured.map_or(Ok(()), |stream| self.graphs.refuse_captured(stream))
     }
 
+    /// Begins a capture into a graph that is there already, after some of its nodes.
+    pub(crate) fn begin_capture_to(
+        &mut self,
+        stream: u64,
+        graph: u64,
+        after: &[u64],
+        mode: u32,
+    ) -> Done {
+        self.nodes_known(graph, after)?;
+        if self.graphs.captures.values().any(|capture| capture.graph == graph) {
+            return Err(Code::INVALID_VALUE);
+        }
+        let nodes = &self.graphs.graphs.get(&graph).ok_or(Code::INVALID_VALUE)?.nodes;
+        let index_of = |handle: &u64| nodes.iter().position(|node| node.handle == *handle);
+        let last = after.iter().filter_map(index_of).collect();
+        self.capture_into(stream, mode, Some((graph, last)))
+    }
+
     pub(crate) fn begin_capture(&mut self, stream: u64, mode: u32) -> Done {
+        self.capture_into(stream, mode, None)
+    }
+
+    fn capture_into(&mut self, stream: u64, mode: u32, into: Option<(u64, Vec<usize>)>) -> Done {
         let (handle, stream) = self.stream(stream)?;
         if mode > RELAXED {
             return Err(Code::INVALID_VALUE);
@@ -267,13 +291,15 @@ impl World {
         if self.graphs.is_captured(handle) {
             return Err(Code::ILLEGAL_STATE);
         }
-        let graph = self.make_graph();
+        let is_own = into.is_none();
+        let (graph, last) = into.unwrap_or_else(|| (self.make_graph(), Vec::new()));
         let capture = Capture {
             graph,
+            is_own,
             is_origin: true,
             thread: thread::number(),
             mode,
-            last: Vec::new(),
+            last,
             is_unjoined: false,
             is_invalid: false,
         };
@@ -292,7 +318,7 @@ impl World {
         if capture.mode != RELAXED && capture.thread != thread::number() {
             return Err(Code::STREAM_CAPTURE_WRONG_THREAD);
         }
-        let is_invalid = capture.is_invalid;
+        let (is_invalid, is_own) = (capture.is_invalid, capture.is_own);
         let mut parts = self.graphs.captures.values().filter(|part| part.graph == graph);
         let is_unjoined = parts.any(|part| part.is_unjoined);
         self.graphs.end(graph);
@@ -304,7 +330,9 @@ impl World {
                 return Ok(graph);
             }
         };
-        self.destroy_graph(graph)?;
+        if is_own {
+            self.destroy_graph(graph)?;
+        }
         Err(wrong)
     }
 

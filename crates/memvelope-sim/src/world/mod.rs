@@ -158,6 +158,8 @@ pub(crate) struct Context {
     /// When the last work of its destroyed streams ends.
     pub(crate) orphan_tail: u64,
     pub(crate) limits: HashMap<u32, usize>,
+    /// Contexts of other devices that it may reach.
+    pub(crate) peers: Vec<u64>,
     /// Local memory of each of its threads.
     pub(crate) local_bytes: u64,
 }
@@ -302,6 +304,7 @@ impl World {
                 blocking_tail: self.now,
                 orphan_tail: self.now,
                 limits: HashMap::new(),
+                peers: Vec::new(),
                 local_bytes: growth::STACK_BYTES,
             },
         );

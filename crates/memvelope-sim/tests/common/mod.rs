@@ -249,6 +249,14 @@ functions! { cu, "libcuda.so.1":
     fn cuGraphExecDestroy(graph: u64);
     fn cuGraphDestroy(graph: u64);
     fn cuStreamBeginCapture_v2(stream: u64, mode: u32);
+    fn cuStreamBeginCaptureToGraph(stream: u64, graph: u64, after: *const u64,
+        edges: *const c_void, count: usize, mode: u32);
+    fn cuGraphAddNode_v2(to: *mut u64, graph: u64, after: *const u64, edges: *const c_void,
+        count: usize, params: *mut [u64; 32]);
+    fn cuCtxGetId(context: u64, to: *mut u64);
+    fn cuDeviceCanAccessPeer(to: *mut i32, device: i32, peer: i32);
+    fn cuCtxEnablePeerAccess(context: u64, flags: u32);
+    fn cuCtxDisablePeerAccess(context: u64);
     fn cuStreamEndCapture(stream: u64, to: *mut u64);
     fn cuStreamIsCapturing(stream: u64, to: *mut u32);
     fn cuThreadExchangeStreamCaptureMode(mode: *mut u32);

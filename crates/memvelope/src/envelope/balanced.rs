@@ -13,8 +13,10 @@ const NONE_SEEN: &str = "none seen; later ones need the runtime reserve";
 /// Fills the terms after the total.
 pub(super) fn fill(sum: &mut Sum<'_>, device: &DeviceSnapshot, balance: &Balance) {
     let bytes = |name| balance.line(name).map(|line| line.bytes);
-    let others = bytes(TermName::OtherProcesses).unwrap_or(0);
-    sum.withheld(bytes(TermName::Withheld), others);
+    // What others took since NVML listed them is unaccounted for until it lists them again.
+    let others = bytes(TermName::OtherProcesses).unwrap_or(0).max(0);
+    let unaccounted = bytes(TermName::Unaccounted).unwrap_or(0).max(0);
+    sum.withheld(bytes(TermName::Withheld), others.saturating_add(unaccounted));
     sum.weights(bytes(TermName::Weights));
     let peak = device.totals.by_tag[Tag::Activations as usize].peak_bytes;
     sum.activations(bytes(TermName::Activations), signed(peak));

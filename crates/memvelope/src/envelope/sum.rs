@@ -89,7 +89,8 @@ impl<'a> Sum<'a> {
     }
 
     /// Bytes kept away on purpose: `live` ones that were allocated for it, or what the engine was
-    /// not given of the device, whichever is more. What `others` use lies in the latter.
+    /// not given of the device, whichever is more. What `others` use lies in the latter: it was left
+    /// to them.
     pub(super) fn withheld(&mut self, live: Option<i64>, others: i64) {
         let wanted = self.basis.withheld.map(|bytes| bytes.saturating_sub(others.max(0)).max(0));
         let (bytes, origin, note) = match (live, wanted) {
@@ -100,7 +101,7 @@ impl<'a> Sum<'a> {
                 (live, Origin::Measured, "allocated to be kept away from us")
             }
             (_, wanted) => {
-                let note = "not given to the engine, beside what other processes use of it";
+                let note = "not given to the engine, less what others use and nobody accounts for";
                 (wanted.unwrap_or(0), Origin::Derived, note)
             }
         };

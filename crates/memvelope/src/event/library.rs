@@ -67,9 +67,7 @@ impl Libraries {
     /// Knows the three fixed ones.
     #[must_use]
     pub const fn new() -> Self {
-        const PLACE: Place =
-            Place { state: AtomicU8::new(EMPTY), name: [const { AtomicU64::new(0) }; WORDS] };
-        Self { places: [PLACE; Self::MAX - FIXED.len()] }
+        Self { places: [const { Place::EMPTY }; Self::MAX - FIXED.len()] }
     }
 
     /// The number of a library by its short name (`libnccl`). [`LibraryId::UNKNOWN`] where another
@@ -109,6 +107,10 @@ impl Libraries {
 }
 
 impl Place {
+    #[expect(clippy::declare_interior_mutable_const, reason = "what each place begins as")]
+    const EMPTY: Self =
+        Self { state: AtomicU8::new(EMPTY), name: [const { AtomicU64::new(0) }; WORDS] };
+
     /// Whether this is the place of the name; an empty one becomes it. `None`: nobody can say.
     fn is(&self, packed: &Packed) -> Option<bool> {
         for _ in 0..LOOKS_MAX {
@@ -149,7 +151,8 @@ impl Place {
 }
 
 fn pack(name: &str) -> Packed {
-    let cut = name.floor_char_boundary(Libraries::NAME_BYTES_MAX);
+    let most = name.len().min(Libraries::NAME_BYTES_MAX);
+    let cut = (0..=most).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
     let mut bytes = [0; Libraries::NAME_BYTES_MAX];
     bytes[..cut].copy_from_slice(&name.as_bytes()[..cut]);
     let mut packed = [0; WORDS];

@@ -72,11 +72,13 @@ pub enum AllocKind {
     GraphNode,
     /// `cuMulticastCreate`: an object without bytes of its own, to which allocations are bound.
     Multicast,
+    /// `cuMemCreate` in host memory. Host plane.
+    VmmHost,
 }
 
 impl AllocKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
 
     /// Every kind, in the order of its discriminants.
     pub const ALL: [Self; Self::COUNT] = [
@@ -91,6 +93,7 @@ impl AllocKind {
         Self::ImportedHandle,
         Self::GraphNode,
         Self::Multicast,
+        Self::VmmHost,
     ];
 
     /// As shown and serialised.
@@ -108,6 +111,7 @@ impl AllocKind {
             Self::ImportedHandle => "imported_handle",
             Self::GraphNode => "graph_node",
             Self::Multicast => "multicast",
+            Self::VmmHost => "vmm_host",
         }
     }
 
@@ -125,14 +129,15 @@ impl AllocKind {
             | Self::ImportedAddress
             | Self::ImportedHandle
             | Self::GraphNode
-            | Self::Multicast => false,
+            | Self::Multicast
+            | Self::VmmHost => false,
         }
     }
 
     /// Whether it is named by a handle of the VMM calls rather than by an address.
     #[must_use]
     pub const fn is_handle(self) -> bool {
-        matches!(self, Self::Vmm | Self::ImportedHandle | Self::Multicast)
+        matches!(self, Self::Vmm | Self::VmmHost | Self::ImportedHandle | Self::Multicast)
     }
 }
 

@@ -7,6 +7,7 @@
 use super::books::{Books, binds};
 use super::mappings;
 use super::table::{NOWHERE, Slot, Space};
+use super::totals::DEVICES_MAX;
 use crate::event::{AllocKind, DeviceIndex};
 use crate::units::{Bytes, Nanos};
 
@@ -244,6 +245,10 @@ impl Books {
         if self.holds.bindings.len() >= BINDINGS_MAX {
             return self.refuse(Bytes::ZERO);
         }
+        // The first versions of the call do not name the device: it is the memory's.
+        let owner = self.table.get(memory).map_or(0, |entry| u32::from(entry.device));
+        let is_known = (part.0.0 as usize) < DEVICES_MAX;
+        let part = (if is_known { part.0 } else { DeviceIndex(owner) }, part.1, part.2);
         self.holds.bindings.push(Binding { multicast, memory, part });
         self.hold(memory);
     }

@@ -16,10 +16,12 @@ use super::planes::{Told, seen_of};
 use super::poll;
 use super::state::Inner;
 use crate::error::Result;
-use crate::event::{DeviceIndex, Seen};
+use crate::event::{Body, DeviceIndex, Event, Seen, SeenBy};
 use crate::framework::Framework;
 use crate::ledger::{DeviceTotals, Ledger};
 use crate::snapshot::Epoch;
+use crate::source::cupti;
+use crate::source::cupti::Recorder;
 use crate::source::driver::{Asked, DeviceInfo, Driver, Reading};
 use crate::units::Bytes;
 
@@ -69,6 +71,10 @@ fn attempt(
     reader: Option<&mut Reader<'_>>,
 ) -> Option<Epoch> {
     let (index, ledger) = (device.index, inner.ledger);
+    cupti::closed_exports(&mut |descriptor| {
+        let body = Body::ExportClosed { descriptor };
+        ledger.accept(&Event { time: inner.now(), seen_by: SeenBy::Poll, body });
+    });
     let was_quiet = is_quiet(inner);
     let before = ledger.changes();
     let totals = totals_of(inner, index);
@@ -147,7 +153,7 @@ fn totals_of(inner: &Inner, device: DeviceIndex) -> DeviceTotals {
 /// What the driver says; where it has no context to be asked in, what NVML says.
 fn ask(inner: &Inner, links: &Links, device: &DeviceInfo, whence: Whence) -> Option<Reading> {
     let driver = links.driver.filter(|_| inner.may_call());
-    match driver.map(|driver| ask_driver(driver, device, whence)) {
+    match driver.map(|driver| ask_driver(driver, links.recorder, device, whence)) {
         Some(Ok(Some(reading))) => {
             reading.problems.iter().for_each(|problem| inner.note_problem(problem));
             return Some(reading);
@@ -166,8 +172,16 @@ fn ask(inner: &Inner, links: &Links, device: &DeviceInfo, whence: Whence) -> Opt
     Some(Reading { total, free: memory.free, ..Reading::default() })
 }
 
-fn ask_driver(driver: &Driver, device: &DeviceInfo, whence: Whence) -> Result<Option<Reading>> {
-    let pools: &dyn Asked = &();
+fn ask_driver(
+    driver: &Driver,
+    recorder: Option<&'static Recorder>,
+    device: &DeviceInfo,
+    whence: Whence,
+) -> Result<Option<Reading>> {
+    let pools: &dyn Asked = match recorder {
+        Some(recorder) => recorder.pools(),
+        None => &(),
+    };
     if whence == Whence::Here
         && let Some(reading) = driver.reading_here(device.index, pools)?
     {

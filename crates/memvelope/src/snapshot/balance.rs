@@ -94,24 +94,6 @@ pub enum FindingKind {
     Fragmented,
 }
 
-impl FindingKind {
-    /// As shown to people.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::CountedTwice => "counted twice",
-            Self::Unexplained => "unexplained",
-            Self::UnexplainedGrows => "unexplained bytes grow",
-            Self::UntrackedFrees => "untracked frees",
-            Self::Unseen => "unseen",
-            Self::Torn => "torn",
-            Self::PlanesDisagree => "planes disagree",
-            Self::RecordsDisagree => "records disagree",
-            Self::Fragmented => "fragmented",
-        }
-    }
-}
-
 impl Balance {
     /// The line of a term; `None` if it is absent.
     #[must_use]

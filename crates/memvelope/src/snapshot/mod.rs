@@ -4,7 +4,6 @@ mod again;
 mod balance;
 mod fit;
 mod reconcile;
-mod table;
 mod term;
 mod text;
 

@@ -158,6 +158,20 @@ functions! {
     fn cuMemPoolCreate(to: *mut u64, props: *const [u32; 4]);
     fn cuMemPoolDestroy(pool: u64);
     fn cuMemAllocFromPoolAsync(to: *mut u64, bytes: usize, pool: u64, stream: u64);
+    fn cuMemPoolTrimTo(pool: u64, keep: usize);
+    fn cuDeviceSetMemPool(device: i32, pool: u64);
+    fn cuMemRetainAllocationHandle(to: *mut u64, address: u64);
+    fn cuMemExportToShareableHandle(to: *mut i32, handle: u64, kind: i32, flags: u64);
+    fn cuMemImportFromShareableHandle(to: *mut u64, from: u64, kind: i32);
+    fn cuMulticastCreate(to: *mut u64, props: *const [u64; 4]);
+    fn cuMulticastAddDevice(object: u64, device: i32);
+    fn cuMulticastBindMem(object: u64, at: usize, handle: u64, from: usize, bytes: usize,
+        flags: u64);
+    fn cuMulticastUnbind(object: u64, device: i32, at: usize, bytes: usize);
+    fn cuMemAddressFree(address: u64, bytes: usize);
+    fn cuGraphExecDestroy(executable: u64);
+    fn cuGraphDestroy(graph: u64);
+    fn cuDeviceGraphMemTrim(device: i32);
     fn cuStreamCreate(to: *mut u64, flags: u32);
     fn cuStreamSynchronize(stream: u64);
     fn cuStreamBeginCapture_v2(stream: u64, mode: u32);

@@ -116,7 +116,7 @@ fn plans_of_engines_are_measured_in_their_blocks() {
     let plan = Plan::vllm(&layout, &params, &Budget::default()).unwrap();
     let equation = plan.equation.clone().unwrap();
     let seen = balanced(
-        30_000 * MIB,
+        16_060_522_496 + 13_700 * MIB,
         &[
             (TermName::Weights, 16_060_522_496, 0),
             (TermName::Context, 700 * MIB, 0),

@@ -20,12 +20,14 @@ fn plan() -> Envelope {
 }
 
 fn no_reserves() -> Declared {
-    let mut declared = Declared::default();
-    declared.activations = Some(Bytes::ZERO);
-    declared.context = Some(Bytes::ZERO);
-    declared.runtime_reserve = Some(Bytes::ZERO);
-    declared.safety_reserve = Some(Bytes::ZERO);
-    declared
+    let nothing = Some(Bytes::ZERO);
+    Declared {
+        activations: nothing,
+        context: nothing,
+        runtime_reserve: nothing,
+        safety_reserve: nothing,
+        ..Declared::default()
+    }
 }
 
 fn config(rise_readings: u32) -> FollowConfig {

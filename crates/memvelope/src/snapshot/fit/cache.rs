@@ -189,9 +189,13 @@ impl Cache<'_> {
         limit.0.saturating_sub(reserved)
     }
 
-    /// Whether a free block serves the request.
+    /// Whether a free block serves the request. Where some segments are expandable and others are not,
+    /// which block is looked at depends on what each can grow to: then all must serve it.
     fn hits(&self, rounded: u64) -> bool {
-        self.spaces(class_of(rounded)).any(|space| block_serves(space, rounded, self.settings()))
+        let spaces = self.spaces(class_of(rounded));
+        let mut fitting = spaces.filter(|space| space.largest_free_bytes.0 >= rounded).peekable();
+        fitting.peek().is_some()
+            && fitting.all(|space| block_serves(space, rounded, self.settings()))
     }
 
     pub(super) fn serve(&self, bytes: u64) -> Served {
@@ -233,8 +237,9 @@ impl Cache<'_> {
     pub(super) fn largest(&self, class: SizeClass) -> u64 {
         let cached = self.spaces(class).map(|space| space.largest_free_bytes.0).max().unwrap_or(0);
         if class == SizeClass::Small {
-            let is_served = self.serve(SMALL_MAX).is_served();
-            return if is_served { SMALL_MAX } else { cached.min(SMALL_MAX) };
+            let candidates = [SMALL_MAX, cached.min(SMALL_MAX) / BLOCK * BLOCK];
+            let served = candidates.into_iter().filter(|bytes| self.serve(*bytes).is_served());
+            return served.max().unwrap_or(0);
         }
         let mut candidates = vec![cached];
         for Attempt { released, tail } in self.attempts() {

@@ -89,7 +89,8 @@ fn raise_limit(need: &Need<'_>) -> Option<Remedy> {
     let limit = cache.settings().limit_bytes?;
     let given_back = need.given_back();
     let has = cache.limit_room(given_back);
-    let over = need.needed.saturating_sub(Bytes(has));
+    // A segment's size counts against it, also where an expandable one grows by less.
+    let over = Bytes(cache.segment(need.rounded)).saturating_sub(Bytes(has));
     let recovers = cache.pages(need.room()).saturating_sub(has);
     let text = format!(
         "raise the limit of this process by {over} (set_per_process_memory_fraction, now {limit})"

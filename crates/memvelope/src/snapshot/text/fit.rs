@@ -4,7 +4,8 @@ use super::lines::wrapped;
 use crate::snapshot::{Fit, FitSource};
 use std::fmt::Write as _;
 
-/// The answer in sentences of at most `width` columns, and what would help, the largest first.
+/// The answer in sentences of at most `width` columns, and what would help, the largest first: `+`
+/// is enough by itself, `-` is not, or not for certain.
 #[must_use]
 pub fn fit_text(fit: &Fit, width: usize) -> String {
     let mut out = String::new();
@@ -31,8 +32,9 @@ pub fn fit_text(fit: &Fit, width: usize) -> String {
             say(2, &format!("no, {because}"));
             say(2, &format!("needed: {needed_bytes}; at most {largest_fit_bytes} would fit"));
             for remedy in remedies {
-                let enough = if remedy.is_enough { "enough" } else { "not enough alone" };
-                say(4, &format!("{} ({}, {enough})", remedy.text, remedy.recovers_bytes));
+                // What is not enough says so in its sentence.
+                let sign = if remedy.is_enough { '+' } else { '-' };
+                say(4, &format!("{sign} {}", remedy.text));
             }
         }
         Fit::Unknown { missing } => say(2, &format!("nobody can tell: {missing}")),

@@ -4,6 +4,8 @@
 mod balance;
 mod fit;
 mod lines;
+#[cfg(test)]
+mod story;
 
 pub use fit::fit_text;
 
@@ -224,6 +226,7 @@ fn write_elsewhere(out: &mut String, totals: &DeviceTotals) -> Result {
     let mut table = Table::new(2, &["beside VRAM", "live", "peak", "count"]);
     for kind in AllocKind::ALL {
         let what = match kind {
+            AllocKind::VmmHost => "VMM allocations in host memory",
             AllocKind::PinnedHost => "pinned host memory",
             AllocKind::Registered => "registered host memory",
             AllocKind::Managed => "managed: wherever it was touched last",
@@ -416,6 +419,6 @@ mod tests {
         };
         let text = fit_text(&no, 80);
         assert!(text.starts_with("  no, because it is full\n"), "{text}");
-        assert!(text.contains("call torch.cuda.empty_cache() (3.0 MiB, enough)"), "{text}");
+        assert!(text.contains("    + call torch.cuda.empty_cache()\n"), "{text}");
     }
 }

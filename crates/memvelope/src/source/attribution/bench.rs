@@ -8,6 +8,9 @@ use std::ffi::{CStr, c_int, c_void};
 use std::path::Path;
 
 /// From now on [`library_here`] answers, where there is a method.
+///
+/// # Errors
+/// Why there is none.
 pub fn start() -> Result<(), String> {
     super::start(true);
     super::unseen().into_iter().next().map_or(Ok(()), Err)

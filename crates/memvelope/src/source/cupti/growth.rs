@@ -21,7 +21,7 @@
 
 #![expect(unsafe_code, reason = "arguments of C calls, read through CUPTI's pointers")]
 
-use super::callbacks::Call;
+use super::call::Call;
 use super::state::STATE;
 use crate::event::{Body, DeviceIndex, Event, Growth, GrowthCause, Seen, SeenBy};
 use crate::source::clock;

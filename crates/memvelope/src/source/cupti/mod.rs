@@ -5,7 +5,9 @@
 //!   moves it on; `absence`: when CUPTI was others'
 //! * `session`: attaching and detaching; `subscription`, `attributes`, `finalize`: parts of that
 //! * `quirks`: what single versions do wrong
-//! * `callbacks`, `state`, `contexts`, `under_way`: what runs inside the host's CUDA calls, lock-free
+//! * `callbacks`, `call`, `state`, `contexts`, `under_way`: what runs inside the host's CUDA calls, lock-free;
+//!   `family`, `sharing`, `captures`, `shapes`, `exports`, `other_pools`: what they make of them
+//! * `pools`: the program's own pools, and how they are asked while they live
 //! * `growth`: what contexts and modules take, measured around the calls that make them
 //! * `buffers`: memory that CUPTI fills; `drain`: the way out; `decode`, `records`: what stands in it
 //! * `scopes`: told to CUPTI, by thread; `scope_calls`: the records that this takes
@@ -19,18 +21,24 @@ mod attributes;
 #[doc(hidden)]
 pub mod bench;
 mod buffers;
+mod call;
 mod callbacks;
+mod captures;
 mod contexts;
 mod correlate;
 mod counters;
 mod decode;
 mod drain;
+mod exports;
+mod family;
 mod finalize;
 mod find;
 mod foreign_text;
 mod growth;
 mod known_names;
 mod lifecycle;
+mod other_pools;
+mod pools;
 pub mod quirks;
 mod ranges;
 mod recorder;
@@ -40,6 +48,8 @@ mod referee;
 mod scope_calls;
 mod scopes;
 mod session;
+mod shapes;
+mod sharing;
 mod state;
 mod subscription;
 mod turn;
@@ -47,6 +57,7 @@ mod under_way;
 
 pub use attributes::DeviceBuffers;
 pub use counters::Counters;
+pub use exports::closed_exports;
 pub use find::likely_file;
 pub use lifecycle::State;
 pub use recorder::{Recorder, Tended};

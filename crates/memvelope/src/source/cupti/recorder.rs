@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::{DeviceIndex, Event, Names, Sink};
 use crate::source::clock;
-use crate::source::driver::Driver;
+use crate::source::driver::{Asked, Driver};
 use crate::source::loader::LoadReport;
 use crate::units::{Bytes, Nanos};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -446,6 +446,11 @@ impl Recorder {
     pub fn counters(&self) -> Counters {
         let baseline = *lock(&self.baseline);
         self.totals().since(&baseline)
+    }
+
+    /// Which pools of the program's own may be asked.
+    pub fn pools(&self) -> &'static dyn Asked {
+        &STATE.pools
     }
 
     /// Allocation and set-up calls that are under way, on whatever thread: what they take or give back

@@ -11,6 +11,7 @@ use super::attributes::{self, DeviceBuffers};
 use super::callbacks;
 use super::decode::MemoryRecords;
 use super::growth;
+use super::pools;
 use super::quirks;
 use super::scope_calls::Correlation;
 use super::state::STATE;
@@ -305,13 +306,20 @@ impl Run {
             .iter()
             .filter_map(|id| {
                 let code = subscriber.switch(&self.cupti, 1, domain::DRIVER_API, *id);
-                (code != result::SUCCESS).then(|| (cbid::name(*id).unwrap_or("unknown"), code))
+                let is_newer = callbacks::may_be_newer_than_cupti(*id)
+                    && code == result::ERROR_INVALID_PARAMETER;
+                (code != result::SUCCESS && !is_newer)
+                    .then(|| (cbid::name(*id).unwrap_or("unknown"), code))
             })
             .collect();
         self.coverage.callbacks = refused.len() < callbacks::WATCHED.len();
         // Whatever is refused of these is unaccounted for, which the balance says.
         for id in growth::WATCHED {
             subscriber.switch(&self.cupti, 1, domain::DRIVER_API, *id);
+        }
+        let watch = |id: &u32| subscriber.switch(&self.cupti, 1, domain::DRIVER_API, *id);
+        if pools::WATCHED.iter().all(|id| watch(id) == result::SUCCESS) {
+            STATE.pools.watch();
         }
         for (name, code) in refused {
             let result = cupti_sys::result_name(code);

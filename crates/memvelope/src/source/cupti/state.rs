@@ -6,6 +6,7 @@
 use super::buffers::Arena;
 use super::contexts::Contexts;
 use super::growth::Meters;
+use super::pools::Pools;
 use super::under_way::UnderWay;
 use crate::event::{Event, Sink};
 use crate::source::driver::Driver;
@@ -33,6 +34,7 @@ pub(super) struct State {
     pub(super) contexts: Contexts,
     pub(super) growth: Meters,
     pub(super) under_way: UnderWay,
+    pub(super) pools: Pools,
     pub(super) callbacks: AtomicU64,
     pub(super) caught_panics: AtomicU64,
     /// Allocations whose device nobody could name.
@@ -56,6 +58,7 @@ impl State {
             contexts: Contexts::new(),
             growth: Meters::new(),
             under_way: UnderWay::new(),
+            pools: Pools::new(),
             callbacks: AtomicU64::new(0),
             caught_panics: AtomicU64::new(0),
             unknown_device: AtomicU64::new(0),
@@ -77,6 +80,8 @@ impl State {
 
     /// From now on callbacks go nowhere.
     pub(super) fn disconnect(&self) {
+        // First: while callbacks go somewhere, the end of a pool is seen.
+        self.pools.unwatch();
         self.sink.store(std::ptr::null_mut(), Ordering::Release);
     }
 

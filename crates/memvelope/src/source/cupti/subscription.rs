@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "calls into libcupti")]
 
-use super::{callbacks, growth, quirks};
+use super::{callbacks, growth, pools, quirks};
 use crate::source::privileges;
 use cupti_sys::{Cupti, SubscriberParams, domain, resource_cbid, result};
 use std::ffi::{CStr, c_char, c_void};
@@ -168,7 +168,7 @@ impl Subscriber {
 
     /// Gives it back; CUPTI's code.
     pub(super) fn unsubscribe(&self, cupti: &Cupti) -> u32 {
-        for id in callbacks::WATCHED.iter().chain(growth::WATCHED) {
+        for id in callbacks::WATCHED.iter().chain(growth::WATCHED).chain(pools::WATCHED) {
             self.switch(cupti, 0, domain::DRIVER_API, *id);
         }
         self.watch_contexts(cupti, 0);

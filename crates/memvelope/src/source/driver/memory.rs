@@ -28,15 +28,8 @@ pub struct Reading {
 
 /// Which pools may be asked, apart from the default one, which nobody can destroy.
 pub trait Asked {
-    /// Runs `ask` while `pool` surely lives; `None`, without running it, where nobody can tell.
-    /// `is_current` is asked whether the driver still names the pool, where it is otherwise unknown.
-    fn while_alive(
-        &self,
-        device: DeviceIndex,
-        pool: u64,
-        is_current: &mut dyn FnMut() -> bool,
-        ask: &mut dyn FnMut(),
-    );
+    /// Runs `ask` while `pool` surely lives; does not run it where nobody can tell.
+    fn while_alive(&self, pool: u64, ask: &mut dyn FnMut());
 
     /// The program's own pools on a device, each a handle.
     fn own_pools(&self, device: DeviceIndex) -> Vec<u64>;
@@ -44,14 +37,7 @@ pub trait Asked {
 
 /// Asks the default pool alone.
 impl Asked for () {
-    fn while_alive(
-        &self,
-        _: DeviceIndex,
-        _: u64,
-        _: &mut dyn FnMut() -> bool,
-        _: &mut dyn FnMut(),
-    ) {
-    }
+    fn while_alive(&self, _: u64, _: &mut dyn FnMut()) {}
 
     fn own_pools(&self, _: DeviceIndex) -> Vec<u64> {
         Vec::new()
@@ -194,7 +180,7 @@ impl Driver {
         Ok(reading)
     }
 
-    /// The default pool, the current one, and the program's own.
+    /// The default pool and the program's own. (The current one is among them.)
     fn ask_pools(
         &self,
         ordinal: CuDevice,
@@ -208,22 +194,13 @@ impl Driver {
         let Some(default) = self.default_pool(ordinal)? else { return Ok(()) };
         reading.default_pool = default as u64;
         reading.events.push(self.pool(device, default)?);
-        let current = self.current_pool(ordinal)?.map(|pool| pool as u64);
-        let mut others = pools.own_pools(device);
-        others.extend(current);
-        others.retain(|pool| *pool != 0 && *pool != default as u64);
-        others.sort_unstable();
-        others.dedup();
+        let others = pools.own_pools(device).into_iter().filter(|pool| *pool != default as u64);
         for pool in others {
-            let mut is_current = || {
-                let now = self.current_pool(ordinal).ok().flatten();
-                now.is_some_and(|now| now as u64 == pool)
-            };
             let mut answer = None;
-            pools.while_alive(device, pool, &mut is_current, &mut || {
+            pools.while_alive(pool, &mut || {
                 answer = Some(self.pool(device, pool as CuMemoryPool));
             });
-            // A pool in host memory has no such attributes: it is none of the device's.
+            // One that has no such attributes is none of the device's.
             reading.events.extend(answer.and_then(Result::ok));
         }
         Ok(())
@@ -289,6 +266,36 @@ impl Driver {
             device_get_default_mem_pool = "cuDeviceGetDefaultMemPool"(&raw mut pool, ordinal)
         ))
         .map(|known| known.map(|()| pool))
+    }
+
+    /// The handle of a device's current pool; 0 if it has none, or the driver does not say. For
+    /// callbacks of allocations: it waits for nothing.
+    pub(crate) fn current_pool_handle(&self, device: DeviceIndex) -> u64 {
+        let ordinal = CuDevice::try_from(device.0).ok();
+        let pool = ordinal.and_then(|ordinal| self.current_pool(ordinal).ok().flatten());
+        pool.map_or(0, |pool| pool as u64)
+    }
+
+    /// Whether a stream is being captured into a graph. For callbacks, likewise.
+    pub(crate) fn is_capturing(&self, stream: u64) -> bool {
+        /// `CU_STREAM_CAPTURE_STATUS_ACTIVE`.
+        const ACTIVE: u32 = 1;
+        let mut status = 0;
+        let asked =
+            call!(self, stream_is_capturing = "cuStreamIsCapturing"(stream, &raw mut status));
+        asked.is_ok() && status == ACTIVE
+    }
+
+    /// How large the allocation is that an address belongs to, if the driver says so. For callbacks,
+    /// likewise.
+    pub(crate) fn range_bytes(&self, address: u64) -> Option<Bytes> {
+        let (mut base, mut bytes) = (0, 0);
+        let (base_at, bytes_at) = (&raw mut base, &raw mut bytes);
+        let asked = call!(
+            self,
+            mem_get_address_range = "cuMemGetAddressRange_v2"(base_at, bytes_at, address)
+        );
+        asked.ok().map(|()| Bytes(bytes as u64))
     }
 
     /// The pool that `cuMemAllocAsync` takes from now.

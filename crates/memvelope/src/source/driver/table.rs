@@ -93,6 +93,8 @@ driver_functions! {
     thread_exchange_stream_capture_mode = "cuThreadExchangeStreamCaptureMode" (*mut u32);
     mem_get_info = "cuMemGetInfo_v2" (*mut usize, *mut usize);
     device_get_default_mem_pool = "cuDeviceGetDefaultMemPool" (*mut CuMemoryPool, CuDevice);
+    stream_is_capturing = "cuStreamIsCapturing" (u64, *mut u32);
+    mem_get_address_range = "cuMemGetAddressRange_v2" (*mut u64, *mut usize, u64);
     device_get_mem_pool = "cuDeviceGetMemPool" (*mut CuMemoryPool, CuDevice);
     mem_pool_get_attribute = "cuMemPoolGetAttribute" (CuMemoryPool, u32, *mut c_void);
     device_get_graph_mem_attribute = "cuDeviceGetGraphMemAttribute" (CuDevice, u32, *mut c_void);

@@ -136,7 +136,7 @@ impl<'a> Finder<'a> {
     }
 
     pub(super) fn find(&mut self, address: u64, requested: u64) -> Tag {
-        if !self.blocks.get(self.at).is_some_and(|it| it.block.address == address) {
+        if self.blocks.get(self.at).is_none_or(|it| it.block.address != address) {
             let before = self.at.checked_sub(1).and_then(|at| self.blocks.get(at));
             let next = self.blocks.get(self.at);
             let is_between = before.is_none_or(|it| it.block.address < address)

@@ -1,6 +1,7 @@
 //! Answers against an allocator that is tried, and against examples by hand.
 
 mod by_hand;
+mod hostile;
 mod toy;
 mod tries;
 

@@ -128,6 +128,15 @@ impl Toy {
         blocks.filter(|b| matches!(b.state, State::Used(_))).map(|block| block.id).collect()
     }
 
+    /// Whether something is mapped behind something that is not.
+    pub(super) fn has_hole(&self) -> bool {
+        let is_hole = |slab: &Slab| {
+            let last = slab.blocks.len() - 1;
+            slab.blocks.iter().take(last).any(|block| block.state == State::Unmapped)
+        };
+        self.slabs.iter().any(is_hole)
+    }
+
     fn set(&mut self, id: u64, state: State) {
         for slab in &mut self.slabs {
             if let Some(block) = slab.blocks.iter_mut().find(|block| block.id == id) {
@@ -347,7 +356,7 @@ impl Toy {
         let mut spaces: BTreeMap<_, Space> = BTreeMap::new();
         let mut with_awaiting = 0;
         for slab in &self.slabs {
-            let key = (slab.pool, slab.stream, slab.is_small);
+            let key = (slab.pool, slab.stream, slab.is_small, slab.is_expandable);
             let space = spaces.entry(key).or_default();
             (space.pool, space.stream) = (slab.pool, slab.stream);
             space.class = if slab.is_small { SizeClass::Small } else { SizeClass::Large };

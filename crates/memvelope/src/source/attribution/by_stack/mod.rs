@@ -2,6 +2,7 @@
 
 mod name;
 mod object;
+mod rules;
 mod stack;
 mod unwind;
 mod walk;

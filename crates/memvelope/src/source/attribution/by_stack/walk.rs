@@ -20,7 +20,7 @@ pub(super) struct Scratch {
 
 impl Scratch {
     pub(super) fn new() -> Self {
-        Self { stack: Stack::new(), context: Context::new_in() }
+        Self { stack: Stack::new(), context: Context::new() }
     }
 }
 
