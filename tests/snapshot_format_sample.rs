@@ -56,6 +56,7 @@ fn device() -> DeviceSnapshot {
         opening_own_bytes: some,
         framework: Some(framework()),
         balance: Some(balance()),
+        highest: Some(balance()),
         fragmentation: Some(Fragmentation {
             internal: Some(0.5),
             demand_weighted: Some(0.5),
@@ -73,7 +74,7 @@ fn framework() -> Framework {
     let mut requests = Demand::new();
     requests.note(Bytes(5), 1);
     Framework {
-        spaces: vec![Space::default()],
+        spaces: vec![Space { unsplittable_free: vec![Bytes(1)], ..Space::default() }],
         segments: vec![Segment::default()],
         alloc_retries: Some(1),
         ooms: Some(1),

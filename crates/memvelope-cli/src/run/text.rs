@@ -208,12 +208,17 @@ fn write_memory(out: &mut String, snapshot: &Value) -> Result {
             }
             write!(out, "{table}")?;
         }
+        // This process's own, where that is known.
+        let opening = match &device["opening_own_bytes"] {
+            Value::Null => &device["opening_bytes"],
+            own => own,
+        };
         writeln!(
             out,
             "    device: total {}, free {}; opening balance {}",
             bytes(&device["total_bytes"]),
             bytes(&device["free_bytes"]),
-            bytes(&device["opening_bytes"])
+            bytes(opening)
         )?;
         balance::write(out, device)?;
     }

@@ -52,7 +52,12 @@ fn unaccounted(device: &Value) -> Option<i64> {
 
 fn command(found: &Found) -> String {
     let words = found.document["command"].as_array().into_iter().flatten();
-    words.filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
+    let mut words: Vec<_> = words.filter_map(Value::as_str).collect();
+    // There is not much room: the program's file says more than its folder.
+    if let Some(program) = words.first_mut() {
+        *program = program.rsplit('/').next().unwrap_or(program);
+    }
+    words.join(" ")
 }
 
 /// For people: a line a device.

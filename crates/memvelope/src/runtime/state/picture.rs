@@ -4,7 +4,7 @@ use super::{FORKED, Inner, Problems, lock};
 use crate::event::DropReason;
 use crate::framework::Demand;
 use crate::runtime::{Mode, session};
-use crate::snapshot::{DevicePlane, Parts, Reconcile, Snapshot, reconcile};
+use crate::snapshot::{Balance, DevicePlane, Parts, Reconcile, Snapshot, reconcile};
 use crate::source::attribution;
 use crate::source::cupti::Recorder;
 use std::sync::atomic::Ordering;
@@ -69,15 +69,16 @@ impl Inner {
     }
 
     /// Keeps the balance with most bytes used: a program that frees what it has before it ends would
-    /// else leave nothing to look at.
+    /// else leave nothing to look at. One that is torn counts only until there is a whole one.
     fn note_highest(&self, snapshot: &mut Snapshot) {
+        let rank = |balance: &Balance| (!balance.is_torn, balance.used_bytes);
         let mut highest = lock(&self.highest);
         for device in &mut snapshot.devices {
             let index = device.totals.device;
             let at = highest.iter().position(|(known, _)| *known == index);
             if let Some(balance) = &device.balance {
                 match at.and_then(|at| highest.get_mut(at)) {
-                    Some((_, known)) if known.used_bytes >= balance.used_bytes => {}
+                    Some((_, known)) if rank(known) >= rank(balance) => {}
                     Some((_, known)) => known.clone_from(balance),
                     None => highest.push((index, balance.clone())),
                 }

@@ -88,8 +88,11 @@ fn write_table(out: &mut String, balance: &Balance, width: usize) -> Result {
     writeln!(out, "{}", row("used", &balance.used_bytes.to_string(), "100.0 %", "", ""))
 }
 
+/// A name and its bytes.
+type Row = (String, i64);
+
 /// The parts of a term, largest first, and the sum of those that are too many.
-fn shown_parts(line: &Line) -> (Vec<(String, i64)>, Option<(String, i64)>) {
+fn shown_parts(line: &Line) -> (Vec<Row>, Option<Row>) {
     let parts = line.parts.iter().filter(|part| part.bytes != 0);
     let mut parts: Vec<_> = parts.map(|part| (part.name.clone(), part.bytes)).collect();
     // A part that is the whole, under the same name, says nothing new.

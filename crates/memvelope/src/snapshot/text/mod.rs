@@ -136,7 +136,7 @@ fn write_fragmentation(out: &mut String, device: &DeviceSnapshot, width: usize) 
     );
     if let Some(share) = found.demand_weighted {
         text += &match share {
-            0.0 => "; every recent size would fit if it were free at all".to_owned(),
+            0.0 => "; it stands in the way of no recent request".to_owned(),
             _ => format!(
                 "; {} of the recent requests are larger, though no larger than what is available",
                 percent(share)
