@@ -2,6 +2,7 @@
 
 mod families;
 mod naive;
+mod threads;
 
 use super::*;
 use crate::event::{

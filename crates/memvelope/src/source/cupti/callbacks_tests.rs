@@ -173,7 +173,8 @@ fn the_family_is_told_call_by_call() {
     typed[0] = 10;
     typed[2..17].copy_from_slice(&node);
     let array: [u64; 3] = [100, 0, 0x20 | 1 << 32];
-    let cases: [(u32, &[u64], (AllocKind, u64, u32, u32)); 12] = [
+    type Heard = (AllocKind, u64, u32, u32);
+    let cases: [(u32, &[u64], Heard); 12] = [
         (cbid::MEM_HOST_REGISTER, &[0x5000, 64, 0], (AllocKind::Registered, 64, 3, 9)),
         (cbid::MEM_HOST_REGISTER_V2, &[0x5000, 65, 0], (AllocKind::Registered, 65, 3, 9)),
         (cbid::MEM_ALLOC_FROM_POOL_ASYNC, &[out, 66, 4, 0], (AllocKind::PoolUsed, 66, 3, 0)),
