@@ -30,8 +30,8 @@ struct Heard(Mutex<Vec<Event>>);
 
 impl Sink for Heard {
     fn accept(&self, event: &Event) {
-        // How long the host was in the call comes beside what the call did.
-        if matches!(event.body, Body::DriverCall(_)) {
+        // When calls are entered and left, and how long they took, comes beside what they did.
+        if matches!(event.body, Body::DriverCall(_) | Body::CallEntered | Body::CallReturned) {
             return;
         }
         self.0.lock().unwrap().push(*event);
