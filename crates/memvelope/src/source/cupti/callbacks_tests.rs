@@ -177,7 +177,7 @@ fn the_family_is_told_call_by_call() {
     let cases: [(u32, &[u64], Heard); 12] = [
         (cbid::MEM_HOST_REGISTER, &[0x5000, 64, 0], (AllocKind::Registered, 64, 3, 9)),
         (cbid::MEM_HOST_REGISTER_V2, &[0x5000, 65, 0], (AllocKind::Registered, 65, 3, 9)),
-        (cbid::MEM_ALLOC_FROM_POOL_ASYNC, &[out, 66, 4, 0], (AllocKind::PoolUsed, 66, 3, 0)),
+        (cbid::MEM_ALLOC_FROM_POOL_ASYNC, &[out, 66, 4, 0], (AllocKind::PoolUsed, 66, 3, 9)),
         (cbid::MEM_ALLOC_ASYNC_PTSZ, &[out, 67, 0], (AllocKind::PoolUsed, 67, 3, 9)),
         (cbid::IPC_OPEN_MEM_HANDLE_V2, &[out; 10], (AllocKind::ImportedAddress, 0, 3, 9)),
         (cbid::MEM_POOL_IMPORT_POINTER, &[out, 4, 0], (AllocKind::ImportedAddress, 0, 3, 9)),

@@ -394,9 +394,9 @@ unsafe fn allocating(call: &Call, request: &Request) {
         Made::This(address) => Some(address),
     };
     let Some(address) = address.filter(|address| *address != 0) else { return };
-    // A handle belongs to its device and outlives the context it was made in; what is from a pool is
-    // the pool's.
-    let context = if kind.is_handle() || request.pool != 0 { 0 } else { call.context_uid };
+    // A handle belongs to its device and outlives the context it was made in. What is from a pool
+    // goes with the context all the same: a reset of the device ends it, and nobody would tell.
+    let context = if kind.is_handle() { 0 } else { call.context_uid };
     let bytes = if bytes == Bytes::ZERO { sharing::view_bytes(kind, address) } else { bytes };
     if kind == AllocKind::PoolUsed {
         STATE.pools().named(request.pool, device);
