@@ -315,7 +315,7 @@ def test_every_error_is_a_memvelope_error():
         for kind in vars(memvelope).values()
         if isinstance(kind, type) and issubclass(kind, Exception)
     ]
-    assert len(kinds) == 21
+    assert len(kinds) == 22
     for kind in kinds:
         assert issubclass(kind, memvelope.MemvelopeError)
         assert kind.__module__ == "memvelope" and kind.__doc__

@@ -104,7 +104,7 @@ fn plain_memory(ordinal: CuDevice) -> [u64; 4] {
 
 impl Driver {
     /// Makes the calling thread's questions harmless to stream captures until the guard drops, as
-    /// [`Self::leave_captures_alone`] does for good. `None` where the driver has no captures.
+    /// `leave_captures_alone` does for good. `None` where the driver has no captures.
     pub fn relaxed(&self) -> Option<Relaxed<'_>> {
         // CU_STREAM_CAPTURE_MODE_RELAXED
         let mut mode = 2;
