@@ -97,7 +97,10 @@ impl Books {
                 self.tell_pool(time, device, pool, (reserved, used));
             }
             Body::PoolCreated { device, pool } => self.make_pool(time, device, pool),
-            Body::PoolDestroyed { pool } => self.destroy_pool(time, pool),
+            Body::PoolDestroyed { pool } => {
+                self.pools.note_end(pool, time);
+                self.destroy_pool(time, pool);
+            }
             Body::ContextGrew(growth) => {
                 if !self.devices.add_growth(&growth) {
                     self.refuse(Bytes::ZERO);
@@ -329,10 +332,10 @@ impl Books {
 
     fn tell_pool(&mut self, time: Nanos, device: DeviceIndex, pool: u64, told: (Bytes, Bytes)) {
         let index = u8::try_from(device.0).ok().filter(|index| usize::from(*index) < DEVICES_MAX);
-        let row = index.and_then(|index| self.pools.tell(index, pool, told, time));
-        match row {
-            Some(row) => self.recount_pool(time, row),
-            None => self.refuse(told.0),
+        match index.map(|index| self.pools.tell(index, pool, told, time)) {
+            Some(Ok(Some(row))) => self.recount_pool(time, row),
+            Some(Ok(None)) => {}
+            Some(Err(())) | None => self.refuse(told.0),
         }
     }
 

@@ -67,15 +67,22 @@ impl Pool {
     }
 }
 
+/// Pools that ended lately and are remembered: more than can end while the driver is asked once.
+const ENDED_MAX: usize = 64;
+
 /// All pools, allocated once.
 #[derive(Debug)]
 pub(super) struct Pools {
     rows: Vec<Pool>,
+    /// Those that ended lately, and when; the oldest is overwritten.
+    ended: [(u64, Nanos); ENDED_MAX],
+    next_ended: usize,
 }
 
 impl Pools {
     pub(super) fn new() -> Self {
-        Self { rows: Vec::with_capacity(POOLS_MAX) }
+        let rows = Vec::with_capacity(POOLS_MAX);
+        Self { rows, ended: [(0, Nanos::ZERO); ENDED_MAX], next_ended: 0 }
     }
 
     pub(super) fn host_bytes(&self) -> u64 {
@@ -152,6 +159,18 @@ impl Pools {
         }
     }
 
+    /// Remembers that a pool ended: what the driver told of it before is booked after it.
+    pub(super) fn note_end(&mut self, handle: u64, time: Nanos) {
+        if let Some(place) = self.ended.get_mut(self.next_ended) {
+            *place = (handle, time);
+        }
+        self.next_ended = (self.next_ended + 1) % ENDED_MAX;
+    }
+
+    fn has_ended_since(&self, handle: u64, told: Nanos) -> bool {
+        self.ended.iter().any(|(ended, time)| *ended == handle && *time >= told)
+    }
+
     /// Gives the row of a destroyed pool back once nothing is left of it.
     pub(super) fn close_if_empty(&mut self, row: usize) {
         if let Some(pool) = self.get_mut(row)
@@ -163,19 +182,23 @@ impl Pools {
         }
     }
 
-    /// What the driver told of a pool. `None`: no room.
+    /// What the driver told of a pool. `Err`: no room; `None`: the pool has ended meanwhile.
     pub(super) fn tell(
         &mut self,
         device: u8,
         handle: u64,
         told: (Bytes, Bytes),
         time: Nanos,
-    ) -> Option<usize> {
+    ) -> Result<Option<usize>, ()> {
+        if self.has_ended_since(handle, time) {
+            return Ok(None);
+        }
         let known = self.of_told(device, handle);
-        let row = known.or_else(|| self.open(Pool { device, handle, ..Pool::default() }))?;
-        let pool = self.get_mut(row)?;
+        let row = known.or_else(|| self.open(Pool { device, handle, ..Pool::default() }));
+        let row = row.ok_or(())?;
+        let pool = self.get_mut(row).ok_or(())?;
         (pool.reserved, pool.used, pool.told) = (Some(told.0.0), Some(told.1.0), time);
-        Some(row)
+        Ok(Some(row))
     }
 
     /// A record that says how large a pool was later than the driver was asked.
