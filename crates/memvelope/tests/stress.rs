@@ -176,8 +176,8 @@ fn consistent(snapshot: &Snapshot) {
     for device in &snapshot.devices {
         let totals = &device.totals;
         let sum = |of: &[usize]| of.iter().map(|k| totals.by_kind[*k].live_bytes.0).sum::<u64>();
-        // Device, pitch, managed and VMM count as VRAM; of pools it is the reserve that does.
-        let physical = sum(&[0, 1, 2, 5]) + totals.pool_reserved_bytes.0;
+        // Device, pitch and VMM count as VRAM; of pools it is the reserve that does.
+        let physical = sum(&[0, 1, 5]) + totals.pool_reserved_bytes.0;
         assert_eq!(physical, totals.vram.live_bytes.0);
     }
 }

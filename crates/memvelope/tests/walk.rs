@@ -364,7 +364,8 @@ fn or_end_all(body: impl FnOnce()) {
 fn a_million_calls_are_booked_exactly() {
     in_child("a_million_calls_are_booked_exactly", "", || {
         // Unwinding a debug build's stack a million times is another test's.
-        let config = Config { attribution: false, ..Config::from_env().0 };
+        let mut config = Config::from_env().0;
+        config.attribution = false;
         let session = Session::start(&config).unwrap();
         let mut context = 0;
         assert_eq!(cu::cuDevicePrimaryCtxRetain(&mut context, 0), 0);
