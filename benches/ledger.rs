@@ -12,9 +12,10 @@ use memvelope::event::{
 };
 use memvelope::export::chrome::TraceWriter;
 use memvelope::ledger::Ledger;
+use memvelope::snapshot::{DevicePlane, Epoch, Parts, Snapshot, TermName};
 use memvelope::timeline::Timeline;
 use memvelope::units::{Bytes, Nanos};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hint::black_box;
 use std::sync::Mutex;
 
@@ -47,21 +48,30 @@ fn allocation(i: u64) -> Event {
     event(i, Body::Allocated(allocation))
 }
 
-/// A live ledger: the oldest allocation is freed, then a new one made.
-fn ledger_pair() -> pair::Pair {
+/// A ledger as a session has it, with 10,000 live allocations.
+fn full() -> Ledger {
     let ledger = Ledger::with_history(1 << 16, 8192);
-    for i in 0..LIVE {
-        ledger.accept(&allocation(i));
+    (0..LIVE).for_each(|i| ledger.accept(&allocation(i)));
+    ledger
+}
+
+/// The oldest allocation is freed, then a new one made.
+fn churn(ledger: &Ledger, next: u64, operations: u64) {
+    for i in next..next + operations {
+        let entered =
+            Body::FreeEntered { address: address(i - LIVE), kind: FreeKind::Device, token: i };
+        ledger.accept(black_box(&event(i, entered)));
+        ledger.accept(black_box(&event(i, Body::FreeReturned { token: i, succeeded: true })));
+        ledger.accept(black_box(&allocation(i)));
     }
+}
+
+/// A live ledger against the plainest thing with a lock.
+fn ledger_pair() -> pair::Pair {
+    let ledger = full();
     let mut next = LIVE;
     let mut subject = |operations: u64| {
-        for i in next..next + operations {
-            let entered =
-                Body::FreeEntered { address: address(i - LIVE), kind: FreeKind::Device, token: i };
-            ledger.accept(black_box(&event(i, entered)));
-            ledger.accept(black_box(&event(i, Body::FreeReturned { token: i, succeeded: true })));
-            ledger.accept(black_box(&allocation(i)));
-        }
+        churn(&ledger, next, operations);
         next += operations;
     };
 
@@ -96,6 +106,85 @@ fn ledger_pair() -> pair::Pair {
     assert_eq!(vram, Bytes(LIVE * (2 << 20)), "the ledger kept its books");
     assert_eq!(ledger.findings(), memvelope::ledger::Findings::default());
     pair
+}
+
+/// The same against a tree, which is what keeps addresses in order.
+fn tree_pair() -> pair::Pair {
+    let ledger = full();
+    let mut next = LIVE;
+    let mut subject = |operations: u64| {
+        churn(&ledger, next, operations);
+        next += operations;
+    };
+    let peer_map = Mutex::new(BTreeMap::new());
+    let put = |i: u64| {
+        let value = (2u64 << 20, 0u32, AllocKind::Device, Tag::KvCache);
+        peer_map.lock().expect("not poisoned").insert(address(i), value);
+    };
+    (0..LIVE).for_each(put);
+    let mut next_peer = LIVE;
+    let mut peer = |operations: u64| {
+        for i in next_peer..next_peer + operations {
+            peer_map.lock().expect("not poisoned").remove(black_box(&address(i - LIVE)));
+            put(i);
+        }
+        next_peer += operations;
+    };
+    pair::measure(
+        ("ledger: free + allocate at 10k live", &mut subject),
+        ("Mutex<BTreeMap> remove + insert", &mut peer),
+        200_000,
+    )
+}
+
+/// Everything that `memvelope snapshot` shows of a device with 10,000 live allocations, those one by
+/// one among it, against a copy of the plain map.
+fn snapshot_pair() -> pair::Pair {
+    let ledger = full();
+    let mut subject = |operations: u64| {
+        for i in 0..operations {
+            let (totals, findings) = ledger.state();
+            let live = black_box(ledger.live(DeviceIndex(0), LIVE as usize));
+            let used = Bytes(LIVE * (2 << 20));
+            let total_bytes = Bytes(80 << 30);
+            let epoch = Epoch {
+                time: Nanos(i),
+                total_bytes,
+                free_bytes: total_bytes.saturating_sub(used),
+                totals: totals[0].clone(),
+                ..Epoch::default()
+            };
+            let plane = DevicePlane { epoch: Some(epoch), ..DevicePlane::default() };
+            let parts =
+                Parts { epoch: i, totals, findings, planes: vec![plane], ..Parts::default() };
+            let snapshot = black_box(Snapshot::assemble(parts));
+            let balance = snapshot.devices[0].balance.as_ref().expect("the planes were read");
+            let kv = balance.line(TermName::KvCache).expect("all of it is tagged");
+            assert_eq!((live.len() as u64, kv.bytes), (LIVE, used.0 as i64));
+        }
+    };
+    let map: HashMap<_, _> = (0..LIVE).map(|i| (address(i), (2u64 << 20, Tag::KvCache))).collect();
+    let peer_map = Mutex::new(map);
+    let mut peer = |operations: u64| {
+        for _ in 0..operations {
+            let copy = peer_map.lock().expect("not poisoned").clone();
+            black_box(copy.values().map(|(bytes, _)| bytes).sum::<u64>());
+        }
+    };
+    pair::measure(
+        ("snapshot of 10k live, with balance and every allocation", &mut subject),
+        ("copy of a Mutex<HashMap> and its sum", &mut peer),
+        1_000,
+    )
+}
+
+/// Bytes of an allocation when the ledger is as full as it gets: at most 64.
+fn bytes_an_allocation() {
+    const MOST: u64 = 1 << 16;
+    let empty = Ledger::new(1024).host_bytes();
+    let each = (Ledger::new(MOST as usize).host_bytes() - empty) as f64 / (MOST - 1024) as f64;
+    println!("| bytes of a live allocation | {each:.1} | aim | 64 | |");
+    assert!(each <= 64.0, "{each}");
 }
 
 /// Kernels of 64 names into the timeline, against an array of counts and sums.
@@ -201,7 +290,8 @@ fn trace_pair() -> pair::Pair {
 }
 
 fn main() {
-    for pair in [ledger_pair(), timeline_pair(), trace_pair()] {
+    bytes_an_allocation();
+    for pair in [ledger_pair(), tree_pair(), snapshot_pair(), timeline_pair(), trace_pair()] {
         pair.print();
     }
 }
