@@ -330,7 +330,8 @@ pub trait Sink: Send + std::marker::Sync {
 /// What was seen to be taken of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Physical bytes of allocations, pools and graphs in whole pages, and what contexts took.
+    /// Physical bytes of allocations in whole pages, and what contexts took. Without what pools and
+    /// graphs hold: that is told at other times than it moves.
     pub bytes: i64,
     /// Allocations and frees so far: where two such numbers are equal, there were none in between.
     pub turnover: u64,

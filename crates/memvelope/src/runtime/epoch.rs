@@ -143,7 +143,12 @@ pub(super) fn seen(inner: &Inner, device: DeviceIndex) -> Bytes {
 /// What a ledger has seen to be taken of a device.
 pub(super) fn seen_in(ledger: &Ledger, device: DeviceIndex) -> Seen {
     let known = ledger.totals().into_iter().find(|totals| totals.device == device);
-    let bytes = known.map_or(0, |totals| seen_of(&totals));
+    // What pools and graphs hold is told when somebody asks, not when it moves.
+    let told = |totals: &DeviceTotals| {
+        let graphs = totals.graph_reserved_bytes.unwrap_or(Bytes::ZERO);
+        i64::try_from(totals.pool_reserved_bytes.saturating_add(graphs).0).unwrap_or(i64::MAX)
+    };
+    let bytes = known.map_or(0, |totals| seen_of(&totals).saturating_sub(told(&totals)));
     Seen { bytes, turnover: ledger.vram_and_turnover(device).1 }
 }
 
