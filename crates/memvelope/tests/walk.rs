@@ -1,5 +1,5 @@
-//! A walk of a million random driver calls by four threads, of every family that the simulator has,
-//! while a session records. Every ten thousand calls the threads stand still, and the ledger is held
+//! A walk of a million random driver calls by four threads, of every family but arrays, registered
+//! memory and what needs a second process, while a session records. Every ten thousand calls the threads stand still, and the ledger is held
 //! to the simulator's books: live bytes and counts by family, pools, graphs, what exports alone
 //! keep, and physical bytes with their rounding. No difference is allowed.
 

@@ -44,3 +44,19 @@ fn readers_among_eight_threads_see_sums_that_agree() {
     assert_eq!((ledger.vram_bytes(HERE), ledger.findings().underflows), (Bytes(0), 0));
     assert_eq!(ledger.changes() & 1, 0);
 }
+
+/// The driver is asked on one thread while another ends the pool: what it told of it before is
+/// booked after. A handle that was given out again is another pool's.
+#[test]
+fn what_was_told_of_a_pool_before_its_end_is_not_booked_after() {
+    let told = |bytes| Body::Pool { device: HERE, pool: 9, reserved: Bytes(bytes), used: Bytes(0) };
+    for (at, expect) in [(3, 0), (5, 0), (6, 64)] {
+        let ledger = Ledger::new(8);
+        ledger.accept(&event(1, Body::PoolCreated { device: HERE, pool: 9 }));
+        ledger.accept(&event(2, told(32)));
+        assert_eq!(ledger.vram_bytes(HERE), Bytes(32));
+        ledger.accept(&event(5, Body::PoolDestroyed { pool: 9 }));
+        ledger.accept(&event(at, told(64)));
+        assert_eq!(ledger.vram_bytes(HERE), Bytes(expect), "told at {at}, ended at 5");
+    }
+}
