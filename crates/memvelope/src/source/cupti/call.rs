@@ -116,6 +116,11 @@ impl Call {
         emit(self.time, body);
     }
 
+    /// The same, stamped now: where this thread waited since the site was reached.
+    pub(super) fn emit_now(&self, body: Body) {
+        emit(clock::now(), body);
+    }
+
     /// Tells that the call was entered: from now on the driver's books may move before ours do.
     pub(super) fn enter(&self) {
         ENTERED.with(|entered| entered.set(self.time));

@@ -158,7 +158,8 @@ unsafe fn destroying_pool(call: &Call) {
     let pool = unsafe { call.arguments.read(params::mem_pool_destroy::POOL) };
     if !call.at_exit {
         other_pools::forget(pool);
-        call.emit(Body::PoolDestroyed { pool });
+        // Whoever was asking about this very pool has been waited for: what it was told is older.
+        call.emit_now(Body::PoolDestroyed { pool });
     }
 }
 
