@@ -444,8 +444,12 @@ fn segments_are_found_by_their_address_or_by_what_is_mapped_into_them() {
     let row = |matched: &Matched| {
         (matched.count, matched.by_tag.iter().map(|bytes| bytes.0).sum::<u64>())
     };
+    let pooled = found.iter().map(|matched| matched.pooled_by_tag[0].0).collect::<Vec<_>>();
     let found: Vec<_> = found.iter().map(row).collect();
-    assert_eq!(found, [(2, 200), (1, 10), (0, 0), (0, 0), (0, 0), (0, 0)]);
+    // Managed memory is known, and no VRAM; of the alias the first segment has it; the last was
+    // never seen.
+    assert_eq!(found, [(2, 200), (1, 10), (0, 0), (1, 0), (1, 0), (0, 0)]);
+    assert_eq!(pooled, [0, 0, 0, 0, 8, 0]);
     assert!(ledger.matched(DeviceIndex(1), &asked).iter().all(|matched| matched.count == 0));
     // More in one segment than one portion has room for.
     let ledger = Ledger::new(20_000);

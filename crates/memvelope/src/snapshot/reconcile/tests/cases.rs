@@ -161,6 +161,25 @@ fn framework_and_driver() {
     check("late, and more", &late, &lines(Some(30), 0), 0, &[]);
     // Nobody saw the segment, and nothing was there before.
     check("disagree", &torch(false), &lines(Some(0), 0), 0, &[F::PlanesDisagree]);
+    // A segment from a pool is in the pool's reserve: the framework counts it, what else the pool
+    // holds stays the pool's.
+    let mut pooled = torch(true);
+    pooled.epoch.totals.by_tag[0].live_bytes = Bytes::ZERO;
+    pooled.epoch.matched[0] = Matched { count: 1, ..Matched::default() };
+    pooled.epoch.matched[0].pooled_by_tag[0] = mib(100);
+    let mut pool = PoolTotals { reserved_bytes: Some(mib(132)), ..PoolTotals::default() };
+    (pool.by_tag[0], pool.live_count) = (mib(107), 2);
+    pooled.epoch.totals.pools = vec![pool];
+    pooled.epoch.free_bytes = mib(1000 - 132);
+    let mut expected = lines(Some(0), 0);
+    (expected[1].1, expected[4].1) = (Some(27), Some(55));
+    check("from a pool", &pooled, &expected, 0, &[]);
+    // One in managed memory may be anywhere.
+    let mut managed = torch(true);
+    managed.epoch.totals.by_tag[0].live_bytes = Bytes::ZERO;
+    managed.epoch.matched[0] = Matched { count: 1, ..Matched::default() };
+    managed.epoch.free_bytes = mib(1000);
+    check("managed segment", &managed, &lines(Some(0), -100), 100, &[]);
     // Counted by torch, and by the driver plane beside it.
     let mut twice = torch(true);
     twice.epoch.matched[0] = Matched::default();
