@@ -211,9 +211,11 @@ fn opening(input: &Reconcile<'_>, planes: &Planes) -> Option<Draft> {
 
 fn others(input: &Reconcile<'_>) -> Option<Draft> {
     let bytes = input.plane.others_bytes?;
-    let note = "as NVML tells";
+    let note = "as NVML tells, at most once a second";
     let mut draft = Draft::new(TermName::OtherProcesses, Origin::Measured, note);
     draft.part("others", wide(bytes));
+    // Since the last look they may have moved as they did before it.
+    draft.error = input.plane.others_moved_bytes.map_or(0, wide);
     Some(draft)
 }
 
@@ -223,7 +225,7 @@ pub(super) fn untold_others(drafts: &mut [Draft], input: &Reconcile<'_>, rest: i
     let untold = input.plane.others_untold;
     let others = drafts.iter_mut().find(|draft| draft.term == TermName::OtherProcesses);
     if let Some(others) = others.filter(|_| untold > 0) {
-        others.error = rest.max(0);
+        others.error = others.error.max(rest);
         others.note += &format!(
             "; the bytes of {untold} more are not told: the error bar is unknown, and at most what \
              is unaccounted"

@@ -75,6 +75,13 @@ fn the_rest_and_its_thresholds() {
     check("refused", &with(500, 480, refused), &rest(20), 20, &[F::Unseen]);
     let untold = |input: &mut Input| input.plane.others_untold = 2;
     check("untold others", &with(500, 300, untold), &rest(200), 200, &[]);
+    // Since NVML was asked, others gave back what they moved by before.
+    let moved = |input: &mut Input| {
+        (input.plane.others_bytes, input.plane.others_moved_bytes) = (Some(mib(50)), Some(mib(30)));
+    };
+    check("others left", &with(470, 450, moved), &rest(-30), 30, &[]);
+    check("others came", &with(530, 450, moved), &rest(30), 30, &[]);
+    check("and more", &with(469, 450, moved), &rest(-31), 30, &[F::CountedTwice]);
 }
 
 #[test]
@@ -234,6 +241,25 @@ fn absence_is_not_zero() {
     (wide.plane.opening_bytes, wide.plane.others_bytes) = (Some(mib(300)), Some(mib(120)));
     let lines = [(T::OpeningBalance, Some(180)), (T::OtherProcesses, Some(120))];
     check("device-wide opening", &wide, &lines, 0, &[]);
+
+    // Others who were there at first, and whom nobody told apart, may have gone since.
+    for (used, others_moved, findings) in [
+        (250, None, &[][..]),
+        (0, None, &[]),
+        (250, Some(Bytes::ZERO), &[F::CountedTwice]),
+    ] {
+        let mut gone = device(used);
+        gone.plane.opening_own_bytes = None;
+        (gone.plane.opening_bytes, gone.plane.others_bytes) = (Some(mib(300)), None);
+        gone.plane.others_moved_bytes = others_moved;
+        let lines = [(T::OpeningBalance, Some(300)), (T::Unaccounted, Some(used as i64 - 300))];
+        check("others gone", &gone, &lines, 0, findings);
+    }
+    let mut more = device(300);
+    more.plane.opening_own_bytes = None;
+    (more.plane.opening_bytes, more.plane.others_bytes) = (Some(mib(100)), None);
+    more.epoch.totals.by_tag[Tag::Weights as usize].live_bytes = mib(301);
+    check("more than others had", &more, &[(T::Unaccounted, Some(-101))], 0, &[F::CountedTwice]);
 
     let mut many = torch(true);
     many.epoch.framework.as_mut().unwrap().segments.clear();
