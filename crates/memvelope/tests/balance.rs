@@ -297,3 +297,81 @@ fn polling_only_invents_nothing() {
         session.stop(SOON).unwrap();
     });
 }
+
+fn make_pool() -> u64 {
+    let properties = [[1u32, 0, 1, 0], [0; 4], [0; 4], [0; 4], [0; 4], [0; 4]];
+    let mut pool = 0;
+    assert_eq!(cu::cuMemPoolCreate(&mut pool, properties.as_ptr()), 0);
+    pool
+}
+
+fn from_pool(pool: u64, bytes: usize) -> u64 {
+    let mut address = 0;
+    assert_eq!(cu::cuMemAllocFromPoolAsync(&mut address, bytes, pool, 0), 0);
+    address
+}
+
+/// What a pool held before we came is in the opening balance, and not in the pool beside it.
+#[test]
+fn a_pool_that_was_there_before_counts_once() {
+    let cases = [
+        (scenario(0, ""), &[("HIDDEN", "0"), ("DEFAULT", "0")][..]),
+        (scenario(0, ""), &[("HIDDEN", "0"), ("DEFAULT", "1")][..]),
+    ];
+    in_children("a_pool_that_was_there_before_counts_once", &cases, || {
+        assert_eq!(cu::cuInit(0), 0);
+        enter_context();
+        let mut pool = 0;
+        if std::env::var("DEFAULT").unwrap() == "1" {
+            assert_eq!(cu::cuDeviceGetDefaultMemPool(&mut pool, 0), 0);
+        } else {
+            pool = make_pool();
+        }
+        let first = from_pool(pool, 100 * MIB);
+        let session = Session::start(&Config::default()).unwrap();
+        check("attached late", &session, 0);
+        let second = from_pool(pool, 40 * MIB);
+        check("it is named", &session, 0);
+        assert_eq!(cu::cuMemFreeAsync(second, 0), 0);
+        check("freed", &session, 0);
+        assert_eq!(cu::cuMemFreeAsync(first, 0), 0);
+        assert_eq!(cu::cuMemPoolTrimTo(pool, 0), 0);
+        check("trimmed", &session, 0);
+        let snapshot = session.snapshot();
+        let context = 300 << 20;
+        assert_eq!(line(balance(&snapshot), TermName::OpeningBalance).unwrap().0, context);
+        session.stop(SOON).unwrap();
+    });
+}
+
+/// What ended while nobody watched holds nothing, and what CUPTI has of a context from before the
+/// gap lies in the opening balance.
+#[test]
+fn a_pool_that_ended_in_a_pause_is_forgotten() {
+    in_child("a_pool_that_ended_in_a_pause_is_forgotten", &scenario(0, ""), || {
+        assert_eq!(cu::cuInit(0), 0);
+        let session = Session::start(&Config::default()).unwrap();
+        enter_context();
+        let (ends, stays) = (make_pool(), make_pool());
+        let first = from_pool(ends, 100 * MIB);
+        from_pool(stays, 10 * MIB);
+        check("pools", &session, 0);
+        session.pause("a test").unwrap();
+        assert_eq!(cu::cuMemFreeAsync(first, 0), 0);
+        assert_eq!(cu::cuMemPoolDestroy(ends), 0);
+        assert!(session.resume());
+        check("resumed", &session, 0);
+        let pools = device(&session.snapshot()).totals.pools.clone();
+        assert!(
+            pools.iter().all(|pool| pool.reserved_bytes.unwrap_or_default().0 == 0),
+            "{pools:?}"
+        );
+        from_pool(stays, 10 * MIB);
+        allocate(10 * MIB);
+        check("and went on", &session, 0);
+        let snapshot = session.snapshot();
+        let pooled = line(balance(&snapshot), TermName::Libraries).unwrap().0;
+        assert_eq!(pooled, 20 << 20);
+        session.stop(SOON).unwrap();
+    });
+}

@@ -300,6 +300,12 @@ impl Books {
             self.table.close(slot);
             self.settle(time, slot);
         }
+        // Which of them there still are is told, or found when they are next allocated from.
+        for row in 0..self.pools.rows() {
+            self.pools.destroy(row);
+            self.recount_pool(time, row);
+        }
+        self.devices.forget_graphs();
     }
 
     /// Takes the pages of a device as they are; what is live is rounded anew.
@@ -333,7 +339,12 @@ impl Books {
     fn tell_pool(&mut self, time: Nanos, device: DeviceIndex, pool: u64, told: (Bytes, Bytes)) {
         let index = u8::try_from(device.0).ok().filter(|index| usize::from(*index) < DEVICES_MAX);
         match index.map(|index| self.pools.tell(index, pool, told, time)) {
-            Some(Ok(Some(row))) => self.recount_pool(time, row),
+            Some(Ok(Some((row, found)))) => {
+                let owner =
+                    self.pools.get(row).map_or(device, |pool| DeviceIndex(pool.device.into()));
+                self.devices.add_found(owner.0, found);
+                self.recount_pool(time, row);
+            }
             Some(Ok(None)) => {}
             Some(Err(())) | None => self.refuse(told.0),
         }

@@ -73,6 +73,9 @@ pub struct DeviceTotals {
     pub graph_reserved_bytes: Option<Bytes>,
     /// Of that, in use.
     pub graph_used_bytes: Option<Bytes>,
+    /// Bytes that pools and graphs were found to hold when they were first asked, beyond what was seen
+    /// to be allocated from them: they were there before. Only grows.
+    pub found_bytes: Bytes,
     /// What contexts took for themselves, by [`crate::event::GrowthCause`], in its order.
     pub growth: [GrowthTotals; GrowthCause::COUNT],
     /// Of the live VMM bytes, those whose handles and mappings are gone and that an exported

@@ -182,14 +182,20 @@ impl Pools {
         }
     }
 
-    /// What the driver told of a pool. `Err`: no room; `None`: the pool has ended meanwhile.
+    /// One past the highest row.
+    pub(super) fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// What the driver told of a pool, and what was found in it that was there before we saw it.
+    /// `Err`: no room; `None`: the pool has ended meanwhile.
     pub(super) fn tell(
         &mut self,
         device: u8,
         handle: u64,
         told: (Bytes, Bytes),
         time: Nanos,
-    ) -> Result<Option<usize>, ()> {
+    ) -> Result<Option<(usize, Bytes)>, ()> {
         if self.has_ended_since(handle, time) {
             return Ok(None);
         }
@@ -197,8 +203,10 @@ impl Pools {
         let row = known.or_else(|| self.open(Pool { device, handle, ..Pool::default() }));
         let row = row.ok_or(())?;
         let pool = self.get_mut(row).ok_or(())?;
+        let is_first = pool.reserved.is_none() && !pool.is_made;
+        let found = if is_first { told.0.0.saturating_sub(pool.live_bytes) } else { 0 };
         (pool.reserved, pool.used, pool.told) = (Some(told.0.0), Some(told.1.0), time);
-        Ok(Some(row))
+        Ok(Some((row, Bytes(found))))
     }
 
     /// A record that says how large a pool was later than the driver was asked.

@@ -135,9 +135,10 @@ fn apart(one: Bytes, other: Bytes) -> Bytes {
     Bytes(one.0.abs_diff(other.0))
 }
 
-/// Physical bytes that were seen to be taken so far.
-pub(super) fn seen(inner: &Inner, device: DeviceIndex) -> Bytes {
-    Bytes(u64::try_from(seen_of(&totals_of(inner, device))).unwrap_or(0))
+/// Physical bytes that were seen to be taken so far, and those of pools and graphs that were found.
+pub(super) fn seen(inner: &Inner, device: DeviceIndex) -> (Bytes, Bytes) {
+    let totals = totals_of(inner, device);
+    (Bytes(u64::try_from(seen_of(&totals)).unwrap_or(0)), totals.found_bytes)
 }
 
 /// What a ledger has seen to be taken of a device.

@@ -37,6 +37,11 @@ pub(super) struct Side {
     pub(super) page: Option<Bytes>,
     /// When epochs were read, and what was unaccounted for in them, oldest first.
     pub(super) points: VecDeque<(Nanos, i64)>,
+    /// [`DeviceTotals::found_bytes`] as they were when the opening balance was taken: of this process,
+    /// and of the device. What is found later was in it.
+    found: [Bytes; 2],
+    /// Nobody watched for a while: contexts that are there may be from before.
+    has_gap: bool,
     /// Since when the device has not answered, on the recorder's clock, and why.
     pub(super) silent: Option<(Nanos, String)>,
 }
@@ -85,14 +90,20 @@ impl Planes {
         self.is_from_start = false;
         for plane in &mut self.devices {
             (plane.opening_bytes, plane.opening_own_bytes) = (None, None);
+            // CUPTI was not there, so what it has of a context is in what is used by then.
+            plane.context_is_recorded = None;
         }
-        // What this process itself uses is asked for with the next reading.
-        self.sides.iter_mut().for_each(|side| side.processes = None);
+        for side in &mut self.sides {
+            // What this process itself uses is asked for with the next reading.
+            side.processes = None;
+            side.has_gap = true;
+        }
     }
 
     /// Notes whether the device's primary context is there; `was_before`: it was when CUPTI was
     /// attached, and as long as it stays it is that one.
     pub(super) fn note_context(&mut self, device: DeviceIndex, is_active: bool, was_before: bool) {
+        let was_before = was_before || self.side(device).has_gap;
         let plane = self.plane(device);
         plane.context_is_recorded = match (is_active, plane.context_is_recorded) {
             (false, _) => Some(false),
@@ -111,9 +122,11 @@ impl Planes {
     /// what was seen to be taken by then. Where something moved meanwhile, less of that is taken
     /// off: too high a balance costs capacity, too low a one promises what is not there.
     pub(super) fn note_epoch(&mut self, device: DeviceIndex, epoch: Epoch) {
-        self.side(device).silent = None;
         let is_from_start = self.is_from_start;
-        let plane = self.plane(device);
+        let found = epoch.totals.found_bytes;
+        let at = self.place(device);
+        let (side, plane) = (&mut self.sides[at], &mut self.devices[at]);
+        side.silent = None;
         plane.total_bytes = Some(epoch.total_bytes);
         plane.free_bytes = Some(epoch.free_bytes);
         plane.reads += 1;
@@ -122,23 +135,35 @@ impl Planes {
             let seen = Bytes(u64::try_from(seen_of(&epoch.totals)).unwrap_or(0));
             let seen = seen.saturating_sub(epoch.moved_bytes);
             plane.opening_bytes = Some(opening_balance(used, seen));
+            side.found[1] = found;
             if is_from_start {
                 plane.opening_own_bytes = Some(Bytes::ZERO);
             }
         }
+        // What pools and graphs are found to hold has lines of its own from now on.
+        for (opening, known) in [&mut plane.opening_own_bytes, &mut plane.opening_bytes]
+            .into_iter()
+            .zip(&mut side.found)
+        {
+            let more = found.saturating_sub(*known);
+            *known = found.max(*known);
+            *opening = opening.map(|bytes| bytes.saturating_sub(more));
+        }
         plane.epoch = Some(epoch);
     }
 
-    /// Takes what NVML listed; `seen` is the least that was seen to be taken by then. Returns what
-    /// the other processes moved by since the last look, if that can be told.
+    /// Takes what NVML listed; `seen` is the least that was seen to be taken by then, and `found` what
+    /// pools and graphs were found to hold. Returns what the other processes moved by since the last look, if that can be told.
     pub(super) fn note_processes(
         &mut self,
         device: DeviceIndex,
         processes: Processes,
         seen: Bytes,
+        found: Bytes,
     ) -> Option<Bytes> {
-        let former = self.side(device).processes.replace((Instant::now(), processes));
-        let plane = self.plane(device);
+        let at = self.place(device);
+        let (side, plane) = (&mut self.sides[at], &mut self.devices[at]);
+        let former = side.processes.replace((Instant::now(), processes));
         plane.others_moved_bytes = match (former, processes.is_alone()) {
             (_, true) => former.map_or(Some(Bytes::ZERO), |(_, it)| moved(&it, &processes)),
             (former, false) => former.and_then(|(_, former)| moved(&former, &processes)),
@@ -148,6 +173,7 @@ impl Planes {
         let own = processes.own.or(processes.uses_nothing().then_some(Bytes::ZERO));
         if plane.opening_own_bytes.is_none() && plane.opening_bytes.is_none() {
             plane.opening_own_bytes = own.map(|own| opening_balance(own, seen));
+            side.found[0] = found;
         }
         plane.others_moved_bytes
     }

@@ -274,3 +274,41 @@ fn devices_past_the_limit_are_refused_and_memory_records_only_counted() {
     ledger.reset(8, 0);
     assert_eq!(ledger.findings(), Findings::default());
 }
+
+#[test]
+fn what_was_there_before_we_came_is_found_once() {
+    let told = |pool, reserved| Body::Pool {
+        device: DeviceIndex(0),
+        pool,
+        reserved: Bytes(reserved),
+        used: Bytes(0),
+    };
+    let graphs = |reserved| Body::GraphMemory {
+        device: DeviceIndex(0),
+        reserved: Bytes(reserved),
+        used: Bytes(0),
+    };
+    let ledger = Ledger::new(64);
+    let found = |step: Body| {
+        ledger.accept(&event(1, step));
+        ledger.totals()[0].found_bytes.0
+    };
+    assert_eq!(found(told(0x10, 100)), 100);
+    assert_eq!(found(told(0x10, 250)), 100, "it grew before our eyes");
+    assert_eq!(found(Body::PoolCreated { device: DeviceIndex(0), pool: 0x20 }), 100);
+    assert_eq!(found(told(0x20, 64)), 100, "it was made before our eyes");
+    assert_eq!(found(families::pooled(0x5000, 30, 0x30)), 100);
+    assert_eq!(found(told(0x30, 50)), 120, "beyond what was allocated from it");
+    assert_eq!(found(graphs(7)), 127);
+    assert_eq!(found(graphs(70)), 127);
+    // Nobody watched: pools may be gone, and what they hold may be anything.
+    ledger.forget_live(Nanos(2));
+    let totals = &ledger.totals()[0];
+    assert_eq!((totals.vram.live_bytes, totals.pool_reserved_bytes), (Bytes(0), Bytes(0)));
+    assert_eq!((totals.pools.len(), totals.graph_reserved_bytes), (0, None));
+    assert_eq!(found(told(0x20, 64)), 127 + 64);
+    assert_eq!(found(families::pooled(0x6000, 8, 0x20)), 127 + 64);
+    assert_eq!((ledger.vram_bytes(DeviceIndex(0)), ledger.findings().underflows), (Bytes(64), 0));
+    let node = allocated(0x7000, 5, 0, AllocKind::GraphNode, Tag::Untagged);
+    assert_eq!((found(node), found(graphs(9))), (191, 191), "it may be what we saw");
+}

@@ -4,7 +4,7 @@
 
 use super::call::{Block, Call};
 use super::state::STATE;
-use super::{captures, other_pools, shapes, sharing};
+use super::{captures, first_looks, other_pools, shapes, sharing};
 use crate::event::{
     AllocKind, Allocation, AllocationFailure, Body, DeviceIndex, FreeKind, current_tag,
 };
@@ -41,6 +41,8 @@ pub(super) unsafe fn driver_call(call: &Call) {
         call.time_it();
     } else {
         call.enter();
+        // SAFETY: this is the entry site.
+        unsafe { first_looks::entering(call) };
     }
     // SAFETY: each id's parameter block has the shape that `params` says, and lives for this call.
     unsafe {

@@ -107,6 +107,17 @@ impl Pools {
         }
     }
 
+    /// Whether the pool is known.
+    pub(super) fn knows(&self, handle: u64) -> bool {
+        self.of(handle).next().is_some()
+    }
+
+    /// Whether any pool of the device is known.
+    pub(super) fn knows_one_on(&self, device: DeviceIndex) -> bool {
+        let is_there = |slot: &Slot| slot.device.load(Ordering::Acquire) == device.0;
+        self.slots.iter().any(|slot| slot.handle().is_some() && is_there(slot))
+    }
+
     fn ending(&self, handle: u64) {
         let deadline = deadline();
         self.of(handle).for_each(|slot| {

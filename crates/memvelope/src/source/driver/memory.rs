@@ -318,6 +318,13 @@ impl Driver {
         Ok(polled(Body::Pool { device, pool: pool as u64, reserved, used }))
     }
 
+    /// What a pool of the calling thread's holds, as [`Body::Pool`]. For callbacks of allocations from
+    /// it, likewise.
+    pub(crate) fn held_by(&self, device: DeviceIndex, pool: u64) -> Option<Body> {
+        self.table.mem_pool_get_attribute?;
+        self.pool(device, pool as CuMemoryPool).ok().map(|event| event.body)
+    }
+
     /// What graphs hold on the device; `None` where the driver does not tell.
     fn graph_memory(&self, ordinal: CuDevice, device: DeviceIndex) -> Result<Option<Event>> {
         if self.table.device_get_graph_mem_attribute.is_none() {

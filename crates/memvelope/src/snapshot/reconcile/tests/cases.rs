@@ -243,11 +243,9 @@ fn absence_is_not_zero() {
     check("device-wide opening", &wide, &lines, 0, &[]);
 
     // Others who were there at first, and whom nobody told apart, may have gone since.
-    for (used, others_moved, findings) in [
-        (250, None, &[][..]),
-        (0, None, &[]),
-        (250, Some(Bytes::ZERO), &[F::CountedTwice]),
-    ] {
+    for (used, others_moved, findings) in
+        [(250, None, &[][..]), (0, None, &[]), (250, Some(Bytes::ZERO), &[F::CountedTwice])]
+    {
         let mut gone = device(used);
         gone.plane.opening_own_bytes = None;
         (gone.plane.opening_bytes, gone.plane.others_bytes) = (Some(mib(300)), None);
