@@ -119,7 +119,7 @@ fn framework(
         let told = planes.side(device).told.as_ref();
         return told.filter(|told| told.mark == mark).map(|told| told.framework.clone());
     };
-    let framework = read()?;
+    let framework = read().filter(|told| told.device == device)?;
     let told = Told { framework: framework.clone(), mark };
     inner.planes().side(device).told = Some(told);
     Some(framework)
