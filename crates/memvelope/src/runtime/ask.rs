@@ -15,7 +15,8 @@ impl Session {
     /// Reads the planes of a device together: ledger, framework, driver, pools; see
     /// [`crate::snapshot::Epoch`]. `read` tells the framework plane and may be called up to eight
     /// times (what it tells of another device is not taken); without it, what
-    /// [`Self::accept_framework`] was told last counts while it still holds. `None` where neither driver nor NVML tells what is free, or the session has ended.
+    /// [`Self::accept_framework`] was told last counts while it still holds. `None` where neither
+    /// driver nor NVML tells what is free, or the session has ended.
     ///
     /// Takes some tens of microseconds, and what `read` takes; on any thread but one that is inside
     /// a driver callback. Stream captures of this thread are not disturbed.
