@@ -22,7 +22,7 @@ use crate::framework::Framework;
 use crate::ledger::{DeviceTotals, Ledger};
 use crate::snapshot::Epoch;
 use crate::source::cupti;
-use crate::source::cupti::Recorder;
+use crate::source::cupti::{Recorder, State};
 use crate::source::driver::{Asked, DeviceInfo, Driver, Reading};
 use crate::units::Bytes;
 
@@ -125,10 +125,12 @@ fn framework(
     Some(framework)
 }
 
-/// Whether no call is under way that takes or gives back memory.
+/// Whether no call is under way that takes or gives back memory, as far as anybody tells: once CUPTI
+/// is given up, the end of what was under way is not told.
 fn is_quiet(inner: &Inner) -> bool {
-    let is_changing = inner.ledger.changes() & 1 != 0;
-    !is_changing && inner.recorder().is_none_or(|recorder| recorder.calls_under_way() == 0)
+    let is_told = |recorder: &&Recorder| matches!(recorder.state(), State::Recording);
+    let Some(recorder) = inner.recorder().filter(is_told) else { return true };
+    inner.ledger.changes() & 1 == 0 && recorder.calls_under_way() == 0
 }
 
 fn apart(one: Bytes, other: Bytes) -> Bytes {
