@@ -97,6 +97,8 @@ impl Planes {
             // What this process itself uses is asked for with the next reading.
             side.processes = None;
             side.has_gap = true;
+            // What grew meanwhile is no module's.
+            side.unexplained = None;
         }
     }
 

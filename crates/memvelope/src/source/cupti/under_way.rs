@@ -44,6 +44,11 @@ impl UnderWay {
         let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, gone);
     }
 
+    /// The recording that there is: never 0.
+    pub(super) fn recording(&self) -> u32 {
+        (self.0.load(Ordering::Acquire) >> 32) as u32
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> u32 {
         self.0.load(Ordering::Acquire) as u32
@@ -68,8 +73,9 @@ mod tests {
             });
         });
         assert_eq!(calls.count(), 1);
+        let former = calls.recording();
         calls.reset();
-        assert_eq!(calls.count(), 0);
+        assert_eq!((calls.count(), calls.recording()), (0, former + 1));
         calls.leave();
         assert_eq!(calls.count(), 0);
         calls.enter();
