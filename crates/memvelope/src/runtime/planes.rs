@@ -1,6 +1,6 @@
 //! The last readings of every plane, and what was told about a device from outside.
 
-use crate::event::{Body, DeviceIndex, Event};
+use crate::event::{AllocKind, Body, DeviceIndex, Event};
 use crate::framework::Framework;
 use crate::ledger::DeviceTotals;
 use crate::snapshot::{DevicePlane, Epoch, HostSnapshot, opening_balance};
@@ -132,6 +132,9 @@ impl Planes {
         plane.total_bytes = Some(epoch.total_bytes);
         plane.free_bytes = Some(epoch.free_bytes);
         plane.reads += 1;
+        // Where nobody sees pools being allocated from, what is told of them later may be new.
+        let is_new = plane.opening_bytes.is_some()
+            && epoch.totals.by_kind[AllocKind::PoolUsed as usize].allocated_count == 0;
         if plane.opening_bytes.is_none() {
             let used = epoch.total_bytes.saturating_sub(epoch.free_bytes);
             let seen = Bytes(u64::try_from(seen_of(&epoch.totals)).unwrap_or(0));
@@ -147,7 +150,7 @@ impl Planes {
             .into_iter()
             .zip(&mut side.found)
         {
-            let more = found.saturating_sub(*known);
+            let more = if is_new { Bytes::ZERO } else { found.saturating_sub(*known) };
             *known = found.max(*known);
             *opening = opening.map(|bytes| bytes.saturating_sub(more));
         }
@@ -304,4 +307,47 @@ pub(super) fn seen_of(totals: &DeviceTotals) -> i64 {
     let held = totals.vram.live_bytes.saturating_add(totals.rounding.bytes);
     let held = i64::try_from(held.0).unwrap_or(i64::MAX);
     totals.growth.iter().fold(held, |sum, growth| sum.saturating_add(growth.bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes epochs of (used, found, allocations from pools seen), and gives the opening balance of
+    /// this process and of the device after each.
+    fn check(own: Option<u64>, epochs: &[(u64, u64, u64)], expect: &[(Option<u64>, u64)]) {
+        let (mut planes, device) = (Planes::default(), DeviceIndex(0));
+        let processes = Processes { own: own.map(Bytes), ..Processes::default() };
+        planes.note_processes(device, processes, Bytes::ZERO, Bytes::ZERO);
+        for ((used, found, seen), expect) in epochs.iter().zip(expect) {
+            let mut epoch = Epoch {
+                total_bytes: Bytes(1000),
+                free_bytes: Bytes(1000 - used),
+                ..Epoch::default()
+            };
+            epoch.totals.found_bytes = Bytes(*found);
+            // What is found is told, and so seen.
+            epoch.totals.vram.live_bytes = Bytes(*found);
+            epoch.totals.by_kind[AllocKind::PoolUsed as usize].allocated_count = *seen;
+            planes.note_epoch(device, epoch);
+            let plane = planes.plane(device);
+            let found = (plane.opening_own_bytes.map(|own| own.0), plane.opening_bytes.unwrap().0);
+            assert_eq!(found, *expect, "{epochs:?}");
+        }
+    }
+
+    #[test]
+    fn what_pools_are_found_to_hold_leaves_the_opening_balance() {
+        // NVML told of this process before anybody asked its pools; the device was read after that.
+        check(Some(300), &[(500, 100, 0)], &[(Some(200), 400)]);
+        // A pool that is met later, before what is allocated from it then.
+        check(
+            Some(300),
+            &[(500, 0, 0), (540, 70, 1), (540, 70, 2)],
+            &[(Some(300), 500), (Some(230), 430), (Some(230), 430)],
+        );
+        // Polling: it may have been made since.
+        check(None, &[(500, 0, 0), (570, 70, 0)], &[(None, 500), (None, 500)]);
+        check(None, &[(500, 30, 0), (570, 999, 5)], &[(None, 470), (None, 0)]);
+    }
 }
