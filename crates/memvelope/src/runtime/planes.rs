@@ -205,8 +205,6 @@ impl Planes {
             | Body::FreeReturned { .. }
             | Body::Mapped { .. }
             | Body::Unmapped { .. }
-            | Body::CallEntered
-            | Body::CallReturned
             | Body::Retained { .. }
             | Body::Exported { .. }
             | Body::ExportClosed { .. }
