@@ -121,6 +121,14 @@ pub enum Body {
         /// The descriptor.
         descriptor: i32,
     },
+    /// A handle was made of a descriptor that this process exported itself: until it and its mappings
+    /// are gone, it keeps the bytes of what was exported. Comes after its [`Body::Allocated`].
+    Imported {
+        /// The handle, of [`AllocKind::ImportedHandle`].
+        handle: u64,
+        /// The descriptor in this process.
+        descriptor: i32,
+    },
     /// A VMM allocation was bound to a multicast object, which keeps the bytes.
     Bound {
         /// The multicast handle.

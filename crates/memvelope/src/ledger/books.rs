@@ -82,6 +82,7 @@ impl Books {
             Body::Retained { handle, address } => self.retain(time, handle, address),
             Body::Exported { handle, descriptor } => self.export(time, handle, descriptor),
             Body::ExportClosed { descriptor } => self.close_export(time, descriptor),
+            Body::Imported { handle, descriptor } => self.import(time, handle, descriptor),
             Body::Bound { multicast, handle, address, device, offset, bytes } => {
                 let part = (device, offset, bytes.0);
                 self.bind(multicast, (handle, address), part);
@@ -459,7 +460,8 @@ impl Books {
     }
 }
 
-/// Whether memory can be bound to it: to a multicast object, made here or imported.
+/// Whether it may keep other memory: a multicast object, made here or imported, what is bound to it,
+/// and any import what this process exported.
 pub(super) fn binds(kind: AllocKind) -> bool {
     matches!(kind, AllocKind::Multicast | AllocKind::ImportedHandle)
 }

@@ -165,6 +165,7 @@ fn changes_the_ledger(body: &Body) -> bool {
         | Body::Unmapped { .. }
         | Body::Retained { .. }
         | Body::Exported { .. }
+        | Body::Imported { .. }
         | Body::ExportClosed { .. }
         | Body::Bound { .. }
         | Body::Unbound { .. }

@@ -207,6 +207,7 @@ impl Planes {
             | Body::Unmapped { .. }
             | Body::Retained { .. }
             | Body::Exported { .. }
+            | Body::Imported { .. }
             | Body::ExportClosed { .. }
             | Body::Bound { .. }
             | Body::Unbound { .. }

@@ -63,6 +63,7 @@ impl Sampler {
             | Body::Unmapped { .. }
             | Body::Retained { .. }
             | Body::Exported { .. }
+            | Body::Imported { .. }
             | Body::ExportClosed { .. }
             | Body::Bound { .. }
             | Body::Unbound { .. }

@@ -173,6 +173,7 @@ impl Timeline {
             | Body::Unmapped { .. }
             | Body::Retained { .. }
             | Body::Exported { .. }
+            | Body::Imported { .. }
             | Body::ExportClosed { .. }
             | Body::Bound { .. }
             | Body::Unbound { .. }

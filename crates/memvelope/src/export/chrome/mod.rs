@@ -189,6 +189,7 @@ impl<'a> TraceWriter<'a> {
             | Body::Unmapped { .. }
             | Body::Retained { .. }
             | Body::Exported { .. }
+            | Body::Imported { .. }
             | Body::ExportClosed { .. }
             | Body::Bound { .. }
             | Body::Unbound { .. }

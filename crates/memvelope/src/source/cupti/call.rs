@@ -75,7 +75,7 @@ pub(super) struct Call {
 thread_local! {
     // const-initialised, without a destructor: usable in a callback at any time of a thread's life.
     static ENTERED: Cell<Entered> =
-        const { Cell::new(Entered { time: Nanos::ZERO, recording: 0, depth: 0 }) };
+        const { Cell::new(Entered { time: Nanos::ZERO, ordinal: 0, recording: 0, depth: 0 }) };
 }
 
 /// The call that this thread is in.
@@ -83,6 +83,8 @@ thread_local! {
 struct Entered {
     /// When it was entered; zero outside of calls.
     time: Nanos,
+    /// A number that no other call has.
+    ordinal: u64,
     /// In which recording that was.
     recording: u64,
     /// Calls that this thread is in: should the driver call itself.
@@ -132,11 +134,12 @@ impl Call {
 
     /// Notes that the call was entered: from now on the driver's books may move before ours do.
     pub(super) fn enter(&self) {
-        let recording = STATE.under_way.enter();
+        let (recording, ordinal) = STATE.under_way.enter();
         ENTERED.with(|entered| {
             let outer = entered.get();
             let depth = if outer.recording == recording { outer.depth } else { 0 };
-            entered.set(Entered { time: self.time, recording, depth: depth.saturating_add(1) });
+            let depth = depth.saturating_add(1);
+            entered.set(Entered { time: self.time, ordinal, recording, depth });
         });
     }
 
@@ -152,11 +155,19 @@ impl Call {
 
     /// Notes that all is told of the call.
     pub(super) fn leave() {
-        let Entered { recording, depth, .. } = ENTERED.with(Cell::get);
+        let inner = ENTERED.with(Cell::get);
         // Depth 0: we were attached between the two sites.
-        STATE.under_way.leave(if depth > 0 { recording } else { 0 });
-        let depth = depth.saturating_sub(1);
-        ENTERED.with(|entered| entered.set(Entered { time: Nanos::ZERO, recording, depth }));
+        STATE.under_way.leave(if inner.depth > 0 { inner.recording } else { 0 });
+        let depth = inner.depth.saturating_sub(1);
+        ENTERED.with(|entered| entered.set(Entered { time: Nanos::ZERO, depth, ..inner }));
+    }
+
+    /// A number for what this call tells at both of its sites, at its entry: not 0, and no other
+    /// call's.
+    pub(super) fn token() -> u64 {
+        /// Apart from [`super::state::State::next_token`]'s.
+        const OF_CALLS: u64 = 1 << 62;
+        OF_CALLS | ENTERED.with(Cell::get).ordinal
     }
 
     /// Device of the call's context.

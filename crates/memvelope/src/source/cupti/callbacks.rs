@@ -171,7 +171,9 @@ pub(super) unsafe extern "C" fn on_callback(
                 }
                 // SAFETY: as above. Before anything is told of the call: a pool that is about to end
                 // is asked no more.
-                unsafe { pools::on_call(&call) };
+                if pools::WATCHED.contains(&id) {
+                    unsafe { pools::on_call(&call) };
+                }
                 // SAFETY: as above.
                 unsafe { family::driver_call(&call) };
                 if call.at_exit {
