@@ -182,9 +182,26 @@ fn ask(inner: &Inner, links: &Links, device: &DeviceInfo, whence: Whence) -> Opt
         Some(Ok(None)) | None => {}
     }
     let nvml = links.nvml.as_ref().filter(|_| inner.may_call())?;
+    let before = poll::noted(inner, nvml.memory_of(device))??;
+    let mut reading = holders(inner, links, device);
     let memory = poll::noted(inner, nvml.memory_of(device))??;
-    let total = memory.used.saturating_add(memory.free);
-    Some(Reading { total, free: memory.free, ..Reading::default() })
+    (reading.total, reading.free) = (memory.used.saturating_add(memory.free), memory.free);
+    reading.moved = apart(memory.free, before.free);
+    Some(reading)
+}
+
+/// What pools and graphs hold, where there is nothing to ask the driver for free bytes in.
+fn holders(inner: &Inner, links: &Links, device: &DeviceInfo) -> Reading {
+    let Some(driver) = links.driver.filter(|_| inner.may_call()) else { return Reading::default() };
+    let reading = poll::noted(inner, driver.holders_of(device.index, asked(links.recorder)));
+    let reading = reading.unwrap_or_default();
+    reading.problems.iter().for_each(|problem| inner.note_problem(problem));
+    reading
+}
+
+/// Which pools may be asked.
+fn asked(recorder: Option<&'static Recorder>) -> &'static dyn Asked {
+    recorder.map_or(&(), |recorder| recorder.pools())
 }
 
 fn ask_driver(
@@ -193,10 +210,7 @@ fn ask_driver(
     device: &DeviceInfo,
     whence: Whence,
 ) -> Result<Option<Reading>> {
-    let pools: &dyn Asked = match recorder {
-        Some(recorder) => recorder.pools(),
-        None => &(),
-    };
+    let pools = asked(recorder);
     if whence == Whence::Here
         && let Some(reading) = driver.reading_here(device.index, pools)?
     {
