@@ -16,12 +16,18 @@ const GROWTH_MIN: i64 = 2 << 20;
 /// In the order of [`FindingKind`].
 pub(super) fn all(input: &Reconcile<'_>, planes: &Planes, balance: &Balance) -> Vec<Finding> {
     let mut found = Vec::new();
-    found.extend(rest(input, planes, balance));
-    found.extend(grows(input, balance));
+    match torn(input) {
+        // A call that was under way may have moved any number of bytes, in one plane and not yet in
+        // another.
+        Some(torn) => found.push(torn),
+        None => {
+            found.extend(rest(input, planes, balance));
+            found.extend(grows(input, balance));
+            found.extend(planes_disagree(input, planes));
+        }
+    }
     found.extend(untracked_frees(input, planes));
     found.extend(unseen(input, planes));
-    found.extend(torn(input));
-    found.extend(planes_disagree(input, planes));
     found.extend(records_disagree(input));
     found.extend(input.fragmentation.and_then(fragmented));
     found.sort_by_key(|finding| finding.kind);
@@ -172,7 +178,8 @@ fn torn(input: &Reconcile<'_>) -> Option<Finding> {
             FindingKind::Torn,
             i128::from(moved.0),
             format!("memory moved in every try to read the planes together ({moved} in the last)"),
-            "read again when the program allocates less: the error bars hold what moved",
+            "read again when the program allocates less: the error bars hold what was seen to move, \
+             and what a call that is under way moves is not seen yet",
         )
     })
 }
@@ -184,8 +191,7 @@ fn planes_disagree(input: &Reconcile<'_>, planes: &Planes) -> Option<Finding> {
     let moved_out = planes.opening.as_ref().map(|opening| opening.moved_out);
     // Without an opening balance nobody knows what was there before.
     let unseen = moved_out.map_or(0, |moved_out| framework.unseen - moved_out);
-    let slack = i128::from(input.findings.refused_bytes.0)
-        + if input.epoch.is_torn { i128::from(input.epoch.moved_bytes.0) } else { 0 };
+    let slack = i128::from(input.findings.refused_bytes.0);
     if unseen > slack {
         return Some(finding(
             FindingKind::PlanesDisagree,

@@ -126,7 +126,7 @@ pub(super) fn is_setup(id: u32) -> bool {
 #[derive(Clone, Copy, Debug)]
 struct Start {
     /// In which recording: the end of a call that was under way when one ended is not seen.
-    recording: u32,
+    recording: u64,
     device: DeviceIndex,
     by_nvml: bool,
     reading: Reading,

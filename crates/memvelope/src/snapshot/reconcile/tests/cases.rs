@@ -69,6 +69,8 @@ fn the_rest_and_its_thresholds() {
         (input.epoch.is_torn, input.epoch.moved_bytes) = (true, mib(16));
     };
     check("torn", &with(500, 516, torn), &rest(-16), 16, &[F::Torn]);
+    check("torn, further than was seen", &with(500, 533, torn), &rest(-33), 16, &[F::Torn]);
+    check("torn, the other way", &with(500, 450, torn), &rest(50), 16, &[F::Torn]);
     let refused = |input: &mut Input| {
         (input.findings.refused, input.findings.refused_bytes) = (2, mib(20));
     };
