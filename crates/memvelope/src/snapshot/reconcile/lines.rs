@@ -167,7 +167,8 @@ fn context_and_recorder(input: &Reconcile<'_>) -> Vec<Draft> {
             (GrowthCause::Context, "context"),
             (GrowthCause::Module, "modules"),
             (GrowthCause::LazyModule, "lazily loaded modules"),
-            (GrowthCause::Limit, "limits and local memory"),
+            (GrowthCause::Limit, "limits"),
+            (GrowthCause::LocalMemory, "local memory"),
         ] {
             if let Some(sum) = grown(cause) {
                 draft.part(name, i128::from(sum.bytes));

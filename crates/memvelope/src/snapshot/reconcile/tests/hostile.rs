@@ -169,7 +169,8 @@ fn all_at_the_edge() {
             sum.live_bytes = Bytes(bytes);
         }
         input.epoch.totals.growth =
-            [GrowthTotals { bytes: i64::MIN, error_bytes: Bytes(bytes), count: 1 }; 4];
+            [GrowthTotals { bytes: i64::MIN, error_bytes: Bytes(bytes), count: 1 };
+                GrowthCause::COUNT];
         input.plane.others_bytes = Some(Bytes(bytes));
         let balance = input.reconcile();
         assert!(balance.unaccounted_bytes().is_some());
