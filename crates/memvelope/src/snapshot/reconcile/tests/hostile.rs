@@ -137,6 +137,7 @@ fn input() -> impl Strategy<Value = Input> {
                     presumed_frees: findings[5],
                     recorded_allocations: findings[6],
                     unasked_pools: findings[7],
+                    late_pools: findings[0],
                     ..Findings::default()
                 },
                 called_allocations: Some(findings[0]),
