@@ -24,7 +24,6 @@ def main(torch):
 
     # Every byte in use, line by line.
     print(memvelope.snapshot_text())
-
     # Asks before a large allocation instead of after it has failed.
     free = memvelope.snapshot()["devices"][0]["free_bytes"]
     for nbytes in (60 * MIB, free + 40 * MIB, free + 4096 * MIB):
