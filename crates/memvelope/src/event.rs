@@ -65,11 +65,6 @@ pub struct DeviceIndex(pub u32);
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Body {
-    /// A call of the allocation family was entered: until it returns, the driver's books may move
-    /// before ours do.
-    CallEntered,
-    /// That call returned, and what it did has been told.
-    CallReturned,
     /// Physical bytes (or, for [`AllocKind::PoolUsed`], bytes inside a pool) were handed out.
     Allocated(Allocation),
     /// An allocation call returned an error.

@@ -166,8 +166,6 @@ fn changes_the_ledger(body: &Body) -> bool {
         | Body::FreeReturned { .. }
         | Body::Mapped { .. }
         | Body::Unmapped { .. }
-        | Body::CallEntered
-        | Body::CallReturned
         | Body::Retained { .. }
         | Body::Exported { .. }
         | Body::ExportClosed { .. }

@@ -208,8 +208,6 @@ impl Planes {
             | Body::FreeReturned { .. }
             | Body::Mapped { .. }
             | Body::Unmapped { .. }
-            | Body::CallEntered
-            | Body::CallReturned
             | Body::Retained { .. }
             | Body::Exported { .. }
             | Body::ExportClosed { .. }

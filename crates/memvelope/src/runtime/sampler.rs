@@ -61,8 +61,6 @@ impl Sampler {
             | Body::FreeReturned { .. }
             | Body::Mapped { .. }
             | Body::Unmapped { .. }
-            | Body::CallEntered
-            | Body::CallReturned
             | Body::Retained { .. }
             | Body::Exported { .. }
             | Body::ExportClosed { .. }

@@ -171,8 +171,6 @@ impl Timeline {
             | Body::FreeReturned { .. }
             | Body::Mapped { .. }
             | Body::Unmapped { .. }
-            | Body::CallEntered
-            | Body::CallReturned
             | Body::Retained { .. }
             | Body::Exported { .. }
             | Body::ExportClosed { .. }

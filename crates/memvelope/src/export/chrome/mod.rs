@@ -187,8 +187,6 @@ impl<'a> TraceWriter<'a> {
             | Body::FreeReturned { .. }
             | Body::Mapped { .. }
             | Body::Unmapped { .. }
-            | Body::CallEntered
-            | Body::CallReturned
             | Body::Retained { .. }
             | Body::Exported { .. }
             | Body::ExportClosed { .. }

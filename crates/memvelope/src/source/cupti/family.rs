@@ -39,8 +39,6 @@ pub(super) unsafe fn driver_call(call: &Call) {
     }
     if call.at_exit {
         call.time_it();
-    } else {
-        call.enter();
     }
     // SAFETY: each id's parameter block has the shape that `params` says, and lives for this call.
     unsafe {
@@ -57,9 +55,6 @@ pub(super) unsafe fn driver_call(call: &Call) {
                 captures::end(call.result);
             }
         }
-    }
-    if call.at_exit {
-        call.leave();
     }
 }
 
