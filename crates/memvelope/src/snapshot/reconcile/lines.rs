@@ -167,7 +167,8 @@ fn context_and_recorder(input: &Reconcile<'_>) -> Vec<Draft> {
             (GrowthCause::Context, "context"),
             (GrowthCause::Module, "modules"),
             (GrowthCause::LazyModule, "lazily loaded modules"),
-            (GrowthCause::Limit, "limits and local memory"),
+            (GrowthCause::Limit, "limits"),
+            (GrowthCause::LocalMemory, "local memory"),
         ] {
             if let Some(sum) = grown(cause) {
                 draft.part(name, i128::from(sum.bytes));
@@ -209,11 +210,22 @@ fn opening(input: &Reconcile<'_>, planes: &Planes) -> Option<Draft> {
     Some(draft)
 }
 
+/// What others hold is read at another moment than free memory, up to a second before: it is off by
+/// what they move by in such a time, as far as that was seen.
 fn others(input: &Reconcile<'_>) -> Option<Draft> {
     let bytes = input.plane.others_bytes?;
-    let note = "as NVML tells";
-    let mut draft = Draft::new(TermName::OtherProcesses, Origin::Measured, note);
+    let mut draft = Draft::new(TermName::OtherProcesses, Origin::Measured, "as NVML tells");
     draft.part("others", wide(bytes));
+    match input.plane.others_moved_bytes {
+        Some(moved) if moved > Bytes::ZERO => {
+            draft.error = wide(moved);
+            draft.note += &format!("; moved by {moved} between its last two looks");
+        }
+        None if bytes > Bytes::ZERO && input.plane.others_untold == 0 => {
+            draft.note += "; by how much they move is not known yet";
+        }
+        _ => {}
+    }
     Some(draft)
 }
 
@@ -223,7 +235,7 @@ pub(super) fn untold_others(drafts: &mut [Draft], input: &Reconcile<'_>, rest: i
     let untold = input.plane.others_untold;
     let others = drafts.iter_mut().find(|draft| draft.term == TermName::OtherProcesses);
     if let Some(others) = others.filter(|_| untold > 0) {
-        others.error = rest.max(0);
+        others.error = others.error.max(rest);
         others.note += &format!(
             "; the bytes of {untold} more are not told: the error bar is unknown, and at most what \
              is unaccounted"
