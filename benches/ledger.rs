@@ -204,6 +204,8 @@ fn timeline_pair() -> pair::Pair {
         end: Nanos(i * 100 + 90),
         grid: [1; 3],
         block: [128, 1, 1],
+        local_per_thread: 0,
+        local_bytes: Bytes::ZERO,
     };
     let mut timeline = Timeline::new(64);
     let mut subject = |operations: u64| {
@@ -249,6 +251,8 @@ fn trace_pair() -> pair::Pair {
         end: Nanos(i * 1_003 + 907),
         grid: [64, 1, 1],
         block: [128, 1, 1],
+        local_per_thread: 0,
+        local_bytes: Bytes::ZERO,
     };
     let mut subject = |operations: u64| {
         let mut out = std::io::sink();

@@ -335,6 +335,8 @@ fn writing_is_fast_and_bounded() {
             end: Nanos(start.0 + 2_000 + random.below(10_000)),
             grid: [64, 1, 1],
             block: [128, 1, 1],
+            local_per_thread: 0,
+            local_bytes: Bytes::ZERO,
         };
         let body = Body::Kernel(kernel);
         writer.event(&Event { time: kernel.end, seen_by: SeenBy::Activity, body }).expect("a sink");

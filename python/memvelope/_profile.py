@@ -29,7 +29,7 @@ class Profile(_Mark):
         self.__enter__()
         return self
 
-    async def __aexit__(self, *exception: object) -> None:
+    async def __aexit__(self, *exception: Any) -> None:
         self.__exit__(*exception)
 
     async def run(self, awaitable: Awaitable[T]) -> T:

@@ -122,7 +122,9 @@ def drive(scope: Stepped, inner: Any, ends: bool) -> Generator[Any, Any, Any]:
     scope is over when `inner` is."""
     enter, leave = scope.enter, scope.leave
     send = getattr(inner, "send", None)
-    value = thrown = None
+    value: Any = None
+    thrown: BaseException | None = None
+    error: BaseException | None
     try:
         while True:
             enter()

@@ -214,10 +214,10 @@ def _follow_tasks() -> None:
             return
         original = Handle._run
 
-        def _run(handle: Any) -> Any:
+        def _run(self: Any) -> None:
             thread = get_ident()
             beneath = _unfollowed.pop(thread, None)
-            block = _innermost(handle._context.get(_INNERMOST))
+            block = _innermost(self._context.get(_INNERMOST))
             former = _thread_tag() if block is None else _replace_tag(block.number)
             if beneath is not None:
                 former = beneath
@@ -226,7 +226,7 @@ def _follow_tasks() -> None:
             is_outermost = thread not in _followed
             _followed.add(thread)
             try:
-                return original(handle)
+                original(self)
             finally:
                 if is_outermost:
                     _followed.discard(thread)

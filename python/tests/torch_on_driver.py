@@ -39,6 +39,18 @@ class Allocator(torch_fake.Allocator):
                 self.segments.remove(segment)
 
 
+class Tensor:
+    """Bytes on the device, given back with the last reference."""
+
+    def __init__(self, allocator, nbytes):
+        self.allocator = allocator
+        self.address = allocator.allocate(nbytes)
+
+    def __del__(self):
+        if hasattr(self, "address"):
+            self.allocator.free(self.address)
+
+
 def install():
     """The stand-in under the name of torch; returns its allocator."""
     allocator = Allocator()
@@ -46,5 +58,8 @@ def install():
     torch.cuda.device_count = lambda: 1
     torch.cuda.memory_reserved = allocator.reserved
     torch.cuda.empty_cache = allocator.empty_cache
+    torch.cuda.is_available = lambda: True
+    torch.uint8 = object()
+    torch.empty = lambda nbytes, **_: Tensor(allocator, nbytes)
     sys.modules["torch"] = torch
     return allocator

@@ -143,10 +143,13 @@ records! {
         BLOCK_Z: blockZ = 72, 4;
         STATIC_SHARED_BYTES: staticSharedMemory = 76, 4;
         DYNAMIC_SHARED_BYTES: dynamicSharedMemory = 80, 4;
+        LOCAL_PER_THREAD: localMemoryPerThread = 84, 4;
         CORRELATION_ID: correlationId = 92, 4;
         NAME: name = 104, 8;
         GRAPH_NODE_ID: graphNodeId = 144, 8;
         GRAPH_ID: graphId = 156, 4;
+        // The one at 88 has four bytes, too few for 4 GiB.
+        LOCAL_BYTES: localMemoryTotal_v2 = 192, 8;
     }
 
     /// A point that the program marked (NVTX): a range's begin or end, or a mark by itself.

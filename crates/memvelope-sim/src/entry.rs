@@ -92,7 +92,11 @@ impl Call {
             world.now = world.now.saturating_add(ns);
         }
         world.reap_exports();
-        action(&mut world)
+        let result = action(&mut world);
+        let loaded = std::mem::take(&mut world.loaded);
+        drop(world);
+        loaded.iter().for_each(callbacks::module_loaded);
+        result
     }
 
     /// When the call was made; meaningful inside [`Self::world`].

@@ -139,7 +139,7 @@ fn a_slice_has_memory_and_a_uuid_of_its_own() {
 }
 
 const GROWING: &str = "[[devices]]\nmodule_bytes = 4194304\nlazy_module_bytes = 8388608\n\
-    local_memory_threads = 270336\n[kernels.named.decode]\nlocal_bytes = 4096\n";
+    local_memory_threads = 270336\nlimits_take_memory = true\n[kernels.named.decode]\nlocal_bytes = 4096\n";
 
 #[test]
 fn contexts_grow_with_modules_and_local_memory() {
@@ -166,7 +166,8 @@ fn contexts_grow_with_modules_and_local_memory() {
         assert_eq!(
             growth,
             json!({ "contexts_bytes": 480 * MIB, "modules_bytes": 4 * MIB,
-                "lazy_modules_bytes": 8 * MIB, "local_memory_bytes": 792 * MIB })
+                "lazy_modules_bytes": 8 * MIB, "local_memory_bytes": 792 * MIB,
+                "limits_bytes": 0 })
         );
         let mut limit = 0;
         assert_eq!(cu::cuCtxSetLimit(0, 2048), 0);
@@ -175,6 +176,14 @@ fn contexts_grow_with_modules_and_local_memory() {
         assert_eq!(cu::cuCtxSetLimit(0, 1 << 30), 2, "more than there is");
         assert_eq!(since(), (12 + 264) * MIB);
         assert_eq!(cu::cuCtxSetLimit(0, 1024), 0);
+        for (limit, bytes, taken) in [(2, 13, 6), (1, 3, 8), (2, 4, 2), (1, 1, 0)] {
+            assert_eq!(cu::cuCtxSetLimit(limit, bytes << 20), 0);
+            assert_eq!(since(), (12 + taken) * MIB, "limit {limit} is {bytes} MiB");
+            let growth = &books()["devices"][0]["growth"];
+            assert_eq!(growth["limits_bytes"], json!(taken * MIB));
+        }
+        assert_eq!(cu::cuCtxSetLimit(2, 1 << 40), 2, "more than there is");
+        assert_eq!((cu::cuCtxGetLimit(&mut limit, 2), limit), (0, 4 << 20));
         assert_eq!(cu::cuModuleUnload(module), 0);
         assert_eq!(since(), 0);
         kernel(c"idle");

@@ -59,7 +59,7 @@ impl Report {
             writeln!(
                 out,
                 "  {:<16} {:>12} {share:>8}  {:<9} {}",
-                word(&line.name),
+                line.name.label(),
                 line.bytes.map_or("absent".into(), signed),
                 word(&line.origin),
                 line.note

@@ -13,3 +13,4 @@ mod run_common;
 mod run_ends;
 mod run_setup;
 mod snapshot;
+mod stories;

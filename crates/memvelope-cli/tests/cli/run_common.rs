@@ -37,6 +37,14 @@ pub(crate) fn on_sim(options: &[&str], name: &str, args: &[&str]) -> Option<Comm
 /// A program with the injection library on the simulated driver, as a person sets it up who does
 /// without `memvelope run`; `None` without a C compiler.
 pub(crate) fn injected(name: &str, args: &[&str]) -> Option<Command> {
+    let mut command = Command::new(program(name)?);
+    inject(&mut command);
+    command.args(args).stdin(Stdio::null());
+    Some(command)
+}
+
+/// The environment of such a program.
+pub(crate) fn inject(command: &mut Command) {
     let libraries = Path::new(env!("CARGO_BIN_EXE_memvelope")).with_file_name("deps");
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -47,15 +55,13 @@ pub(crate) fn injected(name: &str, args: &[&str]) -> Option<Command> {
         }
         folder
     });
-    let mut command = Command::new(program(name)?);
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("MEMVELOPE_") {
             command.env_remove(key);
         }
     }
-    command.env("LD_LIBRARY_PATH", folder.path()).args(args).stdin(Stdio::null());
+    command.env("LD_LIBRARY_PATH", folder.path());
     command.env("CUDA_INJECTION64_PATH", libraries.join("libmemvelope_inject.so"));
-    Some(command)
 }
 
 /// The report: the last line on stderr.

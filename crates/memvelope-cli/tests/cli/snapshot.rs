@@ -9,10 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Ends the process when the test does, however it ends.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
@@ -20,7 +20,7 @@ impl Running {
         Self(child)
     }
 
-    fn pid(&self) -> String {
+    pub(crate) fn pid(&self) -> String {
         self.0.id().to_string()
     }
 }
@@ -33,7 +33,7 @@ impl Drop for Running {
 }
 
 /// Asks until the answer is `good`: a session tells what it knows a poll period late at most.
-fn asked(args: &[&str], good: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn asked(args: &[&str], good: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let output = memvelope(&[&["snapshot", "--json"], args].concat()).output().unwrap();

@@ -11,8 +11,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) const DRIVER_API: u32 = 1;
 /// `CUPTI_CB_DOMAIN_RESOURCE`.
 pub(crate) const RESOURCE: u32 = 3;
-/// `CUPTI_CBID_RESOURCE_CONTEXT_DESTROY_STARTING`, the one of its domain that fires.
+/// `CUPTI_CBID_RESOURCE_CONTEXT_DESTROY_STARTING`; of its domain, this one fires and the next.
 const CONTEXT_DESTROY_STARTING: u32 = 2;
+/// `CUPTI_CBID_RESOURCE_MODULE_LOADED`.
+const MODULE_LOADED: u32 = 6;
 /// Domains there are (1 to 6); those of driver API and resources fire.
 pub(crate) const DOMAIN_LAST: u32 = 6;
 /// Callback ids there are; the newest CUPTI's highest is below it.
@@ -47,6 +49,8 @@ static SUBSCRIBER: Mutex<Option<Subscriber>> = Mutex::new(None);
 static WATCHED: [AtomicU8; CBID_COUNT] = [const { AtomicU8::new(0) }; CBID_COUNT];
 /// Whether the ends of contexts are told.
 static DESTROYS_WATCHED: AtomicBool = AtomicBool::new(false);
+/// Whether modules are told when their code goes to the device.
+static LOADS_WATCHED: AtomicBool = AtomicBool::new(false);
 /// Whether another client holds the subscription.
 static OTHER: AtomicBool = AtomicBool::new(false);
 /// Whether any could be on.
@@ -72,6 +76,7 @@ pub(crate) fn unsubscribe() -> bool {
     LISTENING.store(false, Ordering::Release);
     WATCHED.iter().for_each(|watched| watched.store(0, Ordering::Relaxed));
     DESTROYS_WATCHED.store(false, Ordering::Relaxed);
+    LOADS_WATCHED.store(false, Ordering::Relaxed);
     subscriber().take().is_some()
 }
 
@@ -103,13 +108,50 @@ pub(crate) fn watch(cbid: usize, on: bool) -> bool {
 
 /// Turns one callback of the resource domain on or off, or (`None`) all of them.
 pub(crate) fn watch_resource(cbid: Option<u32>, on: bool) {
-    if cbid.is_none_or(|cbid| cbid == CONTEXT_DESTROY_STARTING) {
-        DESTROYS_WATCHED.store(on, Ordering::Relaxed);
+    for (known, watched) in
+        [(CONTEXT_DESTROY_STARTING, &DESTROYS_WATCHED), (MODULE_LOADED, &LOADS_WATCHED)]
+    {
+        if cbid.is_none_or(|cbid| cbid == known) {
+            watched.store(on, Ordering::Relaxed);
+        }
     }
 }
 
 /// Tells the subscriber that a context is about to go. No lock may be held: it may ask the driver.
 pub(crate) fn context_destroy_starting(context: u64) {
+    if DESTROYS_WATCHED.load(Ordering::Relaxed) {
+        resource(CONTEXT_DESTROY_STARTING, context, std::ptr::null());
+    }
+}
+
+/// A module whose code has gone to the device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Loaded {
+    pub(crate) context: u64,
+    pub(crate) id: u32,
+    pub(crate) code_bytes: u64,
+}
+
+/// `CUpti_ModuleResourceData`. The code itself is not shown.
+#[derive(Debug)]
+#[repr(C)]
+struct ModuleData {
+    id: u32,
+    code_bytes: usize,
+    code: *const c_char,
+}
+
+/// Tells the subscriber that a module was loaded. No lock may be held.
+pub(crate) fn module_loaded(loaded: &Loaded) {
+    if !LOADS_WATCHED.load(Ordering::Relaxed) {
+        return;
+    }
+    let code_bytes = usize::try_from(loaded.code_bytes).unwrap_or(usize::MAX);
+    let data = ModuleData { id: loaded.id, code_bytes, code: std::ptr::null() };
+    resource(MODULE_LOADED, loaded.context, (&raw const data).cast());
+}
+
+fn resource(cbid: u32, context: u64, descriptor: *const c_void) {
     /// `CUpti_ResourceData`.
     #[repr(C)]
     struct Resource {
@@ -117,20 +159,12 @@ pub(crate) fn context_destroy_starting(context: u64) {
         handle: u64,
         descriptor: *const c_void,
     }
-    if !DESTROYS_WATCHED.load(Ordering::Relaxed) {
-        return;
-    }
     let Some(Subscriber { function, user_data }) = *subscriber() else { return };
-    let data = Resource { context, handle: 0, descriptor: std::ptr::null() };
-    // SAFETY: the client registered this function for exactly this call; `data` lives until it
-    // returns.
+    let data = Resource { context, handle: 0, descriptor };
+    // SAFETY: the client registered this function for exactly this call; `data` and what it points
+    // to live until it returns.
     thread::in_client(|| unsafe {
-        function(
-            user_data as *mut c_void,
-            RESOURCE,
-            CONTEXT_DESTROY_STARTING,
-            (&raw const data).cast(),
-        );
+        function(user_data as *mut c_void, RESOURCE, cbid, (&raw const data).cast());
     });
 }
 
@@ -202,5 +236,7 @@ mod tests {
         assert_eq!(offset_of!(Data, context_uid), 48);
         assert_eq!(offset_of!(Data, correlation_data), 56);
         assert_eq!(offset_of!(Data, correlation_id), 64);
+        assert_eq!(offset_of!(ModuleData, code_bytes), 8);
+        assert_eq!(offset_of!(ModuleData, code), 16);
     }
 }

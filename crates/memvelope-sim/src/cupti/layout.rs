@@ -122,6 +122,8 @@ layouts! {
         BLOCK_Y: "blockY" @ 68 + 4;
         BLOCK_Z: "blockZ" @ 72 + 4;
         DYNAMIC_SHARED: "dynamicSharedMemory" @ 80 + 4;
+        LOCAL_PER_THREAD: "localMemoryPerThread" @ 84 + 4;
+        LOCAL_TOTAL_32: "localMemoryTotal" @ 88 + 4;
         CORRELATION: "correlationId" @ 92 + 4;
         GRID_ID: "gridId" @ 96 + 8;
         NAME: "name" @ 104 + 8;
@@ -129,6 +131,7 @@ layouts! {
         GRAPH: "graphId" @ 156 + 4;
         CHANNEL: "channelID" @ 168 + 4;
         CHANNEL_TYPE: "channelType" @ 172 + 4;
+        LOCAL_TOTAL: "localMemoryTotal_v2" @ 192 + 8;
         PRIORITY: "priority" @ 216 + 4 since 1301;
         SOURCE_GRAPH: "sourceGraphId" @ 232 + 4 since 1304;
         SOURCE_GRAPH_NODE: "sourceGraphNodeId" @ 240 + 8 since 1304;

@@ -364,6 +364,8 @@ pub(crate) fn set_limit(call: &Call, limit: u32, value: usize) -> Done {
         let context = world.current()?;
         if limit == STACK_SIZE {
             world.set_local_memory(context, value as u64)?;
+        } else {
+            return world.set_buffer(context, limit, value as u64);
         }
         world.context(context)?.limits.insert(limit, value);
         Ok(())

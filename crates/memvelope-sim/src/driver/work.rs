@@ -168,6 +168,7 @@ impl Kernel {
             return None;
         }
         let ([gx, gy, gz], [bx, by, bz], ids) = (self.grid, self.block, origin.ids);
+        let local_bytes = world.local_memory_of(slot.context_uid);
         let record = Record::new(&kernel::LAYOUT, world.activity.version)
             .with(kernel::REGISTERS, REGISTERS.cast_unsigned().into())
             .with(kernel::START, world.activity.stamp(slot.start))
@@ -182,6 +183,9 @@ impl Kernel {
             .with(kernel::BLOCK_Y, by.into())
             .with(kernel::BLOCK_Z, bz.into())
             .with(kernel::DYNAMIC_SHARED, self.shared_bytes.into())
+            .with(kernel::LOCAL_PER_THREAD, self.cost.local_bytes.min(u32::MAX.into()))
+            .with(kernel::LOCAL_TOTAL_32, local_bytes.min(u32::MAX.into()))
+            .with(kernel::LOCAL_TOTAL, local_bytes)
             .with(kernel::CORRELATION, origin.correlation.into())
             .with(kernel::GRID_ID, origin.correlation.into())
             .with(kernel::NAME, world.names.text(self.name).as_ptr() as u64)

@@ -33,6 +33,9 @@ pub struct Device {
     /// Threads for which a context keeps local memory: so many times what the stack limit, or a
     /// launched kernel, takes above the default of 1,024 bytes. 0: local memory is not accounted.
     pub local_memory_threads: u64,
+    /// Whether the limits of the printf buffer and the heap take memory, above their defaults and in
+    /// whole pages, at once.
+    pub limits_take_memory: bool,
     /// The UUID of the GPU that this device is a MIG slice of; its own then begins with `MIG-`.
     pub mig_of: Option<String>,
     /// What NVML says that GPU has; 0: twice its slices.
@@ -96,6 +99,7 @@ impl Default for Device {
             module_bytes: 0,
             lazy_module_bytes: 0,
             local_memory_threads: 0,
+            limits_take_memory: false,
             mig_of: None,
             mig_parent_bytes: 0,
             unified_memory: false,

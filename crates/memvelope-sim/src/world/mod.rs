@@ -17,6 +17,7 @@ pub(crate) mod vmm;
 
 use crate::abi::{Code, Done};
 use crate::books::Books;
+use crate::cupti::callbacks::Loaded;
 use crate::cupti::pending::Pending;
 use crate::driver::library::{Library, LibraryKernel};
 use crate::scenario::{KernelCost, Scenario};
@@ -135,6 +136,8 @@ pub(crate) struct World {
     pub(crate) activity: Pending,
     /// How many of the scenario's overheads were told.
     pub(crate) overheads_told: usize,
+    /// Modules whose code has gone to the device in the call that is under way.
+    pub(crate) loaded: Vec<Loaded>,
     next_handle: u64,
     next_buffer: u64,
     next_context_uid: u32,
@@ -242,6 +245,7 @@ impl World {
             books: Books::default(),
             activity: Pending::of(&scenario),
             overheads_told: 0,
+            loaded: Vec::new(),
             next_handle: 1,
             next_buffer: 1,
             next_context_uid: 1,

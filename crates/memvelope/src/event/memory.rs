@@ -206,15 +206,17 @@ pub enum GrowthCause {
     Module,
     /// Modules were loaded lazily, at a first launch.
     LazyModule,
-    /// Local memory or another limit of the context was changed.
+    /// A limit of the context was changed by a call: stack, printf buffer, heap.
     Limit,
+    /// A kernel needed more local memory than the context had.
+    LocalMemory,
 }
 
 impl GrowthCause {
     /// How many causes there are.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 5;
 
     /// Every cause, in the order of its discriminants.
     pub const ALL: [Self; Self::COUNT] =
-        [Self::Context, Self::Module, Self::LazyModule, Self::Limit];
+        [Self::Context, Self::Module, Self::LazyModule, Self::Limit, Self::LocalMemory];
 }

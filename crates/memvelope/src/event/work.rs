@@ -31,6 +31,11 @@ pub struct Kernel {
     pub grid: [u32; 3],
     /// Block size in threads: x, y, z.
     pub block: [u32; 3],
+    /// Local memory that each of its threads needs, in bytes.
+    pub local_per_thread: u32,
+    /// Local memory that its context had on the device when it ran: what the record calls the
+    /// kernel's total is what the context keeps for all threads that can run at once.
+    pub local_bytes: Bytes,
 }
 
 /// Direction of a copy.

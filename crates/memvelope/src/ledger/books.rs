@@ -44,7 +44,11 @@ impl Books {
     }
 
     pub(super) fn findings(&self) -> Findings {
-        Findings { unasked_pools: self.pools.unasked(), ..self.findings }
+        Findings {
+            unasked_pools: self.pools.unasked(),
+            late_pools: self.pools.untold,
+            ..self.findings
+        }
     }
 
     pub(super) fn history(&self) -> &History {

@@ -161,6 +161,9 @@ pub struct Findings {
     /// Pools of the program's own that it allocated from: nobody asks for their reserve, so their
     /// physical bytes are in no total.
     pub unasked_pools: u64,
+    /// What a pool was said to hold so long ago that nobody remembers whether it has ended since:
+    /// more pools ended meanwhile than are kept in mind. It is left out until it is asked again.
+    pub late_pools: u64,
     /// Times a sum would have gone below zero: always a bug of ours.
     pub underflows: u64,
 }

@@ -67,7 +67,7 @@ impl Pool {
     }
 }
 
-/// Pools that ended lately and are remembered: more than can end while the driver is asked once.
+/// Pools that ended lately and are remembered: more than usually end while the driver is asked once.
 const ENDED_MAX: usize = 64;
 
 /// All pools, allocated once.
@@ -77,12 +77,17 @@ pub(super) struct Pools {
     /// Those that ended lately, and when; the oldest is overwritten.
     ended: [(u64, Nanos); ENDED_MAX],
     next_ended: usize,
+    /// When the last one ended of those that are remembered no more.
+    forgotten: Option<Nanos>,
+    /// What was told and not booked, because such a one may have been told of.
+    pub(super) untold: u64,
 }
 
 impl Pools {
     pub(super) fn new() -> Self {
         let rows = Vec::with_capacity(POOLS_MAX);
-        Self { rows, ended: [(0, Nanos::ZERO); ENDED_MAX], next_ended: 0 }
+        let ended = [(0, Nanos::ZERO); ENDED_MAX];
+        Self { rows, ended, next_ended: 0, forgotten: None, untold: 0 }
     }
 
     pub(super) fn host_bytes(&self) -> u64 {
@@ -162,7 +167,10 @@ impl Pools {
     /// Remembers that a pool ended: what the driver told of it before is booked after it.
     pub(super) fn note_end(&mut self, handle: u64, time: Nanos) {
         if let Some(place) = self.ended.get_mut(self.next_ended) {
-            *place = (handle, time);
+            let (former, when) = std::mem::replace(place, (handle, time));
+            if former != 0 {
+                self.forgotten = self.forgotten.max(Some(when));
+            }
         }
         self.next_ended = (self.next_ended + 1) % ENDED_MAX;
     }
@@ -197,6 +205,10 @@ impl Pools {
         time: Nanos,
     ) -> Result<Option<(usize, Bytes)>, ()> {
         if self.has_ended_since(handle, time) {
+            return Ok(None);
+        }
+        if self.forgotten.is_some_and(|forgotten| time <= forgotten) {
+            self.untold = self.untold.saturating_add(1);
             return Ok(None);
         }
         let known = self.of_told(device, handle);

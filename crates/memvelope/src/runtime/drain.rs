@@ -150,6 +150,9 @@ fn apply(inner: &Inner, batch: &[Event]) {
     for event in batch {
         recorded.timeline.accept(event);
         recorded.sampler.accept(event);
+        if let Body::Kernel(kernel) = &event.body {
+            recorded.local.accept(kernel);
+        }
     }
 }
 

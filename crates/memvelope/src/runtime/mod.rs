@@ -12,6 +12,7 @@ mod drain;
 mod epoch;
 mod follow;
 mod lazy;
+mod local;
 mod planes;
 mod poll;
 mod publish;

@@ -1,5 +1,6 @@
 //! The last readings of every plane, and what was told about a device from outside.
 
+use super::lazy::Unwitnessed;
 use crate::event::{AllocKind, Body, DeviceIndex, Event};
 use crate::framework::Framework;
 use crate::ledger::DeviceTotals;
@@ -33,6 +34,8 @@ pub(super) struct Side {
     pub(super) told: Option<Told>,
     /// What nothing explains in the last epoch that was not torn, other processes included.
     pub(super) unexplained: Option<i64>,
+    /// Of it, what came without a witness so far.
+    pub(super) unwitnessed: Unwitnessed,
     /// The page that the driver's memory comes in, once it was asked.
     pub(super) page: Option<Bytes>,
     /// When epochs were read, and what was unaccounted for in them, oldest first.
@@ -98,7 +101,7 @@ impl Planes {
             side.processes = None;
             side.has_gap = true;
             // What grew meanwhile is no module's.
-            side.unexplained = None;
+            (side.unexplained, side.unwitnessed) = (None, Unwitnessed::default());
         }
     }
 

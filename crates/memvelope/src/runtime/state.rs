@@ -10,6 +10,7 @@ mod picture;
 use super::attach::Links;
 use super::control::Control;
 use super::follow::Followers;
+use super::local::LocalMemory;
 use super::planes::Planes;
 use super::requests::Requests;
 use super::sampler::Sampler;
@@ -47,11 +48,12 @@ const SPANS_MAX: usize = 1 << 16;
 pub(super) const FORKED: &str =
     "this process was forked from one that recorded, and CUDA does not survive fork (use spawn)";
 
-/// Timeline and trace, fed together.
+/// Timeline, trace and local memory, fed together.
 #[derive(Debug)]
 pub(super) struct Recorded {
     pub(super) timeline: Timeline,
     pub(super) sampler: Sampler,
+    pub(super) local: LocalMemory,
 }
 
 /// What stays of a session that has ended: the ledger goes on to the next one.
@@ -133,6 +135,7 @@ impl Inner {
             recorded: Mutex::new(Recorded {
                 timeline: Timeline::new(names_max),
                 sampler: Sampler::new(config.trace_events_max, window),
+                local: LocalMemory::default(),
             }),
             spans: Mutex::default(),
             planes: Mutex::new(planes),

@@ -23,6 +23,8 @@ fn kernel(name: NameId, device: u32, start: u64, end: u64) -> Event {
         end: Nanos(end),
         grid: [1; 3],
         block: [1; 3],
+        local_per_thread: 0,
+        local_bytes: Bytes::ZERO,
     }))
 }
 

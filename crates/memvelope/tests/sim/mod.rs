@@ -137,6 +137,7 @@ functions! {
     fn cuCtxDestroy_v2(context: u64);
     fn cuCtxSetCurrent(context: u64);
     fn cuCtxSynchronize();
+    fn cuCtxSetLimit(limit: u32, value: usize);
     fn cuMemAlloc_v2(to: *mut u64, bytes: usize);
     fn cuMemAllocPitch_v2(to: *mut u64, pitch: *mut usize, width: usize, height: usize, size: u32);
     fn cuMemAllocManaged(to: *mut u64, bytes: usize, flags: u32);

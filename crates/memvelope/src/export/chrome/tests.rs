@@ -19,6 +19,8 @@ fn kernel(name: NameId, start: u64) -> Event {
         end: Nanos(start + 1500),
         grid: [4, 2, 1],
         block: [128, 1, 1],
+        local_per_thread: 0,
+        local_bytes: Bytes::ZERO,
     });
     Event { time: Nanos(start + 1500), seen_by: SeenBy::Activity, body }
 }

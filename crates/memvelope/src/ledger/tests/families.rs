@@ -288,6 +288,40 @@ fn pools_are_told_apart_and_the_current_one_gets_its_handle() {
     assert_eq!(ledger.findings().unasked_pools, 1);
 }
 
+/// More pools end than are kept in mind: what was told before the forgotten ones ended is not booked,
+/// but counted.
+#[test]
+fn what_is_told_too_late_of_a_pool_is_counted() {
+    let at = |time, body| Event { time: Nanos(time), seen_by: SeenBy::Poll, body };
+    let told = |pool| Body::Pool { device: HERE, pool, reserved: Bytes(64), used: Bytes(0) };
+    let check = |ends: u64, told_at: u64, pool: u64, reserved: u64, late: u64| {
+        let ledger = Ledger::new(16);
+        ledger.accept(&at(1, Body::PoolCreated { device: HERE, pool: 7 }));
+        for end in 0..ends {
+            let pool = 1000 + end;
+            ledger.accept(&at(10 + end, Body::PoolCreated { device: HERE, pool }));
+            ledger.accept(&at(10 + end, Body::PoolDestroyed { pool }));
+        }
+        ledger.accept(&at(told_at, told(pool)));
+        let case = format!("{ends} ends, told of {pool} at {told_at}");
+        assert_eq!(ledger.vram_bytes(HERE), Bytes(reserved), "{case}");
+        assert_eq!(ledger.findings().late_pools, late, "{case}");
+        // Asked again, it is there.
+        ledger.accept(&at(5000, told(7)));
+        assert_eq!(ledger.vram_bytes(HERE), Bytes(64), "{case}");
+        assert_eq!(ledger.findings().late_pools, late, "{case}");
+    };
+    check(64, 5, 7, 64, 0);
+    check(64, 10, 1000, 0, 0);
+    // The first of them is forgotten: it may be the one that was told of, before it ended.
+    check(65, 10, 1000, 0, 1);
+    check(65, 10, 7, 0, 1);
+    check(65, 11, 7, 64, 0);
+    check(65, 11, 1001, 0, 0);
+    check(1000, 945, 7, 0, 1);
+    check(1000, 946, 7, 64, 0);
+}
+
 #[test]
 fn a_record_raises_a_pool_if_it_is_newer() {
     let record = |bytes| {

@@ -150,6 +150,7 @@ fn unseen(input: &Reconcile<'_>, planes: &Planes) -> Option<Finding> {
         (findings.untracked_mappings, "mapping of a handle that was never seen created"),
         (findings.presumed_frees, "free whose end was not seen"),
         (findings.unasked_pools, "memory pool of the program whose reserve nobody asked for"),
+        (findings.late_pools, "memory pool that was told of too late to be counted then"),
         (findings.underflows, "sum that would have gone below zero, which is a bug of memvelope"),
     ] {
         if number > 0 {

@@ -167,7 +167,8 @@ fn context_and_recorder(input: &Reconcile<'_>) -> Vec<Draft> {
             (GrowthCause::Context, "context"),
             (GrowthCause::Module, "modules"),
             (GrowthCause::LazyModule, "lazily loaded modules"),
-            (GrowthCause::Limit, "limits and local memory"),
+            (GrowthCause::Limit, "limits"),
+            (GrowthCause::LocalMemory, "local memory"),
         ] {
             if let Some(sum) = grown(cause) {
                 draft.part(name, i128::from(sum.bytes));
@@ -209,13 +210,22 @@ fn opening(input: &Reconcile<'_>, planes: &Planes) -> Option<Draft> {
     Some(draft)
 }
 
+/// What others hold is read at another moment than free memory, up to a second before: it is off by
+/// what they move by in such a time, as far as that was seen.
 fn others(input: &Reconcile<'_>) -> Option<Draft> {
     let bytes = input.plane.others_bytes?;
-    let note = "as NVML tells, at most once a second";
-    let mut draft = Draft::new(TermName::OtherProcesses, Origin::Measured, note);
+    let mut draft = Draft::new(TermName::OtherProcesses, Origin::Measured, "as NVML tells");
     draft.part("others", wide(bytes));
-    // Since the last look they may have moved as they did before it.
-    draft.error = input.plane.others_moved_bytes.map_or(0, wide);
+    match input.plane.others_moved_bytes {
+        Some(moved) if moved > Bytes::ZERO => {
+            draft.error = wide(moved);
+            draft.note += &format!("; moved by {moved} between its last two looks");
+        }
+        None if bytes > Bytes::ZERO && input.plane.others_untold == 0 => {
+            draft.note += "; by how much they move is not known yet";
+        }
+        _ => {}
+    }
     Some(draft)
 }
 

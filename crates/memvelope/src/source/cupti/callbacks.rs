@@ -210,8 +210,10 @@ unsafe fn module_loaded(data: Block) {
     let (context, module) = unsafe { (data.read::<usize>(0), data.at(DESCRIPTOR)) };
     // SAFETY: the caller's promise.
     let code = module.map_or(0, |module| unsafe { module.read::<u64>(CODE_BYTES) });
-    if let Some(device) = STATE.contexts.device_at(context) {
-        STATE.lazy.note(device, code);
+    // Where nothing was allocated in it yet, it may have been seen being made.
+    let device = STATE.contexts.device_at(context).or_else(|| STATE.growth.device_of(context));
+    if let Some(device) = device {
+        STATE.lazy.note(device, context, code);
     }
 }
 

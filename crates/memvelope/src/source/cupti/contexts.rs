@@ -58,6 +58,15 @@ impl Contexts {
             .map(|known| known.device)
     }
 
+    /// The context with CUPTI's id `uid`.
+    pub(super) fn handle_of(&self, uid: u32) -> Option<usize> {
+        let has = |entry: &&Entry| {
+            unpack(entry.key.load(Ordering::Acquire)).is_some_and(|known| known.uid == uid)
+        };
+        let context = self.entries.iter().find(has)?.context.load(Ordering::Acquire);
+        Some(context).filter(|context| *context != 0)
+    }
+
     /// Device of the context at `context`.
     pub(super) fn device_at(&self, context: usize) -> Option<DeviceIndex> {
         let entry = self.entries.iter().find(|it| it.context.load(Ordering::Acquire) == context)?;
@@ -113,6 +122,7 @@ mod tests {
         contexts.learn(0x100, known);
         assert_eq!(contexts.device_of(3), Some(DeviceIndex(0)));
         assert_eq!(contexts.device_of(4), Some(DeviceIndex(7)));
+        assert_eq!((contexts.handle_of(4), contexts.handle_of(5)), (Some(0x200), None));
         assert_eq!(contexts.forget(0x100), Some(known));
         assert_eq!((contexts.device_of(3), contexts.forget(0x100)), (None, None));
         assert_eq!(contexts.forget(0), None);

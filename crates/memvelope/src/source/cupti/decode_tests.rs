@@ -89,6 +89,8 @@ fn kernel_record(bytes: usize, start: u64, end: u64, name: u64) -> Vec<u8> {
             (kernel::BLOCK_X, 4, 32),
             (kernel::BLOCK_Y, 4, 2),
             (kernel::BLOCK_Z, 4, 1),
+            (kernel::LOCAL_PER_THREAD, 4, 640),
+            (kernel::LOCAL_BYTES, 8, 5 << 30),
             (kernel::CORRELATION_ID, 4, 99),
             (kernel::NAME, 8, name),
         ],
@@ -109,6 +111,8 @@ fn a_kernel(name: u32) -> Body {
         end: Nanos(150),
         grid: [10, 11, 12],
         block: [32, 2, 1],
+        local_per_thread: 640,
+        local_bytes: Bytes(5 << 30),
     })
 }
 

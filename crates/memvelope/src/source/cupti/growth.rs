@@ -207,11 +207,37 @@ impl Meters {
         place.map_or(UNKNOWN, |place| place.load(Ordering::Relaxed))
     }
 
+    /// The device of a context that was seen to take something.
+    pub(super) fn device_of(&self, context: usize) -> Option<DeviceIndex> {
+        let sums = self.sums_of(context)?;
+        u32::try_from(sums.device.load(Ordering::Acquire)).ok().map(DeviceIndex)
+    }
+
+    /// The one context of a device that was seen to take something, if there is one alone.
+    pub(super) fn only_context_of(&self, device: DeviceIndex) -> Option<usize> {
+        let handles = self.known.iter().map(|it| it.context.load(Ordering::Acquire));
+        let mut there = handles.filter(|handle| self.device_of(*handle) == Some(device));
+        let only = there.next();
+        only.filter(|_| there.next().is_none())
+    }
+
+    /// A growth that was not measured here, of a context that has not ended.
+    pub(super) fn note(&self, growth: &Growth, context: usize) {
+        if self.sums_of(context).is_some() || STATE.contexts.device_at(context).is_some() {
+            self.remember(context, growth.device, growth.cause, growth.bytes);
+        }
+    }
+
+    fn sums_of(&self, context: usize) -> Option<&Sums> {
+        let is_it = |sums: &&Sums| sums.context.load(Ordering::Acquire) == context;
+        self.known.iter().find(is_it).filter(|_| context != 0)
+    }
+
     fn remember(&self, context: usize, device: DeviceIndex, cause: GrowthCause, bytes: i64) {
         if context == 0 {
             return;
         }
-        let known = self.known.iter().find(|it| it.context.load(Ordering::Acquire) == context);
+        let known = self.sums_of(context);
         let taken = |it: &&Sums| {
             let free = it.context.compare_exchange(0, context, Ordering::AcqRel, Ordering::Acquire);
             free.is_ok()
@@ -395,8 +421,7 @@ fn others_between(before: &Processes, after: &Processes) -> u64 {
 
 /// A context is about to end: it gives back what it was seen to take.
 pub(super) fn context_gone(context: usize) {
-    let is_it = |sums: &&Sums| sums.context.load(Ordering::Acquire) == context;
-    let Some(sums) = STATE.growth.known.iter().find(is_it).filter(|_| context != 0) else { return };
+    let Some(sums) = STATE.growth.sums_of(context) else { return };
     let device = DeviceIndex(u32::try_from(sums.device.load(Ordering::Acquire)).unwrap_or(0));
     for (cause, bytes) in GrowthCause::ALL.into_iter().zip(sums.clear()) {
         if bytes != 0 {

@@ -3,7 +3,7 @@
 
 use crate::event::DeviceIndex;
 use crate::units::Bytes;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Devices that evidence is kept of.
 const DEVICES: usize = 16;
@@ -15,6 +15,8 @@ pub struct Loaded {
     pub count: u64,
     /// Bytes of their machine code, as CUPTI tells.
     pub code_bytes: Bytes,
+    /// The handle of the context that the last of them was loaded into; 0 if none was.
+    pub context: usize,
 }
 
 /// By device.
@@ -22,6 +24,7 @@ pub struct Loaded {
 pub(super) struct Lazy {
     counts: [AtomicU64; DEVICES],
     code_bytes: [AtomicU64; DEVICES],
+    contexts: [AtomicUsize; DEVICES],
 }
 
 impl Lazy {
@@ -29,12 +32,16 @@ impl Lazy {
         Self {
             counts: [const { AtomicU64::new(0) }; DEVICES],
             code_bytes: [const { AtomicU64::new(0) }; DEVICES],
+            contexts: [const { AtomicUsize::new(0) }; DEVICES],
         }
     }
 
     /// A module was loaded. Neither allocates nor locks nor asks anybody.
-    pub(super) fn note(&self, device: DeviceIndex, code: u64) {
+    pub(super) fn note(&self, device: DeviceIndex, context: usize, code: u64) {
         let at = device.0 as usize;
+        if let Some(place) = self.contexts.get(at) {
+            place.store(context, Ordering::Relaxed);
+        }
         if let (Some(count), Some(bytes)) = (self.counts.get(at), self.code_bytes.get(at)) {
             bytes.fetch_add(code, Ordering::Relaxed);
             count.fetch_add(1, Ordering::Release);
@@ -48,7 +55,8 @@ impl Lazy {
             return Loaded::default();
         };
         let count = count.swap(0, Ordering::Acquire);
-        Loaded { count, code_bytes: Bytes(bytes.swap(0, Ordering::Relaxed)) }
+        let context = self.contexts.get(at).map_or(0, |place| place.swap(0, Ordering::Relaxed));
+        Loaded { count, code_bytes: Bytes(bytes.swap(0, Ordering::Relaxed)), context }
     }
 }
 
@@ -59,11 +67,11 @@ mod tests {
     #[test]
     fn what_was_loaded_is_told_once() {
         let lazy = Lazy::new();
-        lazy.note(DeviceIndex(1), 100);
-        lazy.note(DeviceIndex(1), 20);
-        lazy.note(DeviceIndex(99), 20);
+        lazy.note(DeviceIndex(1), 7, 100);
+        lazy.note(DeviceIndex(1), 8, 20);
+        lazy.note(DeviceIndex(99), 9, 20);
         assert_eq!(lazy.take(DeviceIndex(0)), Loaded::default());
-        let expect = Loaded { count: 2, code_bytes: Bytes(120) };
+        let expect = Loaded { count: 2, code_bytes: Bytes(120), context: 8 };
         assert_eq!(lazy.take(DeviceIndex(1)), expect);
         assert_eq!(lazy.take(DeviceIndex(1)), Loaded::default());
     }

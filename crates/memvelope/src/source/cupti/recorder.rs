@@ -13,7 +13,7 @@ use super::turn::{Left, Turn, on_own_thread};
 use super::{Counters, Coverage, Loaded, buffers, counters, drain, finalize, lock};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::event::{DeviceIndex, Event, Names, Sink};
+use crate::event::{DeviceIndex, Event, Growth, Names, Sink};
 use crate::source::clock;
 use crate::source::driver::{Asked, Driver};
 use crate::source::loader::LoadReport;
@@ -451,6 +451,18 @@ impl Recorder {
     /// Modules that the driver loaded by itself on a device since the last call.
     pub fn take_loaded(&self, device: DeviceIndex) -> Loaded {
         STATE.lazy.take(device)
+    }
+
+    /// The handle of the context that CUPTI calls `uid`; 0 if it is not known. Where nothing was
+    /// allocated in it, it is not known by that number, and the only one of its device is taken.
+    pub fn context_of(&self, uid: u32, device: DeviceIndex) -> usize {
+        let known = STATE.contexts.handle_of(uid);
+        known.or_else(|| STATE.growth.only_context_of(device)).unwrap_or(0)
+    }
+
+    /// Takes a growth that was told by somebody else: it is given back when that context ends.
+    pub fn note_growth(&self, growth: &Growth, context: usize) {
+        STATE.growth.note(growth, context);
     }
 
     /// Which pools of the program's own may be asked.

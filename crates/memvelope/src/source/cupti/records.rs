@@ -251,6 +251,8 @@ pub(super) fn kernel(
                 u32_at::<{ kernel::BLOCK_Y }, _>(r),
                 u32_at::<{ kernel::BLOCK_Z }, _>(r),
             ],
+            local_per_thread: u32_at::<{ kernel::LOCAL_PER_THREAD }, _>(r),
+            local_bytes: Bytes(u64_at::<{ kernel::LOCAL_BYTES }, _>(r)),
         }),
     )
 }

@@ -138,6 +138,7 @@ fn input() -> impl Strategy<Value = Input> {
                     presumed_frees: findings[5],
                     recorded_allocations: findings[6],
                     unasked_pools: findings[7],
+                    late_pools: findings[0],
                     ..Findings::default()
                 },
                 called_allocations: Some(findings[0]),
@@ -170,7 +171,8 @@ fn all_at_the_edge() {
             sum.live_bytes = Bytes(bytes);
         }
         input.epoch.totals.growth =
-            [GrowthTotals { bytes: i64::MIN, error_bytes: Bytes(bytes), count: 1 }; 4];
+            [GrowthTotals { bytes: i64::MIN, error_bytes: Bytes(bytes), count: 1 };
+                GrowthCause::COUNT];
         input.plane.others_bytes = Some(Bytes(bytes));
         let balance = input.reconcile();
         assert!(balance.unaccounted_bytes().is_some());

@@ -134,6 +134,8 @@ pub(super) fn kernel(seen: &Seen<'_>) -> Expect {
         end,
         grid: ["gridX", "gridY", "gridZ"].map(|name| seen.u32(name)),
         block: ["blockX", "blockY", "blockZ"].map(|name| seen.u32(name)),
+        local_per_thread: seen.u32("localMemoryPerThread"),
+        local_bytes: Bytes(seen.u64("localMemoryTotal_v2")),
     };
     event(end, Body::Kernel(kernel))
 }
