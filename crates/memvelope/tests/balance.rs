@@ -310,7 +310,7 @@ fn snapshots_while_threads_churn_are_right_or_torn() {
         let context = enter_context();
         let is_over = std::sync::atomic::AtomicBool::new(false);
         let order = std::sync::atomic::Ordering::Relaxed;
-        let (mut torn, mut whole) = (0, 0);
+        let (mut torn, mut whole, mut wrong) = (0, 0, Vec::new());
         std::thread::scope(|scope| {
             for thread in 0..8 {
                 let is_over = &is_over;
@@ -323,6 +323,7 @@ fn snapshots_while_threads_churn_are_right_or_torn() {
                     }
                 });
             }
+            // Not asserted in here: the threads would go on for ever.
             for _ in 0..300 {
                 let snapshot = session.snapshot_now();
                 let balance = balance(&snapshot);
@@ -330,11 +331,13 @@ fn snapshots_while_threads_churn_are_right_or_torn() {
                     torn += 1;
                 } else {
                     whole += 1;
-                    assert_eq!(balance.unaccounted_bytes(), Some(hidden()), "{}", table(balance));
+                    let is_right = balance.unaccounted_bytes() == Some(hidden());
+                    wrong.extend((!is_right).then(|| table(balance)));
                 }
             }
             is_over.store(true, order);
         });
+        assert!(wrong.is_empty(), "{} of {whole}, the first {}", wrong.len(), wrong[0]);
         assert!(whole > 0, "of {torn} torn ones");
         check("at rest", &session, hidden());
         println!("{torn} torn, {whole} whole");
