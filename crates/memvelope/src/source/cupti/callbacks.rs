@@ -150,9 +150,7 @@ pub(super) unsafe extern "C" fn on_callback(
         if data.is_null() || finalize::on_callback(callback_domain, id, site) {
             return;
         }
-        if STATE.sink().is_none() {
-            return;
-        }
+        let Some(sink) = STATE.sink() else { return };
         let Some(_inside) = Inside::enter() else { return };
         match callback_domain {
             domain::DRIVER_API => {
@@ -161,7 +159,7 @@ pub(super) unsafe extern "C" fn on_callback(
                     return;
                 }
                 // SAFETY: in this domain CUPTI passes a CUpti_CallbackData, valid for this call.
-                let call = unsafe { Call::read(id, Block(data.cast())) };
+                let call = unsafe { Call::read(id, Block(data.cast()), sink) };
                 if !call.at_exit {
                     call.enter();
                 }
@@ -217,7 +215,7 @@ unsafe fn module_loaded(data: Block) {
     }
 }
 
-pub(super) fn emit(time: Nanos, body: Body) {
+fn emit(time: Nanos, body: Body) {
     STATE.emit(&Event { time, seen_by: SeenBy::Callback, body });
 }
 
