@@ -121,6 +121,9 @@ pub struct PoolTotals {
     pub by_tag: [Bytes; Tag::COUNT],
     /// Live allocations.
     pub live_count: u64,
+    /// Whether the program destroyed it and what is allocated from it keeps it: what it reserved is
+    /// then as it was told last, nothing more is handed out, and all goes with the last free.
+    pub is_destroyed: bool,
 }
 
 /// What contexts took for one cause.
@@ -137,7 +140,7 @@ pub struct GrowthTotals {
 /// What the ledger noticed about itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Findings {
-    /// Frees of addresses it never saw allocated.
+    /// Frees of addresses it never saw allocated. Those that failed freed nothing and are none.
     pub untracked_frees: u64,
     /// Allocations at an address that was still live (a free was missed).
     pub replaced: u64,

@@ -214,6 +214,7 @@ impl Planes {
             | Body::Unbound { .. }
             | Body::PoolCreated { .. }
             | Body::PoolDestroyed { .. }
+            | Body::PoolDestroyReturned { .. }
             | Body::ContextGrew(_)
             | Body::GraphMemory { .. }
             | Body::ContextDestroyed { .. }

@@ -122,6 +122,15 @@ fn cached(planes: &Planes) -> Option<Draft> {
         draft.part("torch, stranded beside blocks in use", framework.stranded);
     }
     draft.part(POOLS, planes.pools.idle);
+    let destroyed = planes.pools.idle_of_destroyed;
+    if destroyed > 0 {
+        draft.error = destroyed;
+        let bytes = Bytes(u64::try_from(destroyed).unwrap_or(0));
+        draft.note += &format!(
+            "; {bytes} in destroyed pools, as they held when they were: they go with the last \
+             allocation of each"
+        );
+    }
     if let Some(graphs) = &planes.graphs {
         draft.part("graph memory", graphs.idle);
     }

@@ -207,8 +207,9 @@ fn write_pools(out: &mut String, totals: &DeviceTotals) -> Result {
     let mut table = Table::new(2, &["memory pools", "reserved", "in use", "live"]);
     let shown = |bytes: Option<Bytes>| bytes.map_or("absent".into(), |bytes| bytes.to_string());
     for pool in pools.iter().take(ROWS_SHOWN) {
+        let end = if pool.is_destroyed { " (destroyed)" } else { "" };
         table.row([
-            format!("{:#x}", pool.pool),
+            format!("{:#x}{end}", pool.pool),
             shown(pool.reserved_bytes),
             shown(pool.used_bytes),
             pool.live_count.to_string(),

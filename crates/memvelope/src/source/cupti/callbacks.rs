@@ -172,8 +172,11 @@ pub(super) unsafe extern "C" fn on_callback(
                     STATE.callbacks.fetch_add(1, Ordering::Relaxed);
                 }
                 // SAFETY: as above. Before anything is told of the call: a pool that is about to end
-                // is asked no more.
-                unsafe { pools::on_call(&call) };
+                // is asked once more, then no more.
+                unsafe {
+                    family::last_question(&call);
+                    pools::on_call(&call);
+                }
                 // SAFETY: as above.
                 unsafe { family::driver_call(&call) };
                 if call.at_exit {

@@ -93,6 +93,11 @@ impl Pools {
         }
     }
 
+    /// Where a pool that is known is.
+    pub(super) fn device_of(&self, handle: u64) -> Option<DeviceIndex> {
+        self.of(handle).next().map(|slot| DeviceIndex(slot.device.load(Ordering::Acquire)))
+    }
+
     /// A pool is there, since something was just allocated from it. One that is about to end stays so.
     pub(super) fn named(&self, handle: u64, device: DeviceIndex) {
         if self.of(handle).next().is_none() {

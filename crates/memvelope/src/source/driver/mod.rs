@@ -266,6 +266,8 @@ impl Driver {
         match call!(self, ctx_get_device = "cuCtxGetDevice"(&raw mut device)) {
             Ok(()) => Ok(u32::try_from(device).ok().map(DeviceIndex)),
             Err(error) if is_code(&error, CuResult::INVALID_CONTEXT) => Ok(None),
+            // What is current may be gone: the thread has none then, and the driver is well.
+            Err(error) if is_code(&error, CuResult::CONTEXT_IS_DESTROYED) => Ok(None),
             Err(error) => Err(error),
         }
     }
