@@ -433,6 +433,9 @@ impl Books {
             self.devices.add_live(&entry);
         } else if was_live && !is_live {
             sound = self.devices.remove_live(&entry);
+            if entry.was_exported() {
+                self.devices.add_passed_on(&entry);
+            }
         }
         if as_export != was_export {
             sound &= self.devices.change_exported(&entry, as_export);

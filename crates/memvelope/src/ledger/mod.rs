@@ -78,6 +78,9 @@ pub struct DeviceTotals {
     /// Of the live VMM bytes, those whose handles and mappings are gone and that an exported
     /// descriptor alone keeps.
     pub exported_bytes: Bytes,
+    /// VMM bytes that were exported and that this process holds no more, all that ever were:
+    /// whether another process got a descriptor, and has them still, nobody tells.
+    pub passed_on_bytes: Bytes,
 }
 
 /// How much more than was asked for the driver takes, by its pages.

@@ -176,7 +176,17 @@ fn ask(inner: &Inner, links: &Links, device: &DeviceInfo, whence: Whence) -> Opt
     let nvml = links.nvml.as_ref().filter(|_| inner.may_call())?;
     let memory = poll::noted(inner, nvml.memory_of(device))??;
     let total = memory.used.saturating_add(memory.free);
-    Some(Reading { total, free: memory.free, ..Reading::default() })
+    let events = driver
+        .map_or_else(Vec::new, |driver| driver.reserves_of(device.index, asked(links.recorder)));
+    Some(Reading { total, free: memory.free, events, ..Reading::default() })
+}
+
+/// Which pools may be asked.
+fn asked(recorder: Option<&'static Recorder>) -> &'static dyn Asked {
+    match recorder {
+        Some(recorder) => recorder.pools(),
+        None => &(),
+    }
 }
 
 fn ask_driver(
@@ -185,10 +195,7 @@ fn ask_driver(
     device: &DeviceInfo,
     whence: Whence,
 ) -> Result<Option<Reading>> {
-    let pools: &dyn Asked = match recorder {
-        Some(recorder) => recorder.pools(),
-        None => &(),
-    };
+    let pools = asked(recorder);
     if whence == Whence::Here
         && let Some(reading) = driver.reading_here(device.index, pools)?
     {

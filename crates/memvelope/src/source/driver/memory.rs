@@ -157,6 +157,19 @@ impl Driver {
         self.reading(handle, device, pools).map(Some)
     }
 
+    /// What pools and graphs hold of a device, as far as the driver tells it without a context: all
+    /// that was last told of them may be gone with it.
+    pub fn reserves_of(&self, device: DeviceIndex, pools: &dyn Asked) -> Vec<Event> {
+        let ordinal = c_int::try_from(device.0).unwrap_or(c_int::MAX);
+        let (mut handle, mut reading): (CuDevice, _) = (0, Reading::default());
+        if call!(self, device_get = "cuDeviceGet"(&raw mut handle, ordinal)).is_ok() {
+            // What it refuses to tell is as unknown as it was.
+            let _ = self.ask_pools(handle, device, pools, &mut reading);
+            reading.events.extend(self.graph_memory(handle, device).ok().flatten());
+        }
+        reading.events
+    }
+
     /// Free memory comes first and last: where the two agree, nothing moved in between that pools
     /// and graphs do not tell of.
     fn reading(
