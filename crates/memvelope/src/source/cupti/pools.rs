@@ -25,8 +25,8 @@ use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(all(test, loom)))]
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
-/// Pools that are known at a time; programs have one or two.
-const POOLS: usize = 64;
+/// Pools that are known at a time, as many as the ledger tells apart; programs have one or two.
+const POOLS: usize = 256;
 
 /// How long the end of a pool waits for a question.
 const WAIT_MAX: Duration = Duration::from_millis(50);
