@@ -19,8 +19,10 @@ use memvelope::runtime::{Session, bench};
 use memvelope::timeline::{Sketch, Timeline};
 use memvelope::units::{Bytes, Nanos};
 use random::Random;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
 use std::hint::black_box;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Bytes of a kernel record of CUPTI 13.0.
@@ -221,28 +223,33 @@ fn address(i: u64) -> u64 {
     0x7f00_0000_0000 + ((i.wrapping_mul(0x9E37_79B1) & 0xFF_FFFF) << 21)
 }
 
-/// The oldest allocation is freed, then a new one made: four callbacks.
-fn callback_pair() -> pair::Pair {
-    const CALLBACKS: u64 = 4;
+/// The oldest allocation is freed, then a new one made: four callbacks, without attribution. Against
+/// what a program could keep itself where it allocates, and the clock that callbacks read.
+fn callback_pairs() -> [pair::Pair; 3] {
     let session = session();
     let callbacks = bench::Callbacks::connect(bench::sink());
     (0..LIVE).for_each(|i| callbacks.allocate(address(i), 2 << 20));
     let mut next = LIVE;
-    let pair = pair::measure(
-        ("a callback of an allocation or a free, 10k live", &mut |operations| {
-            for i in next..next + operations / CALLBACKS {
-                callbacks.free(address(i - LIVE));
-                callbacks.allocate(address(i), 2 << 20);
-            }
-            next += operations / CALLBACKS;
-        }),
-        ("an empty call that reads the clock", &mut |operations| {
-            for i in 0..operations {
+    let mut subject = |operations: u64| {
+        for i in next..next + operations {
+            callbacks.free(address(i - LIVE));
+            callbacks.allocate(address(i), 2 << 20);
+        }
+        next += operations;
+    };
+    let mut against = |peer: (&'static str, &mut dyn FnMut(u64))| {
+        const SUBJECT: &str = "callbacks of a free and an allocation, 10k live";
+        pair::measure((SUBJECT, &mut subject), peer, 100_000)
+    };
+    let pairs = [
+        against(("Mutex<HashMap> remove + insert", &mut kept_in(HashMap::with_capacity(1 << 16)))),
+        against(("Mutex<BTreeMap> remove + insert", &mut kept_in(BTreeMap::new()))),
+        against(("the clock, four times", &mut |operations| {
+            for i in 0..4 * operations {
                 black_box(clock_alone(black_box(i)));
             }
-        }),
-        400_000,
-    );
+        })),
+    ];
     drop(callbacks);
     let seen = session.snapshot();
     assert_eq!(seen.devices[0].totals.vram.live_bytes, Bytes(LIVE * (2 << 20)));
@@ -250,7 +257,39 @@ fn callback_pair() -> pair::Pair {
     let calls: u64 = seen.timeline.allocation_calls.iter().map(|call| call.totals.count).sum();
     assert_eq!(calls, 2 * next - LIVE);
     stop(&session);
-    pair
+    pairs
+}
+
+/// What a program could keep of its allocations itself: a size by address.
+trait Map: Extend<(u64, u64)> {
+    fn take(&mut self, address: u64) -> Option<u64>;
+}
+
+impl Map for HashMap<u64, u64> {
+    fn take(&mut self, address: u64) -> Option<u64> {
+        self.remove(&address)
+    }
+}
+
+impl Map for BTreeMap<u64, u64> {
+    fn take(&mut self, address: u64) -> Option<u64> {
+        self.remove(&address)
+    }
+}
+
+/// The same frees and allocations, kept in `map` behind a lock.
+fn kept_in(mut map: impl Map) -> impl FnMut(u64) {
+    map.extend((0..LIVE).map(|i| (address(i), 2 << 20)));
+    let map = Mutex::new(map);
+    let mut next = LIVE;
+    move |operations| {
+        for i in next..next + operations {
+            let freed = map.lock().expect("not poisoned").take(black_box(address(i - LIVE)));
+            assert!(freed.is_some());
+            map.lock().expect("not poisoned").extend([(address(i), 2 << 20)]);
+        }
+        next += operations;
+    }
 }
 
 #[inline(never)]
@@ -330,10 +369,17 @@ fn sketch_pair() -> pair::Pair {
 }
 
 fn main() {
+    if std::env::var_os("ONLY").is_some() {
+        for pair in callback_pairs() {
+            pair.print();
+        }
+        return;
+    }
     // First, while the process is small: what is freed to the allocator hides growth.
     writing_is_fast_and_bounded();
     recording_is_bounded();
-    for pair in record_pairs().into_iter().chain([callback_pair(), sketch_pair()]) {
+    let callbacks = callback_pairs();
+    for pair in record_pairs().into_iter().chain(callbacks).chain([sketch_pair()]) {
         pair.print();
     }
 }

@@ -65,11 +65,6 @@ pub struct DeviceIndex(pub u32);
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Body {
-    /// A call of the allocation family was entered: until it returns, the driver's books may move
-    /// before ours do.
-    CallEntered,
-    /// That call returned, and what it did has been told.
-    CallReturned,
     /// Physical bytes (or, for [`AllocKind::PoolUsed`], bytes inside a pool) were handed out.
     Allocated(Allocation),
     /// An allocation call returned an error.
@@ -124,6 +119,14 @@ pub enum Body {
     /// bytes: they are then charged to whoever holds them.
     ExportClosed {
         /// The descriptor.
+        descriptor: i32,
+    },
+    /// A handle was made of a descriptor that this process exported itself: until it and its mappings
+    /// are gone, it keeps the bytes of what was exported. Comes after its [`Body::Allocated`].
+    Imported {
+        /// The handle, of [`AllocKind::ImportedHandle`].
+        handle: u64,
+        /// The descriptor in this process.
         descriptor: i32,
     },
     /// A VMM allocation was bound to a multicast object, which keeps the bytes.

@@ -139,6 +139,70 @@ fn what_the_driver_hides_is_unaccounted_for() {
     });
 }
 
+/// The program has contexts of its own alone, and our threads none: pools and graphs are asked all the
+/// same.
+#[test]
+fn pools_are_asked_without_a_primary_context() {
+    let cases = [(scenario(100 << 20, ""), &[("HIDDEN", "104857600")][..])];
+    in_children("pools_are_asked_without_a_primary_context", &cases, || {
+        let session = Session::start(&Config::default()).unwrap();
+        let from_another_thread = |when: &str| {
+            std::thread::scope(|scope| {
+                let there = scope.spawn(|| check(when, &session, hidden()));
+                assert!(there.join().is_ok(), "{when}");
+            });
+        };
+        assert_eq!(cu::cuInit(0), 0);
+        let (mut context, mut pooled, mut own, mut pool) = (0, 0, 0, 0);
+        assert_eq!(cu::cuCtxCreate_v2(&mut context, 0, 0), 0);
+        from_another_thread("a context");
+        assert_eq!(cu::cuMemAllocAsync(&mut pooled, 40 * MIB, 0), 0);
+        let properties = [[1u32, 0, 1, 0], [0; 4], [0; 4], [0; 4], [0; 4], [0; 4]];
+        assert_eq!(cu::cuMemPoolCreate(&mut pool, properties.as_ptr()), 0);
+        assert_eq!(cu::cuMemAllocFromPoolAsync(&mut own, 10 * MIB, pool, 0), 0);
+        from_another_thread("two pools");
+        assert_eq!(cu::cuMemFreeAsync(own, 0), 0);
+        assert_eq!(cu::cuStreamSynchronize(0), 0);
+        from_another_thread("one of them empty");
+        assert_eq!(cu::cuMemPoolDestroy(pool), 0);
+        from_another_thread("and gone");
+        check("as the program's thread sees it", &session, hidden());
+        session.stop(SOON).unwrap();
+    });
+}
+
+/// A program takes back in what it exported itself, and lets the first handle go.
+#[test]
+fn an_import_of_the_programs_own_keeps_the_bytes() {
+    let cases = [(scenario(100 << 20, ""), &[("HIDDEN", "104857600")][..])];
+    in_children("an_import_of_the_programs_own_keeps_the_bytes", &cases, || {
+        let session = Session::start(&Config::default()).unwrap();
+        enter_context();
+        let (props, bytes) = ([1, 1, 1, 0], 32 * MIB);
+        let (mut handle, mut import, mut address, mut descriptor) = (0, 0, 0, -1_i32);
+        assert_eq!(cu::cuMemCreate(&mut handle, bytes, &props, 0), 0);
+        assert_eq!(cu::cuMemExportToShareableHandle(&mut descriptor, handle, 1, 0), 0);
+        assert_eq!(cu::cuMemRelease(handle), 0);
+        check("the descriptor alone", &session, hidden());
+        let by_number = u64::from(descriptor.unsigned_abs());
+        assert_eq!(cu::cuMemImportFromShareableHandle(&mut import, by_number, 1), 0);
+        // SAFETY: the descriptor is this test's.
+        drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(descriptor) });
+        check("the import alone", &session, hidden());
+        assert_eq!(cu::cuMemAddressReserve(&mut address, bytes, 0, 0, 0), 0);
+        assert_eq!(cu::cuMemMap(address, bytes, 0, import, 0), 0);
+        assert_eq!(cu::cuMemRelease(import), 0);
+        check("its mapping alone", &session, hidden());
+        let held = session.snapshot().device(DeviceIndex(0)).unwrap().totals.vram.live_bytes;
+        assert_eq!(held, Bytes(32 << 20));
+        assert_eq!(cu::cuMemUnmap(address, bytes), 0);
+        check("nothing", &session, hidden());
+        let held = session.snapshot().device(DeviceIndex(0)).unwrap().totals.vram.live_bytes;
+        assert_eq!(held, Bytes(0));
+        session.stop(SOON).unwrap();
+    });
+}
+
 /// A framework plane that has segments which the driver never handed out, of so many bytes.
 fn invented(bytes: u64) -> Framework {
     let bytes = Bytes(bytes);

@@ -31,7 +31,7 @@ struct Heard(Mutex<Vec<Event>>);
 impl Sink for Heard {
     fn accept(&self, event: &Event) {
         // When calls are entered and left, and how long they took, comes beside what they did.
-        if matches!(event.body, Body::DriverCall(_) | Body::CallEntered | Body::CallReturned) {
+        if matches!(event.body, Body::DriverCall(_)) {
             return;
         }
         self.0.lock().unwrap().push(*event);

@@ -4,7 +4,7 @@ use crate::common::{memvelope, run, stderr, stdout};
 use crate::run_common::{kill, launches, leftovers, live_bytes, on_sim, processes, report};
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -138,6 +138,9 @@ fn a_report_that_nobody_can_read_changes_nothing() {
 /// Starts `killed HOW` and waits until it says that it is ready; returns it with the program's pid.
 fn ready(how: &str) -> Option<(Child, u32)> {
     let mut command = on_sim(&[], "killed", &[how])?;
+    // In a group of its own, whose parent we are: in a group that nobody waits for (tests that run
+    // in the background) the kernel ignores SIGTSTP.
+    command.process_group(0);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     let mut output = BufReader::new(child.stdout.take().unwrap());

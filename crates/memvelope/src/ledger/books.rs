@@ -6,7 +6,7 @@ use super::pools::{POOLS_MAX, Pools};
 use super::table::{Entry, NOWHERE, Slot, Space, Table};
 use super::totals::{DEVICES_MAX, Devices};
 use super::vmm::Holds;
-use crate::event::{AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind, MemoryRecord};
+use crate::event::{AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind, MemoryRecord, Tag};
 use crate::units::{Bytes, Nanos};
 use std::collections::VecDeque;
 
@@ -91,6 +91,7 @@ impl Books {
             Body::Retained { handle, address } => self.retain(time, handle, address),
             Body::Exported { handle, descriptor } => self.export(time, handle, descriptor),
             Body::ExportClosed { descriptor } => self.close_export(time, descriptor),
+            Body::Imported { handle, descriptor } => self.import(time, handle, descriptor),
             Body::Bound { multicast, handle, address, device, offset, bytes } => {
                 let part = (device, offset, bytes.0);
                 self.bind(multicast, (handle, address), part);
@@ -124,9 +125,7 @@ impl Books {
                 self.tell_graph_memory(time, device, reserved, used);
             }
             // Not of memory, or not of this plane.
-            Body::CallEntered
-            | Body::CallReturned
-            | Body::Kernel(_)
+            Body::Kernel(_)
             | Body::PoolRecord(_)
             | Body::GraphLaunch(_)
             | Body::ApiCall(_)
@@ -226,7 +225,7 @@ impl Books {
             | FreeKind::Registered
             | FreeKind::ImportedAddress => Space::Address,
         };
-        let Some(slot) = self.table.find(space, address) else {
+        let Some(slot) = self.table.take_reference(space, address) else {
             let is_known = match space {
                 Space::Handle => self.holds.release_unknown(address),
                 _ => self.graph_freed.contains(&address),
@@ -237,19 +236,18 @@ impl Books {
             }
             return;
         };
-        self.await_return(time, token, slot);
-        let Some(entry) = self.table.get_mut(slot) else { return };
-        if entry.kind == AllocKind::GraphNode {
+        let mut kind = None;
+        if let Some(entry) = self.table.get_mut(slot) {
+            entry.pending = entry.pending.saturating_add(1);
+            kind = Some(entry.kind);
+        }
+        if kind == Some(AllocKind::GraphNode) {
             if self.graph_freed.len() >= GRAPH_FREED_MAX {
                 self.graph_freed.pop_front();
             }
             self.graph_freed.push_back(address);
         }
-        entry.references = entry.references.saturating_sub(1);
-        entry.pending = entry.pending.saturating_add(1);
-        if entry.references == 0 {
-            self.table.close(slot);
-        }
+        self.await_return(time, token, slot);
         self.settle(time, slot);
     }
 
@@ -427,53 +425,61 @@ impl Books {
         let (is_live, as_export) = (entry.is_live(), entry.is_export_only());
         let (was_live, was_export) = (entry.is_counted(), entry.is_counted_as_export());
         entry.set_counted(is_live, as_export);
-        let entry = *entry;
+        // Field by field: a copy of the whole would wait for the bytes that were just written.
+        let (kind, device, pool, pending) = (entry.kind, entry.device, entry.pool, entry.pending);
+        let (tag, bytes) = (entry.tag, entry.bytes);
         let mut sound = true;
         if is_live && !was_live {
-            self.devices.add_live(&entry);
+            self.devices.add_live(entry);
         } else if was_live && !is_live {
-            sound = self.devices.remove_live(&entry);
+            sound = self.devices.remove_live(entry);
             if entry.was_exported() {
-                self.devices.add_passed_on(&entry);
+                self.devices.add_passed_on(entry);
             }
         }
         if as_export != was_export {
-            sound &= self.devices.change_exported(&entry, as_export);
+            sound &= self.devices.change_exported(entry, as_export);
         }
         if is_live != was_live {
-            sound &= self.settle_pool(time, &entry, is_live);
-            if entry.kind.counts_as_vram() {
-                self.note_history(time, entry.device.into());
+            sound &= self.settle_pool(time, pool, (tag, bytes), is_live);
+            if kind.counts_as_vram() {
+                self.note_history(time, device.into());
             }
         }
         if !sound {
             self.findings.underflows += 1;
         }
-        if !is_live && entry.pending == 0 {
+        if !is_live && pending == 0 {
             self.table.release(slot);
-            self.leave_pool(&entry);
-            if binds(entry.kind) {
+            self.leave_pool(pool);
+            if binds(kind) {
                 self.end_bindings_of(time, slot);
             }
         }
     }
 
-    fn settle_pool(&mut self, time: Nanos, entry: &Entry, is_added: bool) -> bool {
-        let Some(row) = usize::from(entry.pool).checked_sub(1) else { return true };
+    fn settle_pool(
+        &mut self,
+        time: Nanos,
+        pool: u16,
+        (tag, bytes): (Tag, u64),
+        is_added: bool,
+    ) -> bool {
+        let Some(row) = usize::from(pool).checked_sub(1) else { return true };
         let Some(pool) = self.pools.get_mut(row) else { return true };
         let mut sound = true;
         if is_added {
-            pool.add(entry.tag, entry.bytes);
+            pool.add(tag, bytes);
         } else {
-            sound = pool.remove(entry.tag, entry.bytes);
+            sound = pool.remove(tag, bytes);
         }
         self.recount_pool(time, row);
         sound
     }
 
     /// An entry that was released refers to its pool no more.
-    fn leave_pool(&mut self, entry: &Entry) {
-        let Some(row) = usize::from(entry.pool).checked_sub(1) else { return };
+    fn leave_pool(&mut self, pool: u16) {
+        let Some(row) = usize::from(pool).checked_sub(1) else { return };
         if let Some(pool) = self.pools.get_mut(row) {
             pool.entries = pool.entries.saturating_sub(1);
         }
@@ -492,7 +498,8 @@ impl Books {
     }
 }
 
-/// Whether memory can be bound to it: to a multicast object, made here or imported.
+/// Whether it may keep other memory: a multicast object, made here or imported, what is bound to it,
+/// and any import what this process exported.
 pub(super) fn binds(kind: AllocKind) -> bool {
     matches!(kind, AllocKind::Multicast | AllocKind::ImportedHandle)
 }

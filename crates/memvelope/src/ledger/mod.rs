@@ -17,7 +17,6 @@
 //! then lies between `live_bytes` and `live_bytes` + [`Findings::refused_bytes`]. Bytes saturate.
 
 mod books;
-mod changes;
 mod history;
 mod lookup;
 mod mappings;
@@ -27,11 +26,11 @@ mod table;
 mod totals;
 mod vmm;
 
-use crate::event::{AllocKind, Body, DeviceIndex, Event, GrowthCause, LibraryId, Tag};
+use crate::event::{AllocKind, DeviceIndex, Event, GrowthCause, LibraryId, Tag};
 use crate::units::Bytes;
 use books::Books;
-use changes::Changes;
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use history::HistoryPoint;
@@ -42,7 +41,7 @@ pub use totals::{DEVICES_MAX, Totals};
 #[derive(Debug)]
 pub struct Ledger {
     books: Mutex<Books>,
-    changes: Changes,
+    changes: AtomicU64,
 }
 
 /// Totals of one device.
@@ -182,30 +181,28 @@ impl Ledger {
     #[must_use]
     pub fn with_history(allocations_max: usize, history_points_max: usize) -> Self {
         let books = Mutex::new(Books::new(allocations_max, history_points_max));
-        Self { books, changes: Changes::new() }
+        Self { books, changes: AtomicU64::new(0) }
     }
 
     /// Takes an event; those that are not about memory are ignored. Neither allocates nor blocks,
     /// its own lock apart.
     pub fn accept(&self, event: &Event) {
-        match event.body {
-            Body::CallEntered => self.changes.begin(),
-            Body::CallReturned => self.changes.end(),
-            _ => {
-                self.changes.begin();
-                self.lock().accept(event);
-                self.changes.end();
-            }
-        }
+        let mut books = self.lock();
+        books.accept(event);
+        self.note_change(&books);
     }
 
-    /// A number that grows whenever bytes may have changed, in the driver's books or in these: once
-    /// when a change begins (an allocation-family call is entered, an event is booked) and once
-    /// when it has ended. Odd while one is under way. Where two readings are equal and even, what
-    /// was read in between belongs together. Takes no lock.
+    /// Events booked so far, and times that everything was forgotten: where two readings are equal,
+    /// these books are what they were. Takes no lock. (What the driver's own books do meanwhile is
+    /// told by [`crate::source::cupti::Recorder::moment`].)
     #[must_use]
     pub fn changes(&self) -> u64 {
-        self.changes.read()
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Counts a change, by who holds the lock: so it need not be one step.
+    fn note_change(&self, _books: &Books) {
+        self.changes.store(self.changes.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 
     /// Says by what pages a device takes physical memory, and up to which size allocations share
@@ -268,17 +265,20 @@ impl Ledger {
     /// Forgets what is live, as if it had never been seen allocated: after a time in which nobody
     /// watched. Counts, peaks and history stay; later frees of it are untracked.
     pub fn forget_live(&self, time: crate::units::Nanos) {
-        self.changes.forget();
-        self.lock().forget_live(time);
+        let mut books = self.lock();
+        books.forget_live(time);
+        self.note_change(&books);
     }
 
     /// Forgets everything and starts anew with other limits: for the next session.
     pub fn reset(&self, allocations_max: usize, history_points_max: usize) {
         // Made and dropped outside the lock: callbacks must not wait for the allocator.
         let fresh = Books::new(allocations_max, history_points_max);
-        let former = std::mem::replace(&mut *self.lock(), fresh);
+        let mut books = self.lock();
+        let former = std::mem::replace(&mut *books, fresh);
+        self.note_change(&books);
+        drop(books);
         drop(former);
-        self.changes.forget();
     }
 
     fn lock(&self) -> MutexGuard<'_, Books> {

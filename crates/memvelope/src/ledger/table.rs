@@ -212,6 +212,24 @@ impl Table {
         Some(slot)
     }
 
+    /// Finds an open entry and takes one of its references; with the last one it leaves the index, as
+    /// with [`Self::close`].
+    pub(super) fn take_reference(&mut self, space: Space, address: u64) -> Option<Slot> {
+        let slab = &self.slab;
+        let found = self
+            .index
+            .find_entry(hash(space, address), |slot| is_at(slab, *slot, space, address))
+            .ok()?;
+        let slot = *found.get();
+        let entry = self.slab.get_mut(slot as usize)?;
+        entry.references = entry.references.saturating_sub(1);
+        if entry.references == 0 {
+            found.remove();
+            entry.set(OPEN, false);
+        }
+        Some(slot)
+    }
+
     /// Takes the entry out of the index; its slot stays until [`Self::release`].
     pub(super) fn close(&mut self, slot: Slot) {
         let slab = &self.slab;

@@ -163,10 +163,9 @@ fn changes_the_ledger(body: &Body) -> bool {
         | Body::FreeReturned { .. }
         | Body::Mapped { .. }
         | Body::Unmapped { .. }
-        | Body::CallEntered
-        | Body::CallReturned
         | Body::Retained { .. }
         | Body::Exported { .. }
+        | Body::Imported { .. }
         | Body::ExportClosed { .. }
         | Body::Bound { .. }
         | Body::Unbound { .. }

@@ -3,9 +3,9 @@
 //! **How.** Where the ledger stands is noted; then the framework is asked (by the caller's function,
 //! if there is one), the driver's free bytes, every pool, graph memory, and the free bytes again.
 //! If the ledger stands where it stood and the free bytes are what they were, all of it belongs to
-//! one moment, unless a call is under way that takes or gives back memory: what it does shows in
-//! the free bytes before the ledger hears of it. If not, all is asked again, [`TRIES`] times; then the epoch is torn, and says by how
-//! much. What pools and graphs say goes into the ledger; where that was news, the question is
+//! one moment, unless a call was under way that takes or gives back memory: what it does shows in
+//! the free bytes before the ledger hears of it. If not, all is asked again, [`TRIES`] times; then the
+//! epoch is torn, and says by how much. What pools and graphs say goes into the ledger; where that was news, the question is
 //! repeated, too: the ledger's sums are then those of the moment before.
 //!
 //! No lock is held while anything foreign is called. The caller's function may take locks of its
@@ -77,15 +77,14 @@ fn attempt(
         let body = Body::ExportClosed { descriptor };
         ledger.accept(&Event { time: inner.now(), seen_by: SeenBy::Poll, body });
     });
-    let was_quiet = is_quiet(inner);
-    let before = ledger.changes();
+    let before = moment(inner);
     let totals = totals_of(inner, index);
     let first_free = reader.as_ref().and_then(|_| free_of(inner, links, device, whence));
     let framework = framework(inner, index, reader);
     let segments = framework.as_ref().map(|framework| framework.segments.as_slice());
     let matched = segments.map(|segments| ledger.matched(index, segments)).unwrap_or_default();
     let reading = ask(inner, links, device, whence)?;
-    let is_still = ledger.changes() == before && was_quiet && is_quiet(inner);
+    let is_still = before.is_quiet && moment(inner) == before;
     reading.events.iter().for_each(|event| ledger.accept(event));
     let settled = totals_of(inner, index);
     let free_moved = first_free.map_or(Bytes::ZERO, |first| apart(first, reading.free));
@@ -125,10 +124,19 @@ fn framework(
     Some(framework)
 }
 
-/// Whether no call is under way that takes or gives back memory.
-fn is_quiet(inner: &Inner) -> bool {
-    let is_changing = inner.ledger.changes() & 1 != 0;
-    !is_changing && inner.recorder().is_none_or(|recorder| recorder.calls_under_way() == 0)
+/// Where the ledger stands, and the program's calls.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Moment {
+    ledger: u64,
+    calls: u64,
+    /// No call is under way that takes or gives back memory.
+    is_quiet: bool,
+}
+
+fn moment(inner: &Inner) -> Moment {
+    // Without callbacks nobody tells of calls.
+    let calls = inner.recorder().map_or(0, Recorder::moment);
+    Moment { ledger: inner.ledger.changes(), calls, is_quiet: calls & 1 == 0 }
 }
 
 fn apart(one: Bytes, other: Bytes) -> Bytes {
@@ -174,19 +182,26 @@ fn ask(inner: &Inner, links: &Links, device: &DeviceInfo, whence: Whence) -> Opt
         Some(Ok(None)) | None => {}
     }
     let nvml = links.nvml.as_ref().filter(|_| inner.may_call())?;
+    let before = poll::noted(inner, nvml.memory_of(device))??;
+    let mut reading = holders(inner, links, device);
     let memory = poll::noted(inner, nvml.memory_of(device))??;
-    let total = memory.used.saturating_add(memory.free);
-    let events = driver
-        .map_or_else(Vec::new, |driver| driver.reserves_of(device.index, asked(links.recorder)));
-    Some(Reading { total, free: memory.free, events, ..Reading::default() })
+    (reading.total, reading.free) = (memory.used.saturating_add(memory.free), memory.free);
+    reading.moved = apart(memory.free, before.free);
+    Some(reading)
+}
+
+/// What pools and graphs hold, where there is nothing to ask the driver for free bytes in.
+fn holders(inner: &Inner, links: &Links, device: &DeviceInfo) -> Reading {
+    let Some(driver) = links.driver.filter(|_| inner.may_call()) else { return Reading::default() };
+    let reading = poll::noted(inner, driver.holders_of(device.index, asked(links.recorder)));
+    let reading = reading.unwrap_or_default();
+    reading.problems.iter().for_each(|problem| inner.note_problem(problem));
+    reading
 }
 
 /// Which pools may be asked.
 fn asked(recorder: Option<&'static Recorder>) -> &'static dyn Asked {
-    match recorder {
-        Some(recorder) => recorder.pools(),
-        None => &(),
-    }
+    recorder.map_or(&(), |recorder| recorder.pools())
 }
 
 fn ask_driver(

@@ -205,10 +205,9 @@ impl Planes {
             | Body::FreeReturned { .. }
             | Body::Mapped { .. }
             | Body::Unmapped { .. }
-            | Body::CallEntered
-            | Body::CallReturned
             | Body::Retained { .. }
             | Body::Exported { .. }
+            | Body::Imported { .. }
             | Body::ExportClosed { .. }
             | Body::Bound { .. }
             | Body::Unbound { .. }

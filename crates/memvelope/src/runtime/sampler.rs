@@ -61,10 +61,9 @@ impl Sampler {
             | Body::FreeReturned { .. }
             | Body::Mapped { .. }
             | Body::Unmapped { .. }
-            | Body::CallEntered
-            | Body::CallReturned
             | Body::Retained { .. }
             | Body::Exported { .. }
+            | Body::Imported { .. }
             | Body::ExportClosed { .. }
             | Body::Bound { .. }
             | Body::Unbound { .. }

@@ -13,7 +13,6 @@ use crate::config::Clock;
 use crate::units::Nanos;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// `cuptiGetTimestamp`: writes nanoseconds, returns 0 on success.
 pub(crate) type GetTimestamp = unsafe extern "C" fn(*mut u64) -> u32;
@@ -210,7 +209,7 @@ pub(crate) fn system_now() -> Nanos {
 /// The time of day.
 fn realtime_now() -> Nanos {
     // A clock before 1970 reads as zero rather than failing.
-    Nanos::from_duration(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    clock_now(libc::CLOCK_REALTIME)
 }
 
 #[cfg(test)]

@@ -171,10 +171,9 @@ impl Timeline {
             | Body::FreeReturned { .. }
             | Body::Mapped { .. }
             | Body::Unmapped { .. }
-            | Body::CallEntered
-            | Body::CallReturned
             | Body::Retained { .. }
             | Body::Exported { .. }
+            | Body::Imported { .. }
             | Body::ExportClosed { .. }
             | Body::Bound { .. }
             | Body::Unbound { .. }

@@ -187,10 +187,9 @@ impl<'a> TraceWriter<'a> {
             | Body::FreeReturned { .. }
             | Body::Mapped { .. }
             | Body::Unmapped { .. }
-            | Body::CallEntered
-            | Body::CallReturned
             | Body::Retained { .. }
             | Body::Exported { .. }
+            | Body::Imported { .. }
             | Body::ExportClosed { .. }
             | Body::Bound { .. }
             | Body::Unbound { .. }

@@ -50,6 +50,10 @@ enum Step {
     CloseExport {
         descriptor: i32,
     },
+    Import {
+        handle: u64,
+        descriptor: i32,
+    },
     Bind {
         multicast: u64,
         handle: u64,
@@ -106,6 +110,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (number.clone(), 0..4i32)
             .prop_map(|(handle, descriptor)| Step::Export { handle, descriptor }),
         2 => (0..4i32).prop_map(|descriptor| Step::CloseExport { descriptor }),
+        2 => (number.clone(), 0..4i32)
+            .prop_map(|(handle, descriptor)| Step::Import { handle, descriptor }),
         2 => (number.clone(), 0..12u64, 0..28u64, 0..3u64).prop_map(
             |(multicast, handle, address, offset)| Step::Bind {
                 multicast, handle, address, offset
@@ -328,6 +334,20 @@ impl Model {
         self.known.iter_mut().for_each(|k| k.exports.retain(|known| *known != descriptor));
     }
 
+    fn import(&mut self, handle: u64, descriptor: i32) {
+        let origin = self.known.iter().position(|known| known.exports.contains(&descriptor));
+        let import = self.open(true, handle).filter(|import| {
+            let known = &self.known[*import];
+            let is_new = known.references == 1 && known.held() == 0;
+            known.kind == AllocKind::ImportedHandle && is_new
+        });
+        if let Some((import, origin)) = import.zip(origin)
+            && import != origin
+        {
+            self.known[origin].bound.push((import, u64::MAX));
+        }
+    }
+
     fn bind(&mut self, multicast: u64, handle: u64, address: u64, offset: u64) {
         let memory = if handle == 0 { self.mapped_at(address) } else { self.open(true, handle) };
         let object = self.open(true, multicast).filter(|object| {
@@ -391,6 +411,7 @@ impl Model {
                 }
             }
             Body::ExportClosed { descriptor } => self.close_export(descriptor),
+            Body::Imported { handle, descriptor } => self.import(handle, descriptor),
             Body::Bound { multicast, handle, address, offset, .. } => {
                 self.bind(multicast, handle, address, offset);
             }
@@ -452,6 +473,10 @@ fn bodies(step: &Step, model: &Model, token: &mut u64, open: &mut Vec<u64>) -> V
         Step::Retain { handle, address } => vec![Body::Retained { handle, address }],
         Step::Export { handle, descriptor } => vec![Body::Exported { handle, descriptor }],
         Step::CloseExport { descriptor } => vec![Body::ExportClosed { descriptor }],
+        Step::Import { handle, descriptor } => {
+            let (kind, tag) = (AllocKind::ImportedHandle, Tag::Untagged);
+            vec![allocated(handle, 1, 0, kind, tag), Body::Imported { handle, descriptor }]
+        }
         Step::Bind { multicast, handle, address, offset } => {
             let (device, bytes) = (device_of(0), Bytes(1));
             vec![Body::Bound { multicast, handle, address, device, offset, bytes }]

@@ -83,8 +83,8 @@ impl Drop for Callbacks {
 
 fn fire(id: u32, arguments: &[u64]) {
     let (success, mut shared) = (0_u32, 0_u64);
+    let mut data = [0_u8; callback_data::SIZE];
     for site in [callback_site::ENTER, callback_site::EXIT] {
-        let mut data = [0_u8; callback_data::SIZE];
         let mut put = |at: usize, bytes: &[u8]| data[at..at + bytes.len()].copy_from_slice(bytes);
         let is_exit = site == callback_site::EXIT;
         let result = if is_exit { &raw const success } else { std::ptr::null() };

@@ -74,10 +74,21 @@ pub(super) struct Call {
 
 thread_local! {
     // const-initialised, without a destructor: usable in a callback at any time of a thread's life.
-    /// When the call that this thread is in was entered; zero outside of calls.
-    static ENTERED: Cell<Nanos> = const { Cell::new(Nanos::ZERO) };
-    /// Calls that this thread is in: some of the driver's call others.
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
+    static ENTERED: Cell<Entered> =
+        const { Cell::new(Entered { time: Nanos::ZERO, ordinal: 0, recording: 0, depth: 0 }) };
+}
+
+/// The call that this thread is in.
+#[derive(Clone, Copy)]
+struct Entered {
+    /// When it was entered; zero outside of calls.
+    time: Nanos,
+    /// A number that no other call has.
+    ordinal: u64,
+    /// In which recording that was.
+    recording: u64,
+    /// Calls that this thread is in: should the driver call itself.
+    depth: u32,
 }
 
 impl Call {
@@ -121,16 +132,20 @@ impl Call {
         emit(clock::now(), body);
     }
 
-    /// Tells that the call was entered: from now on the driver's books may move before ours do.
+    /// Notes that the call was entered: from now on the driver's books may move before ours do.
     pub(super) fn enter(&self) {
-        ENTERED.with(|entered| entered.set(self.time));
-        DEPTH.with(|depth| depth.set(depth.get().saturating_add(1)));
-        self.emit(Body::CallEntered);
+        let (recording, ordinal) = STATE.under_way.enter();
+        ENTERED.with(|entered| {
+            let outer = entered.get();
+            let depth = if outer.recording == recording { outer.depth } else { 0 };
+            let depth = depth.saturating_add(1);
+            entered.set(Entered { time: self.time, ordinal, recording, depth });
+        });
     }
 
     /// Tells how long the host was in the call, now that it is over.
     pub(super) fn time_it(&self) {
-        let start = ENTERED.with(|entered| entered.replace(Nanos::ZERO));
+        let start = ENTERED.with(Cell::get).time;
         // Zero: we were attached between the two sites.
         if let (Some(call), true) = (call_kind(self.id), start != Nanos::ZERO) {
             let succeeded = self.succeeded();
@@ -138,13 +153,21 @@ impl Call {
         }
     }
 
-    /// Tells that all is told of the call, if its beginning was.
-    pub(super) fn leave(&self) {
-        let depth = DEPTH.with(Cell::get);
-        if depth > 0 {
-            DEPTH.with(|inner| inner.set(depth - 1));
-            self.emit(Body::CallReturned);
-        }
+    /// Notes that all is told of the call.
+    pub(super) fn leave() {
+        let inner = ENTERED.with(Cell::get);
+        // Depth 0: we were attached between the two sites.
+        STATE.under_way.leave(if inner.depth > 0 { inner.recording } else { 0 });
+        let depth = inner.depth.saturating_sub(1);
+        ENTERED.with(|entered| entered.set(Entered { time: Nanos::ZERO, depth, ..inner }));
+    }
+
+    /// A number for what this call tells at both of its sites, at its entry: not 0, and no other
+    /// call's.
+    pub(super) fn token() -> u64 {
+        /// Apart from [`super::state::State::next_token`]'s.
+        const OF_CALLS: u64 = 1 << 62;
+        OF_CALLS | ENTERED.with(Cell::get).ordinal
     }
 
     /// Device of the call's context.

@@ -163,24 +163,25 @@ pub(super) unsafe extern "C" fn on_callback(
                 // SAFETY: in this domain CUPTI passes a CUpti_CallbackData, valid for this call.
                 let call = unsafe { Call::read(id, Block(data.cast())) };
                 if !call.at_exit {
-                    STATE.under_way.enter();
+                    call.enter();
                 }
                 if growth::is_setup(id) {
                     // SAFETY: `call` was just made of CUPTI's data for this very call.
                     unsafe { growth::on_call(&call) };
-                } else {
-                    STATE.callbacks.fetch_add(1, Ordering::Relaxed);
                 }
-                // SAFETY: as above. Before anything is told of the call: a pool that is about to end
-                // is asked once more, then no more.
-                unsafe {
-                    family::last_question(&call);
-                    pools::on_call(&call);
+                // Before anything is told of the call: a pool that is about to end is asked once more,
+                // then no more.
+                if pools::WATCHED.contains(&id) {
+                    // SAFETY: as above.
+                    unsafe {
+                        family::last_question(&call);
+                        pools::on_call(&call);
+                    }
                 }
                 // SAFETY: as above.
                 unsafe { family::driver_call(&call) };
                 if call.at_exit {
-                    STATE.under_way.leave();
+                    Call::leave();
                 }
             }
             domain::RESOURCE if id == resource_cbid::CONTEXT_DESTROY_STARTING => {

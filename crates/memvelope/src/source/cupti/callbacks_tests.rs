@@ -36,14 +36,8 @@ fn turn() -> MutexGuard<'static, ()> {
     turn
 }
 
-/// All that was heard, but for when calls were entered and returned.
+/// All that was heard.
 fn heard() -> Vec<Body> {
-    let mut all = all_heard();
-    all.retain(|body| !matches!(body, Body::CallEntered | Body::CallReturned));
-    all
-}
-
-fn all_heard() -> Vec<Body> {
     std::mem::take(&mut HEARD.0.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
@@ -321,16 +315,16 @@ fn a_call_is_under_way_between_its_sites() {
     let site = |site| {
         let seen = Seen { id: cbid::MEM_ALLOC_V2, site, result: 0, context_uid: 9 };
         fire(&seen, arguments.as_ptr(), std::ptr::null_mut());
-        all_heard()
+        heard()
     };
-    assert_eq!(site(callback_site::ENTER), [Body::CallEntered]);
+    let before = STATE.under_way.moment();
+    assert_eq!((site(callback_site::ENTER), STATE.under_way.count()), (vec![], 1));
     let bodies = site(callback_site::EXIT);
-    assert!(
-        matches!(bodies[..], [Body::DriverCall(_), Body::Allocated(_), Body::CallReturned]),
-        "{bodies:?}"
-    );
+    assert!(matches!(bodies[..], [Body::DriverCall(_), Body::Allocated(_)]), "{bodies:?}");
+    assert!(STATE.under_way.count() == 0 && STATE.under_way.moment() > before);
     // Attached in between: its beginning was not told.
     assert!(matches!(site(callback_site::EXIT)[..], [Body::Allocated(_)]));
+    assert_eq!(STATE.under_way.count(), 0);
 }
 
 #[test]

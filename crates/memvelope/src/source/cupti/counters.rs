@@ -60,7 +60,8 @@ counters! {
     scopes_untold;
     /// Times that the records' clock was put forward or back.
     clock_steps;
-    /// Allocation-family callbacks taken.
+    /// Driver-API callbacks taken: of the allocation family, and of calls that set up or end what
+    /// takes memory (contexts, modules, limits).
     callbacks;
     /// Allocations whose device nobody could name; see [`super::UNKNOWN_DEVICE`].
     unknown_device;
@@ -97,7 +98,7 @@ pub(super) fn totals(state: &State, drain: &Drain) -> Counters {
         uncorrelated: read(&drain.uncorrelated),
         scopes_untold: read(&state.scopes_untold),
         clock_steps: read(&drain.clock_steps),
-        callbacks: read(&state.callbacks),
+        callbacks: state.under_way.told(),
         unknown_device: read(&state.unknown_device),
         contexts_refused: read(&state.contexts.refused),
         foreign_buffers: of_arena(|arena| &arena.foreign),

@@ -40,8 +40,6 @@ pub(super) unsafe fn driver_call(call: &Call) {
     }
     if call.at_exit {
         call.time_it();
-    } else {
-        call.enter();
     }
     // SAFETY: each id's parameter block has the shape that `params` says, and lives for this call.
     unsafe {
@@ -52,15 +50,15 @@ pub(super) unsafe fn driver_call(call: &Call) {
         } else if call.at_exit {
             if let Some(request) = Request::read(call) {
                 allocating(call, &request);
+                if call.succeeded() && call.id == cbid::MEM_IMPORT_FROM_SHAREABLE_HANDLE {
+                    sharing::imported(call);
+                }
             } else if call.succeeded() {
                 succeeded(call);
             } else if matches!(call.id, cbid::STREAM_END_CAPTURE | cbid::STREAM_END_CAPTURE_PTSZ) {
                 captures::end(call.result);
             }
         }
-    }
-    if call.at_exit {
-        call.leave();
     }
 }
 
@@ -201,7 +199,7 @@ unsafe fn freeing(call: &Call, kind: FreeKind, offset: usize) {
         return; // freeing null is legal and frees nothing
     }
     if !call.at_exit {
-        let token = if call.shared.is_null() { substitute } else { STATE.next_token() };
+        let token = if call.shared.is_null() { substitute } else { Call::token() };
         if !call.shared.is_null() {
             // SAFETY: CUPTI keeps these eight bytes for us until the exit site.
             unsafe { call.shared.write_unaligned(token) };

@@ -458,10 +458,12 @@ impl Recorder {
         STATE.pools()
     }
 
-    /// Allocation and set-up calls that are under way, on whatever thread: what they take or give back
-    /// is not told yet.
-    pub fn calls_under_way(&self) -> u32 {
-        STATE.under_way.count()
+    /// A number that grows whenever an allocation or set-up call is entered, and when all is told of
+    /// it. Odd while one is under way, on whatever thread: what it takes or gives back is not told
+    /// yet. Where two readings are equal and even, what was read in between belongs together. Takes
+    /// no lock.
+    pub fn moment(&self) -> u64 {
+        STATE.under_way.moment()
     }
 
     /// Tells what other processes moved by on a device between two looks; `None` if nobody can tell.

@@ -13,8 +13,8 @@ use crate::event::{Event, Sink};
 use crate::source::driver::Driver;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::{LazyLock, OnceLock};
 
 /// The one instance.
 pub(super) static STATE: State = State::new();
@@ -34,11 +34,10 @@ pub(super) struct State {
     pub(super) broken: AtomicBool,
     pub(super) contexts: Contexts,
     pub(super) growth: Meters,
-    pub(super) under_way: UnderWay,
+    pub(super) under_way: LazyLock<UnderWay>,
     /// Made when they are first needed, by whoever attaches.
     pools: OnceLock<Pools>,
     pub(super) lazy: Lazy,
-    pub(super) callbacks: AtomicU64,
     pub(super) caught_panics: AtomicU64,
     /// Allocations whose device nobody could name.
     pub(super) unknown_device: AtomicU64,
@@ -60,10 +59,9 @@ impl State {
             broken: AtomicBool::new(false),
             contexts: Contexts::new(),
             growth: Meters::new(),
-            under_way: UnderWay::new(),
+            under_way: LazyLock::new(UnderWay::new),
             pools: OnceLock::new(),
             lazy: Lazy::new(),
-            callbacks: AtomicU64::new(0),
             caught_panics: AtomicU64::new(0),
             unknown_device: AtomicU64::new(0),
             scopes_untold: AtomicU64::new(0),

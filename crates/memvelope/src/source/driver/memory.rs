@@ -157,19 +157,6 @@ impl Driver {
         self.reading(handle, device, pools).map(Some)
     }
 
-    /// What pools and graphs hold of a device, as far as the driver tells it without a context: all
-    /// that was last told of them may be gone with it.
-    pub fn reserves_of(&self, device: DeviceIndex, pools: &dyn Asked) -> Vec<Event> {
-        let ordinal = c_int::try_from(device.0).unwrap_or(c_int::MAX);
-        let (mut handle, mut reading): (CuDevice, _) = (0, Reading::default());
-        if call!(self, device_get = "cuDeviceGet"(&raw mut handle, ordinal)).is_ok() {
-            // What it refuses to tell is as unknown as it was.
-            let _ = self.ask_pools(handle, device, pools, &mut reading);
-            reading.events.extend(self.graph_memory(handle, device).ok().flatten());
-        }
-        reading.events
-    }
-
     /// Free memory comes first and last: where the two agree, nothing moved in between that pools
     /// and graphs do not tell of.
     fn reading(
@@ -180,17 +167,42 @@ impl Driver {
     ) -> Result<Reading> {
         let (_, before) = self.memory_info()?;
         let mut reading = Reading::default();
-        let asked = self.ask_pools(ordinal, device, pools, &mut reading);
-        reading.problems.extend(asked.err());
-        match self.graph_memory(ordinal, device) {
-            Ok(event) => reading.events.extend(event),
-            Err(error) => reading.problems.push(error),
-        }
+        self.ask_holders(ordinal, device, pools, &mut reading);
         let (total, free) = self.memory_info()?;
         reading.events.push(polled(Body::DeviceMemory { device, total, free }));
         (reading.total, reading.free) = (total, free);
         reading.moved = Bytes(free.0.abs_diff(before.0));
         Ok(reading)
+    }
+
+    /// What pools and graphs hold, where the driver has no context of ours to be asked in (the program
+    /// makes its own): neither question names one. Total and free are left to somebody else. A driver
+    /// that wants a context all the same says so, and that is among the problems.
+    ///
+    /// # Errors
+    /// [`crate::Error::DriverCall`].
+    pub fn holders_of(&self, device: DeviceIndex, pools: &dyn Asked) -> Result<Reading> {
+        let ordinal = c_int::try_from(device.0).unwrap_or(c_int::MAX);
+        let mut handle: CuDevice = 0;
+        call!(self, device_get = "cuDeviceGet"(&raw mut handle, ordinal))?;
+        let mut reading = Reading::default();
+        self.ask_holders(handle, device, pools, &mut reading);
+        Ok(reading)
+    }
+
+    fn ask_holders(
+        &self,
+        ordinal: CuDevice,
+        device: DeviceIndex,
+        pools: &dyn Asked,
+        reading: &mut Reading,
+    ) {
+        let asked = self.ask_pools(ordinal, device, pools, reading);
+        reading.problems.extend(asked.err());
+        match self.graph_memory(ordinal, device) {
+            Ok(event) => reading.events.extend(event),
+            Err(error) => reading.problems.push(error),
+        }
     }
 
     /// The default pool and the program's own. (The current one is among them.)
