@@ -75,7 +75,7 @@ impl Pool {
 }
 
 /// Pools that ended lately and are remembered: more than can end while the driver is asked once.
-const ENDED_MAX: usize = 64;
+const ENDED_MAX: usize = 1024;
 
 /// All pools, allocated once.
 #[derive(Debug)]
