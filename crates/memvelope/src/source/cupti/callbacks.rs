@@ -167,10 +167,14 @@ pub(super) unsafe extern "C" fn on_callback(
                     // SAFETY: `call` was just made of CUPTI's data for this very call.
                     unsafe { growth::on_call(&call) };
                 }
-                // Before anything is told of the call: a pool that is about to end is asked no more.
+                // Before anything is told of the call: a pool that is about to end is asked once more,
+                // then no more.
                 if pools::WATCHED.contains(&id) {
                     // SAFETY: as above.
-                    unsafe { pools::on_call(&call) };
+                    unsafe {
+                        family::last_question(&call);
+                        pools::on_call(&call);
+                    }
                 }
                 // SAFETY: as above.
                 unsafe { family::driver_call(&call) };
