@@ -75,7 +75,7 @@ impl Pool {
 }
 
 /// Pools that ended lately and are remembered: more than usually end while the driver is asked once.
-const ENDED_MAX: usize = 1024;
+pub(super) const ENDED_MAX: usize = 1024;
 
 /// All pools, allocated once.
 #[derive(Debug)]

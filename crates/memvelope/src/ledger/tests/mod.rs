@@ -2,6 +2,7 @@
 
 mod families;
 mod naive;
+mod pools;
 mod threads;
 
 use super::*;
