@@ -147,6 +147,7 @@ fn each_cause_is_what_the_books_say() {
         launch(second, c"idle");
         check("a second module", &session, 4);
         assert_eq!(cu::cuDevicePrimaryCtxReset_v2(0), 0);
+        assert_eq!(cu::cuCtxSetCurrent(0), 0);
         let gone = context_line(&session);
         let left = gone.as_ref().map_or(0, |line| line.bytes);
         assert_eq!(left, 0, "with the context, all that it took: {gone:#?} {}", sim::books());
@@ -166,6 +167,7 @@ fn one_launch_may_have_two_causes() {
         launch(module, c"deep");
         check("both", &session, 2);
         assert_eq!(cu::cuDevicePrimaryCtxReset_v2(0), 0);
+        assert_eq!(cu::cuCtxSetCurrent(0), 0);
         let left = context_line(&session).map_or(0, |line| line.bytes);
         assert_eq!(left, 0, "with the context, all that it took");
     });
