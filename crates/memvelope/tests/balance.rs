@@ -139,6 +139,70 @@ fn what_the_driver_hides_is_unaccounted_for() {
     });
 }
 
+/// The program has contexts of its own alone, and our threads none: pools and graphs are asked all the
+/// same.
+#[test]
+fn pools_are_asked_without_a_primary_context() {
+    let cases = [(scenario(100 << 20, ""), &[("HIDDEN", "104857600")][..])];
+    in_children("pools_are_asked_without_a_primary_context", &cases, || {
+        let session = Session::start(&Config::default()).unwrap();
+        let from_another_thread = |when: &str| {
+            std::thread::scope(|scope| {
+                let there = scope.spawn(|| check(when, &session, hidden()));
+                assert!(there.join().is_ok(), "{when}");
+            });
+        };
+        assert_eq!(cu::cuInit(0), 0);
+        let (mut context, mut pooled, mut own, mut pool) = (0, 0, 0, 0);
+        assert_eq!(cu::cuCtxCreate_v2(&mut context, 0, 0), 0);
+        from_another_thread("a context");
+        assert_eq!(cu::cuMemAllocAsync(&mut pooled, 40 * MIB, 0), 0);
+        let properties = [[1u32, 0, 1, 0], [0; 4], [0; 4], [0; 4], [0; 4], [0; 4]];
+        assert_eq!(cu::cuMemPoolCreate(&mut pool, properties.as_ptr()), 0);
+        assert_eq!(cu::cuMemAllocFromPoolAsync(&mut own, 10 * MIB, pool, 0), 0);
+        from_another_thread("two pools");
+        assert_eq!(cu::cuMemFreeAsync(own, 0), 0);
+        assert_eq!(cu::cuStreamSynchronize(0), 0);
+        from_another_thread("one of them empty");
+        assert_eq!(cu::cuMemPoolDestroy(pool), 0);
+        from_another_thread("and gone");
+        check("as the program's thread sees it", &session, hidden());
+        session.stop(SOON).unwrap();
+    });
+}
+
+/// A program takes back in what it exported itself, and lets the first handle go.
+#[test]
+fn an_import_of_the_programs_own_keeps_the_bytes() {
+    let cases = [(scenario(100 << 20, ""), &[("HIDDEN", "104857600")][..])];
+    in_children("an_import_of_the_programs_own_keeps_the_bytes", &cases, || {
+        let session = Session::start(&Config::default()).unwrap();
+        enter_context();
+        let (props, bytes) = ([1, 1, 1, 0], 32 * MIB);
+        let (mut handle, mut import, mut address, mut descriptor) = (0, 0, 0, -1_i32);
+        assert_eq!(cu::cuMemCreate(&mut handle, bytes, &props, 0), 0);
+        assert_eq!(cu::cuMemExportToShareableHandle(&mut descriptor, handle, 1, 0), 0);
+        assert_eq!(cu::cuMemRelease(handle), 0);
+        check("the descriptor alone", &session, hidden());
+        let by_number = u64::from(descriptor.unsigned_abs());
+        assert_eq!(cu::cuMemImportFromShareableHandle(&mut import, by_number, 1), 0);
+        // SAFETY: the descriptor is this test's.
+        drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(descriptor) });
+        check("the import alone", &session, hidden());
+        assert_eq!(cu::cuMemAddressReserve(&mut address, bytes, 0, 0, 0), 0);
+        assert_eq!(cu::cuMemMap(address, bytes, 0, import, 0), 0);
+        assert_eq!(cu::cuMemRelease(import), 0);
+        check("its mapping alone", &session, hidden());
+        let held = session.snapshot().device(DeviceIndex(0)).unwrap().totals.vram.live_bytes;
+        assert_eq!(held, Bytes(32 << 20));
+        assert_eq!(cu::cuMemUnmap(address, bytes), 0);
+        check("nothing", &session, hidden());
+        let held = session.snapshot().device(DeviceIndex(0)).unwrap().totals.vram.live_bytes;
+        assert_eq!(held, Bytes(0));
+        session.stop(SOON).unwrap();
+    });
+}
+
 /// A framework plane that has segments which the driver never handed out, of so many bytes.
 fn invented(bytes: u64) -> Framework {
     let bytes = Bytes(bytes);
@@ -178,7 +242,9 @@ fn what_is_counted_twice_is_missing() {
                 Some(invented(twice as u64 + 4096))
             };
             let epoch = session.read_epoch(DeviceIndex(0), Some(&mut read)).unwrap();
-            assert!(!epoch.is_torn && epoch.matched.len() == 1 && calls == 1, "{epoch:?}");
+            // Again, where the poll thread books what it was told just then.
+            assert!(!epoch.is_torn && epoch.matched.len() == 1, "{epoch:?}");
+            assert!((1..=8).contains(&calls), "{calls}");
             let last = session.snapshot();
             assert_eq!(balance(&last).unaccounted_bytes(), Some(hidden() - twice - 4096));
         }
@@ -246,7 +312,7 @@ fn snapshots_while_threads_churn_are_right_or_torn() {
         let context = enter_context();
         let is_over = std::sync::atomic::AtomicBool::new(false);
         let order = std::sync::atomic::Ordering::Relaxed;
-        let (mut torn, mut whole) = (0, 0);
+        let (mut torn, mut whole, mut wrong) = (0, 0, Vec::new());
         std::thread::scope(|scope| {
             for thread in 0..8 {
                 let is_over = &is_over;
@@ -259,18 +325,23 @@ fn snapshots_while_threads_churn_are_right_or_torn() {
                     }
                 });
             }
+            // Not asserted in here: the threads would go on for ever.
             for _ in 0..300 {
                 let snapshot = session.snapshot_now();
                 let balance = balance(&snapshot);
                 if balance.is_torn {
                     torn += 1;
+                    let (rest, error) = line(balance, TermName::Unaccounted).unwrap();
+                    assert!(rest.abs_diff(hidden()) <= error, "{}", table(balance));
                 } else {
                     whole += 1;
-                    assert_eq!(balance.unaccounted_bytes(), Some(hidden()), "{}", table(balance));
+                    let is_right = balance.unaccounted_bytes() == Some(hidden());
+                    wrong.extend((!is_right).then(|| table(balance)));
                 }
             }
             is_over.store(true, order);
         });
+        assert!(wrong.is_empty(), "{} of {whole}, the first {}", wrong.len(), wrong[0]);
         assert!(whole > 0, "of {torn} torn ones");
         check("at rest", &session, hidden());
         println!("{torn} torn, {whole} whole");
@@ -294,6 +365,84 @@ fn polling_only_invents_nothing() {
             "{}",
             table(balance)
         );
+        session.stop(SOON).unwrap();
+    });
+}
+
+fn make_pool() -> u64 {
+    let properties = [[1u32, 0, 1, 0], [0; 4], [0; 4], [0; 4], [0; 4], [0; 4]];
+    let mut pool = 0;
+    assert_eq!(cu::cuMemPoolCreate(&mut pool, properties.as_ptr()), 0);
+    pool
+}
+
+fn from_pool(pool: u64, bytes: usize) -> u64 {
+    let mut address = 0;
+    assert_eq!(cu::cuMemAllocFromPoolAsync(&mut address, bytes, pool, 0), 0);
+    address
+}
+
+/// What a pool held before we came is in the opening balance, and not in the pool beside it.
+#[test]
+fn a_pool_that_was_there_before_counts_once() {
+    let cases = [
+        (scenario(0, ""), &[("HIDDEN", "0"), ("DEFAULT", "0")][..]),
+        (scenario(0, ""), &[("HIDDEN", "0"), ("DEFAULT", "1")][..]),
+    ];
+    in_children("a_pool_that_was_there_before_counts_once", &cases, || {
+        assert_eq!(cu::cuInit(0), 0);
+        enter_context();
+        let mut pool = 0;
+        if std::env::var("DEFAULT").unwrap() == "1" {
+            assert_eq!(cu::cuDeviceGetDefaultMemPool(&mut pool, 0), 0);
+        } else {
+            pool = make_pool();
+        }
+        let first = from_pool(pool, 100 * MIB);
+        let session = Session::start(&Config::default()).unwrap();
+        check("attached late", &session, 0);
+        let second = from_pool(pool, 40 * MIB);
+        check("it is named", &session, 0);
+        assert_eq!(cu::cuMemFreeAsync(second, 0), 0);
+        check("freed", &session, 0);
+        assert_eq!(cu::cuMemFreeAsync(first, 0), 0);
+        assert_eq!(cu::cuMemPoolTrimTo(pool, 0), 0);
+        check("trimmed", &session, 0);
+        let snapshot = session.snapshot();
+        let context = 300 << 20;
+        assert_eq!(line(balance(&snapshot), TermName::OpeningBalance).unwrap().0, context);
+        session.stop(SOON).unwrap();
+    });
+}
+
+/// What ended while nobody watched holds nothing, and what CUPTI has of a context from before the
+/// gap lies in the opening balance.
+#[test]
+fn a_pool_that_ended_in_a_pause_is_forgotten() {
+    in_child("a_pool_that_ended_in_a_pause_is_forgotten", &scenario(0, ""), || {
+        assert_eq!(cu::cuInit(0), 0);
+        let session = Session::start(&Config::default()).unwrap();
+        enter_context();
+        let (ends, stays) = (make_pool(), make_pool());
+        let first = from_pool(ends, 100 * MIB);
+        from_pool(stays, 10 * MIB);
+        check("pools", &session, 0);
+        session.pause("a test").unwrap();
+        assert_eq!(cu::cuMemFreeAsync(first, 0), 0);
+        assert_eq!(cu::cuMemPoolDestroy(ends), 0);
+        assert!(session.resume());
+        check("resumed", &session, 0);
+        let pools = device(&session.snapshot()).totals.pools.clone();
+        assert!(
+            pools.iter().all(|pool| pool.reserved_bytes.unwrap_or_default().0 == 0),
+            "{pools:?}"
+        );
+        from_pool(stays, 10 * MIB);
+        allocate(10 * MIB);
+        check("and went on", &session, 0);
+        let snapshot = session.snapshot();
+        let pooled = line(balance(&snapshot), TermName::Libraries).unwrap().0;
+        assert_eq!(pooled, 20 << 20);
         session.stop(SOON).unwrap();
     });
 }

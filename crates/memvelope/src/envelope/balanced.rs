@@ -111,12 +111,14 @@ fn cached(sum: &mut Sum<'_>, line: Option<&Line>, device: &DeviceSnapshot) {
 
 /// How far off the lines may be together, beyond what is unaccounted for: that is taken already, and
 /// is where bytes come from that a line may have too few of. The bar of `unaccounted` is the sum of
-/// all others, each error once.
+/// all others, each error once. What other processes moved by is no room either way: where they took
+/// more it is unaccounted for, and where they gave back, the line still takes it.
 fn error_bytes(balance: &Balance) -> i64 {
     let bar = |line: &Line| signed(line.error_bytes);
+    let others = balance.line(TermName::OtherProcesses).map_or(0, bar);
     let (error, covered) = match balance.line(TermName::Unaccounted) {
         Some(line) => (bar(line), line.bytes.max(0)),
         None => (balance.lines.iter().map(bar).fold(0, i64::saturating_add), 0),
     };
-    error.saturating_sub(covered)
+    error.saturating_sub(covered.max(others))
 }

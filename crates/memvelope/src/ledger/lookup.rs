@@ -20,7 +20,10 @@ pub struct Matched {
     /// Bytes of driver allocations inside of it that count as VRAM, by [`crate::event::Tag`]
     /// in its order; all zero if the ledger never saw it.
     pub by_tag: [Bytes; Tag::COUNT],
-    /// Allocations inside of it.
+    /// Bytes inside of it that stream-ordered pools handed out, likewise: they are in the pools'
+    /// reserve, which is counted by itself.
+    pub pooled_by_tag: [Bytes; Tag::COUNT],
+    /// Allocations inside of it, of whatever kind: none if the ledger never saw it.
     pub count: u64,
     /// The library that asked for them.
     pub library: LibraryId,
@@ -114,7 +117,12 @@ impl Matched {
             self.library = entry.library;
         }
         self.count += 1;
-        let bytes = &mut self.by_tag[entry.tag as usize];
+        let by_tag = match entry.kind {
+            kind if kind.counts_as_vram() => &mut self.by_tag,
+            AllocKind::PoolUsed => &mut self.pooled_by_tag,
+            _ => return,
+        };
+        let bytes = &mut by_tag[entry.tag as usize];
         *bytes = bytes.saturating_add(Bytes(entry.bytes));
     }
 }
@@ -133,7 +141,7 @@ impl Books {
         let mut add = |slot: Slot| {
             let Some(entry) = self.table.get(slot) else { return true };
             let is_there = u32::from(entry.device) == device.0 && entry.is_counted();
-            if !is_there || !entry.kind.counts_as_vram() {
+            if !is_there {
                 return true;
             }
             let has_room = found.len() - before < room;

@@ -243,6 +243,10 @@ impl Devices {
     /// What graphs hold on a device, as the driver told. False if more went than was there.
     pub(super) fn set_graph_memory(&mut self, device: u32, reserved: Bytes, used: Bytes) -> bool {
         let Some(device) = self.get_mut(device) else { return false };
+        let is_seen = device.by_kind[AllocKind::GraphNode as usize].allocated_count > 0;
+        if device.graph_reserved_bytes.is_none() && !is_seen {
+            device.found_bytes = device.found_bytes.saturating_add(reserved);
+        }
         let from = device.graph_reserved_bytes.unwrap_or(Bytes::ZERO);
         let sound = device.vram.remove_live(from.0, 0);
         let to = reserved.0.min(u64::MAX - device.vram.live_bytes.0);
@@ -250,6 +254,22 @@ impl Devices {
         device.graph_reserved_bytes = Some(Bytes(to));
         device.graph_used_bytes = Some(used);
         sound
+    }
+
+    /// Counts what a pool was found to hold.
+    pub(super) fn add_found(&mut self, device: u32, found: Bytes) {
+        if let Some(device) = self.get_mut(device) {
+            device.found_bytes = device.found_bytes.saturating_add(found);
+        }
+    }
+
+    /// Forgets what graphs hold, until it is told again.
+    pub(super) fn forget_graphs(&mut self) {
+        for device in &mut self.totals {
+            let from = device.graph_reserved_bytes.take().unwrap_or(Bytes::ZERO);
+            device.graph_used_bytes = None;
+            device.vram.remove_live(from.0, 0);
+        }
     }
 
     /// Forgets what contexts took: what is left of it is in the next opening balance.
@@ -264,6 +284,14 @@ impl Devices {
         totals.error_bytes = totals.error_bytes.saturating_add(growth.error);
         totals.count = totals.count.saturating_add(1);
         true
+    }
+
+    /// Counts what was exported and is gone here.
+    pub(super) fn add_passed_on(&mut self, entry: &Entry) {
+        if let Some(device) = self.get_mut(entry.device.into()) {
+            let bytes = Bytes(if entry.kind.counts_as_vram() { entry.bytes } else { 0 });
+            device.passed_on_bytes = device.passed_on_bytes.saturating_add(bytes);
+        }
     }
 
     /// Changes what exported descriptors alone keep. False if more went than was there.

@@ -1,8 +1,8 @@
 //! Virtual memory management: what keeps physical bytes once their handle is released.
 //!
 //! An allocation is live until its references (the one it was made with, and each that was
-//! retained), its mappings, its bindings to multicast objects and its exported descriptors are all
-//! gone.
+//! retained), its mappings, its bindings to multicast objects, its exported descriptors and what this
+//! process imported of those are all gone.
 
 use super::books::{Books, binds};
 use super::mappings;
@@ -14,7 +14,8 @@ use crate::units::{Bytes, Nanos};
 /// Open exports. A process sends each allocation once or to a few others.
 const EXPORTS_MAX: usize = 4096;
 
-/// Bindings to multicast objects: one a device and buffer of a collective library.
+/// Bindings to multicast objects, one a device and buffer of a collective library, and imports of what
+/// this process exported itself.
 const BINDINGS_MAX: usize = 1024;
 
 /// Handles from before we came that the program asked for again and has not released.
@@ -30,13 +31,18 @@ pub(super) struct Holds {
     unknown: Vec<(u64, u32)>,
 }
 
+/// What keeps memory until it is gone itself.
 #[derive(Clone, Copy, Debug)]
 struct Binding {
-    multicast: Slot,
+    /// A multicast object, or an import.
+    object: Slot,
     memory: Slot,
-    /// Device, offset, bytes.
+    /// Device, offset, bytes; of an import [`WHOLE`].
     part: Part,
 }
+
+/// No call unbinds it: it has no bytes in any object.
+const WHOLE: Part = (DeviceIndex(u32::MAX), 0, 0);
 
 /// Device, offset and bytes in a multicast object.
 pub(super) type Part = (DeviceIndex, u64, u64);
@@ -214,6 +220,7 @@ impl Books {
             return self.refuse(Bytes::ZERO);
         };
         entry.exports += 1;
+        entry.note_export();
         self.holds.exports.push((descriptor, slot));
     }
 
@@ -227,6 +234,26 @@ impl Books {
         self.settle(time, slot);
     }
 
+    /// What this process exported came back to it under another handle.
+    pub(super) fn import(&mut self, time: Nanos, handle: u64, descriptor: i32) {
+        let exported = self.holds.exports.iter().find(|(known, _)| *known == descriptor);
+        let Some((_, memory)) = exported.copied() else { return };
+        let Some(object) = self.table.find(Space::Handle, handle) else { return };
+        let Some(entry) = self.table.get(object) else { return };
+        // One that was there before keeps its bytes already; nor can two keep each other.
+        let is_new = entry.references == 1 && entry.link == 0;
+        if entry.kind != AllocKind::ImportedHandle || !is_new || object == memory {
+            return;
+        }
+        if self.holds.bindings.len() >= BINDINGS_MAX {
+            return self.refuse(Bytes::ZERO);
+        }
+        self.holds.bindings.push(Binding { object, memory, part: WHOLE });
+        self.hold(memory);
+        // It may be that the descriptor alone kept it.
+        self.settle(time, memory);
+    }
+
     /// Binds memory, by its handle or by an address that it is mapped at.
     pub(super) fn bind(&mut self, multicast: u64, memory: (u64, u64), part: Part) {
         let (handle, address) = memory;
@@ -238,7 +265,7 @@ impl Books {
                 .map(|mapping| mapping.link),
             _ => self.table.find(Space::Handle, handle),
         };
-        let Some((multicast, memory)) = object.zip(memory) else {
+        let Some((object, memory)) = object.zip(memory) else {
             self.findings.untracked_mappings += 1;
             return;
         };
@@ -249,7 +276,7 @@ impl Books {
         let owner = self.table.get(memory).map_or(0, |entry| u32::from(entry.device));
         let is_known = (part.0.0 as usize) < DEVICES_MAX;
         let part = (if is_known { part.0 } else { DeviceIndex(owner) }, part.1, part.2);
-        self.holds.bindings.push(Binding { multicast, memory, part });
+        self.holds.bindings.push(Binding { object, memory, part });
         self.hold(memory);
     }
 
@@ -260,13 +287,13 @@ impl Books {
             let (owner, from, length) = binding.part;
             let overlaps =
                 from < offset.saturating_add(bytes) && offset < from.saturating_add(length);
-            binding.multicast == object && owner == device && overlaps
+            binding.object == object && owner == device && overlaps
         });
     }
 
-    /// A multicast object is gone, and with it what was bound to it.
+    /// A multicast object or an import is gone, and it keeps nothing any more.
     pub(super) fn end_bindings_of(&mut self, time: Nanos, object: Slot) {
-        self.end_bindings(time, |binding| binding.multicast == object);
+        self.end_bindings(time, |binding| binding.object == object);
     }
 
     fn end_bindings(&mut self, time: Nanos, ends: impl Fn(&Binding) -> bool) {

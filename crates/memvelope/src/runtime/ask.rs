@@ -6,6 +6,7 @@ use super::state::Inner;
 use super::{Role, Session, poll};
 use crate::event::DeviceIndex;
 use crate::framework::Framework;
+use crate::ledger::DEVICES_MAX;
 use crate::snapshot::{self, Epoch, Fit, Snapshot, Via};
 use crate::source::driver::Driver;
 use crate::units::Bytes;
@@ -13,8 +14,9 @@ use crate::units::Bytes;
 impl Session {
     /// Reads the planes of a device together: ledger, framework, driver, pools; see
     /// [`crate::snapshot::Epoch`]. `read` tells the framework plane and may be called up to eight
-    /// times; without it, what [`Self::accept_framework`] was told last counts while it still holds.
-    /// `None` where neither driver nor NVML tells what is free, or the session has ended.
+    /// times (what it tells of another device is not taken); without it, what
+    /// [`Self::accept_framework`] was told last counts while it still holds. `None` where neither
+    /// driver nor NVML tells what is free, or the session has ended.
     ///
     /// Takes some tens of microseconds, and what `read` takes; on any thread but one that is inside
     /// a driver callback. Stream captures of this thread are not disturbed.
@@ -30,7 +32,8 @@ impl Session {
     }
 
     /// Takes the framework plane of a device as it was a moment ago. It counts until the driver hands
-    /// out or takes back memory on that device: segments may then have come or gone.
+    /// out or takes back memory on that device: segments may then have come or gone. Ignored for an
+    /// index from [`DEVICES_MAX`] on, as in the ledger.
     pub fn accept_framework(&self, framework: Framework) {
         match &self.role {
             Role::Own(inner) => accept_framework(inner, framework),
@@ -100,7 +103,9 @@ fn would_fit(inner: &Inner, device: DeviceIndex, bytes: Bytes, via: Via) -> Fit 
 
 /// See [`Session::accept_framework`].
 pub(super) fn accept_framework(inner: &Inner, framework: Framework) {
-    if inner.is_frozen() || !inner.is_awake() {
+    // No device has such a number, and each that is told of is kept.
+    let is_a_device = (framework.device.0 as usize) < DEVICES_MAX;
+    if inner.is_frozen() || !inner.is_awake() || !is_a_device {
         return;
     }
     let mark = inner.ledger.vram_and_turnover(framework.device);

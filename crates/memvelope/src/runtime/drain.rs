@@ -168,11 +168,13 @@ fn changes_the_ledger(body: &Body) -> bool {
         | Body::Unmapped { .. }
         | Body::Retained { .. }
         | Body::Exported { .. }
+        | Body::Imported { .. }
         | Body::ExportClosed { .. }
         | Body::Bound { .. }
         | Body::Unbound { .. }
         | Body::PoolCreated { .. }
         | Body::PoolDestroyed { .. }
+        | Body::PoolDestroyReturned { .. }
         | Body::ContextGrew(_)
         | Body::GraphMemory { .. }
         | Body::ContextDestroyed { .. }

@@ -1,7 +1,7 @@
 //! The last readings of every plane, and what was told about a device from outside.
 
 use super::lazy::Unwitnessed;
-use crate::event::{Body, DeviceIndex, Event};
+use crate::event::{AllocKind, Body, DeviceIndex, Event};
 use crate::framework::Framework;
 use crate::ledger::DeviceTotals;
 use crate::snapshot::{DevicePlane, Epoch, HostSnapshot, opening_balance};
@@ -40,6 +40,11 @@ pub(super) struct Side {
     pub(super) page: Option<Bytes>,
     /// When epochs were read, and what was unaccounted for in them, oldest first.
     pub(super) points: VecDeque<(Nanos, i64)>,
+    /// [`DeviceTotals::found_bytes`] as they were when the opening balance was taken: of this process,
+    /// and of the device. What is found later was in it.
+    found: [Bytes; 2],
+    /// Nobody watched for a while: contexts that are there may be from before.
+    has_gap: bool,
     /// Since when the device has not answered, on the recorder's clock, and why.
     pub(super) silent: Option<(Nanos, String)>,
 }
@@ -88,14 +93,22 @@ impl Planes {
         self.is_from_start = false;
         for plane in &mut self.devices {
             (plane.opening_bytes, plane.opening_own_bytes) = (None, None);
+            // CUPTI was not there, so what it has of a context is in what is used by then.
+            plane.context_is_recorded = None;
         }
-        // What this process itself uses is asked for with the next reading.
-        self.sides.iter_mut().for_each(|side| side.processes = None);
+        for side in &mut self.sides {
+            // What this process itself uses is asked for with the next reading.
+            side.processes = None;
+            side.has_gap = true;
+            // What grew meanwhile is no module's.
+            (side.unexplained, side.unwitnessed) = (None, Unwitnessed::default());
+        }
     }
 
     /// Notes whether the device's primary context is there; `was_before`: it was when CUPTI was
     /// attached, and as long as it stays it is that one.
     pub(super) fn note_context(&mut self, device: DeviceIndex, is_active: bool, was_before: bool) {
+        let was_before = was_before || self.side(device).has_gap;
         let plane = self.plane(device);
         plane.context_is_recorded = match (is_active, plane.context_is_recorded) {
             (false, _) => Some(false),
@@ -114,34 +127,51 @@ impl Planes {
     /// what was seen to be taken by then. Where something moved meanwhile, less of that is taken
     /// off: too high a balance costs capacity, too low a one promises what is not there.
     pub(super) fn note_epoch(&mut self, device: DeviceIndex, epoch: Epoch) {
-        self.side(device).silent = None;
         let is_from_start = self.is_from_start;
-        let plane = self.plane(device);
+        let found = epoch.totals.found_bytes;
+        let at = self.place(device);
+        let (side, plane) = (&mut self.sides[at], &mut self.devices[at]);
+        side.silent = None;
         plane.total_bytes = Some(epoch.total_bytes);
         plane.free_bytes = Some(epoch.free_bytes);
         plane.reads += 1;
+        // Where nobody sees pools being allocated from, what is told of them later may be new.
+        let is_new = plane.opening_bytes.is_some()
+            && epoch.totals.by_kind[AllocKind::PoolUsed as usize].allocated_count == 0;
         if plane.opening_bytes.is_none() {
             let used = epoch.total_bytes.saturating_sub(epoch.free_bytes);
             let seen = Bytes(u64::try_from(seen_of(&epoch.totals)).unwrap_or(0));
             let seen = seen.saturating_sub(epoch.moved_bytes);
             plane.opening_bytes = Some(opening_balance(used, seen));
+            side.found[1] = found;
             if is_from_start {
                 plane.opening_own_bytes = Some(Bytes::ZERO);
             }
         }
+        // What pools and graphs are found to hold has lines of its own from now on.
+        for (opening, known) in [&mut plane.opening_own_bytes, &mut plane.opening_bytes]
+            .into_iter()
+            .zip(&mut side.found)
+        {
+            let more = if is_new { Bytes::ZERO } else { found.saturating_sub(*known) };
+            *known = found.max(*known);
+            *opening = opening.map(|bytes| bytes.saturating_sub(more));
+        }
         plane.epoch = Some(epoch);
     }
 
-    /// Takes what NVML listed; `seen` is the least that was seen to be taken by then. Returns what
-    /// the other processes moved by since the last look, if that can be told.
+    /// Takes what NVML listed; `seen` is the least that was seen to be taken by then, and `found` what
+    /// pools and graphs were found to hold. Returns what the other processes moved by since the last look, if that can be told.
     pub(super) fn note_processes(
         &mut self,
         device: DeviceIndex,
         processes: Processes,
         seen: Bytes,
+        found: Bytes,
     ) -> Option<Bytes> {
-        let former = self.side(device).processes.replace((Instant::now(), processes));
-        let plane = self.plane(device);
+        let at = self.place(device);
+        let (side, plane) = (&mut self.sides[at], &mut self.devices[at]);
+        let former = side.processes.replace((Instant::now(), processes));
         plane.others_moved_bytes = match (former, processes.is_alone()) {
             (_, true) => former.map_or(Some(Bytes::ZERO), |(_, it)| moved(&it, &processes)),
             (former, false) => former.and_then(|(_, former)| moved(&former, &processes)),
@@ -151,6 +181,7 @@ impl Planes {
         let own = processes.own.or(processes.uses_nothing().then_some(Bytes::ZERO));
         if plane.opening_own_bytes.is_none() && plane.opening_bytes.is_none() {
             plane.opening_own_bytes = own.map(|own| opening_balance(own, seen));
+            side.found[0] = found;
         }
         plane.others_moved_bytes
     }
@@ -210,11 +241,13 @@ impl Planes {
             | Body::Unmapped { .. }
             | Body::Retained { .. }
             | Body::Exported { .. }
+            | Body::Imported { .. }
             | Body::ExportClosed { .. }
             | Body::Bound { .. }
             | Body::Unbound { .. }
             | Body::PoolCreated { .. }
             | Body::PoolDestroyed { .. }
+            | Body::PoolDestroyReturned { .. }
             | Body::ContextGrew(_)
             | Body::GraphMemory { .. }
             | Body::ContextDestroyed { .. }
@@ -277,4 +310,47 @@ pub(super) fn seen_of(totals: &DeviceTotals) -> i64 {
     let held = totals.vram.live_bytes.saturating_add(totals.rounding.bytes);
     let held = i64::try_from(held.0).unwrap_or(i64::MAX);
     totals.growth.iter().fold(held, |sum, growth| sum.saturating_add(growth.bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes epochs of (used, found, allocations from pools seen), and gives the opening balance of
+    /// this process and of the device after each.
+    fn check(own: Option<u64>, epochs: &[(u64, u64, u64)], expect: &[(Option<u64>, u64)]) {
+        let (mut planes, device) = (Planes::default(), DeviceIndex(0));
+        let processes = Processes { own: own.map(Bytes), ..Processes::default() };
+        planes.note_processes(device, processes, Bytes::ZERO, Bytes::ZERO);
+        for ((used, found, seen), expect) in epochs.iter().zip(expect) {
+            let mut epoch = Epoch {
+                total_bytes: Bytes(1000),
+                free_bytes: Bytes(1000 - used),
+                ..Epoch::default()
+            };
+            epoch.totals.found_bytes = Bytes(*found);
+            // What is found is told, and so seen.
+            epoch.totals.vram.live_bytes = Bytes(*found);
+            epoch.totals.by_kind[AllocKind::PoolUsed as usize].allocated_count = *seen;
+            planes.note_epoch(device, epoch);
+            let plane = planes.plane(device);
+            let found = (plane.opening_own_bytes.map(|own| own.0), plane.opening_bytes.unwrap().0);
+            assert_eq!(found, *expect, "{epochs:?}");
+        }
+    }
+
+    #[test]
+    fn what_pools_are_found_to_hold_leaves_the_opening_balance() {
+        // NVML told of this process before anybody asked its pools; the device was read after that.
+        check(Some(300), &[(500, 100, 0)], &[(Some(200), 400)]);
+        // A pool that is met later, before what is allocated from it then.
+        check(
+            Some(300),
+            &[(500, 0, 0), (540, 70, 1), (540, 70, 2)],
+            &[(Some(300), 500), (Some(230), 430), (Some(230), 430)],
+        );
+        // Polling: it may have been made since.
+        check(None, &[(500, 0, 0), (570, 70, 0)], &[(None, 500), (None, 500)]);
+        check(None, &[(500, 30, 0), (570, 999, 5)], &[(None, 470), (None, 0)]);
+    }
 }

@@ -160,11 +160,11 @@ fn ask_nvml(inner: &Inner, links: &Links, device: &DeviceInfo) {
     let known = inner.planes().side(device.index).processes;
     let is_due = known.is_none_or(|(asked, _)| asked.elapsed() >= PROCESSES_PERIOD);
     if let Some(nvml) = nvml().filter(|_| is_due) {
-        let seen = epoch::seen(inner, device.index);
+        let (seen, found) = epoch::seen(inner, device.index);
         if let Some(processes) = noted(inner, nvml.processes_of(device)) {
             // Of what comes and goes meanwhile, only what surely was there is taken off.
-            let seen = seen.min(epoch::seen(inner, device.index));
-            let moved = inner.planes().note_processes(device.index, processes, seen);
+            let seen = seen.min(epoch::seen(inner, device.index).0);
+            let moved = inner.planes().note_processes(device.index, processes, seen, found);
             if let Some(recorder) = links.recorder {
                 recorder.note_others(device.index, moved);
             }

@@ -242,3 +242,20 @@ fn the_table_serves_documents_by_size_and_copy() {
     assert_eq!(ask(document::SNAPSHOT, &mut text, &mut bytes), code::NO_SESSION);
     assert_eq!(((table.now)(), (table.flush)(1)), (0, code::NO_SESSION));
 }
+
+#[test]
+fn only_devices_that_there_may_be_are_kept() {
+    let _turn = alone();
+    let session = Session::start(&without_driver()).unwrap();
+    let told = |device| crate::framework::Framework {
+        device: crate::event::DeviceIndex(device),
+        ..Default::default()
+    };
+    for device in (0..2000).chain([u32::MAX]) {
+        session.accept_framework(told(device));
+        session.note_request(told(device).device, crate::units::Bytes(1));
+        assert_eq!(session.read_epoch(told(device).device, Some(&mut || Some(told(device)))), None);
+    }
+    assert!(session.snapshot().devices.len() <= crate::ledger::DEVICES_MAX);
+    session.stop(SOON).unwrap();
+}

@@ -205,6 +205,13 @@ fn reserves_are_used_up_and_cover_the_error_bars() {
     // What is unaccounted for is taken already: a line that has too few bytes has them from there.
     check(&bar(70, one + 77), &plain, &[(safety, Some(one + 7))]);
     check(&bar(5 * one, 6 * one), &plain, &[(safety, Some(one))]);
+    // Others that come are unaccounted for, and those that go leave no less room.
+    let others = |used| balanced(used, &[(TermName::OtherProcesses, 4 * one, 3 * one)]);
+    check(&others(4 * one), &plain, &[(safety, Some(one))]);
+    check(&others(one), &plain, &[(safety, Some(one))]);
+    let mut both = others(4 * one);
+    both.balance.as_mut().unwrap().lines[1].error_bytes = Bytes(5 * one as u64);
+    check(&both, &plain, &[(safety, Some(2 * one))]);
 }
 
 #[test]
@@ -380,7 +387,9 @@ proptest! {
                 let error: i64 = lines.iter().map(|line| line.2).sum();
                 let kept = bytes_of(&envelope, TermName::SafetyReserve).unwrap();
                 let unaccounted = bytes_of(&envelope, TermName::Unaccounted).unwrap().max(0);
-                prop_assert!(kept + unaccounted >= error);
+                let others = lines.iter().filter(|it| it.0 == TermName::OtherProcesses);
+                let others: i64 = others.map(|line| line.2).sum();
+                prop_assert!(kept + unaccounted.max(others) >= error);
                 // What is handed out is there, or in use by the KV cache, or given back.
                 let given_back = if flags.0 { 0 } else {
                     line(TermName::Cached).min(releasable.min(reserved) as i64)

@@ -67,9 +67,10 @@ fn a_retained_handle_takes_one_more_release() {
             (free(1, FreeKind::Vmm, 3), 0),
             (returned(3, true), 0),
             (free(1, FreeKind::Vmm, 4), 0), // once too often
+            (returned(4, false), 0),
         ],
     );
-    assert_eq!((findings.untracked_frees, findings.restored), (1, 1));
+    assert_eq!((findings.untracked_frees, findings.restored), (0, 1));
 }
 
 #[test]
@@ -104,7 +105,12 @@ fn retaining_and_releasing_what_we_never_saw_is_no_untracked_free() {
     // The reference that it was made with is one we never saw.
     let findings = check(
         16,
-        &[(retained(9, 0), 0), (free(9, FreeKind::Vmm, 1), 0), (free(9, FreeKind::Vmm, 2), 0)],
+        &[
+            (retained(9, 0), 0),
+            (free(9, FreeKind::Vmm, 1), 0),
+            (free(9, FreeKind::Vmm, 2), 0),
+            (returned(2, true), 0),
+        ],
     );
     assert_eq!(findings.untracked_frees, 1);
 }
@@ -257,9 +263,32 @@ fn a_pool_holds_what_it_reserved_and_never_less_than_what_is_used() {
             (free(1, FreeKind::PoolUsed, 1), 100),
             (free(2, FreeKind::Device, 2), 100), // cuMemFree takes it as well
             (pooled(3, 20, 9), 100),
-            (ended, 20),            // what is allocated stays
-            (pool_told(9, 64), 84), // the handle is another pool's
+            (ended, 100),            // what is allocated stays, and keeps the reserve
+            (pool_told(9, 64), 164), // the handle is another pool's
             (free(3, FreeKind::PoolUsed, 3), 64),
+        ],
+    );
+    assert_eq!(findings, Findings::default());
+}
+
+#[test]
+fn a_pool_that_could_not_be_destroyed_is_what_it_was() {
+    let ended = Body::PoolDestroyed { pool: 9 };
+    let returned = |succeeded| Body::PoolDestroyReturned { pool: 9, succeeded };
+    let findings = check(
+        16,
+        &[
+            (pooled(1, 30, 9), 30),
+            (pool_told(9, 100), 100),
+            (ended, 100),
+            (returned(false), 100),
+            (pooled(2, 40, 9), 100), // not of another pool
+            (pool_told(9, 80), 80),
+            (ended, 80),
+            (returned(true), 80),
+            (returned(false), 80), // destroyed twice: the second call finds nothing
+            (free(1, FreeKind::PoolUsed, 1), 80),
+            (free(2, FreeKind::PoolUsed, 2), 0),
         ],
     );
     assert_eq!(findings, Findings::default());
@@ -478,8 +507,12 @@ fn segments_are_found_by_their_address_or_by_what_is_mapped_into_them() {
     let row = |matched: &Matched| {
         (matched.count, matched.by_tag.iter().map(|bytes| bytes.0).sum::<u64>())
     };
+    let pooled = found.iter().map(|matched| matched.pooled_by_tag[0].0).collect::<Vec<_>>();
     let found: Vec<_> = found.iter().map(row).collect();
-    assert_eq!(found, [(2, 200), (1, 10), (0, 0), (0, 0), (0, 0), (0, 0)]);
+    // Managed memory is known, and no VRAM; of the alias the first segment has it; the last was
+    // never seen.
+    assert_eq!(found, [(2, 200), (1, 10), (0, 0), (1, 0), (1, 0), (0, 0)]);
+    assert_eq!(pooled, [0, 0, 0, 0, 8, 0]);
     assert!(ledger.matched(DeviceIndex(1), &asked).iter().all(|matched| matched.count == 0));
     // More in one segment than one portion has room for.
     let ledger = Ledger::new(20_000);
@@ -524,7 +557,7 @@ fn a_late_attach_sees_the_rest_of_each_pair() {
             (device_bytes(1, 5), 5),
         ],
     );
-    assert_eq!((findings.untracked_frees, findings.untracked_mappings), (2, 1));
+    assert_eq!((findings.untracked_frees, findings.untracked_mappings), (1, 1));
     assert_eq!(findings.underflows, 0);
 }
 
@@ -567,12 +600,24 @@ fn an_address_is_freed_by_any_thread_context_and_device() {
     });
     assert_eq!(ledger.vram_bytes(DeviceIndex(1)), Bytes(0));
     assert_eq!(ledger.findings(), Findings::default());
-    // Twice: the second one is the driver's to refuse, and counted.
+    // Twice: the second one is the driver's to refuse, and frees nothing.
     ledger.accept(&event(3, returned(1, true)));
     ledger.accept(&event(4, free(0x1000, FreeKind::Device, 2)));
     ledger.accept(&event(5, returned(2, false)));
     let findings = ledger.findings();
-    assert_eq!((findings.untracked_frees, findings.restored), (1, 0));
+    assert_eq!((findings.untracked_frees, findings.restored), (0, 0));
+}
+
+/// A graph that is launched again has its memory again, at the same address.
+#[test]
+fn what_a_graph_allocated_may_be_freed_after_each_launch() {
+    let node = allocated(0x1000, 100, 0, AllocKind::GraphNode, Tag::Untagged);
+    let mut steps = vec![(node, 0)];
+    for token in 1..4 {
+        steps.push((free(0x1000, FreeKind::PoolUsed, token), 0));
+        steps.push((returned(token, true), 0));
+    }
+    assert_eq!(check(8, &steps), Findings::default());
 }
 
 #[test]

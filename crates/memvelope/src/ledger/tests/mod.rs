@@ -79,8 +79,10 @@ fn a_free_counts_when_it_is_entered_and_is_put_back_when_it_fails() {
             (free(0x1000, FreeKind::PoolUsed, 3), 0),
             (returned(3, true), 0),
             (free(0x1000, FreeKind::Device, 4), 0),
-            (returned(4, false), 0),
+            (returned(4, false), 0), // freed twice: there was nothing to free
             (free(0, FreeKind::Device, 5), 0),
+            (free(0x2000, FreeKind::Device, 6), 0),
+            (returned(6, true), 0),
         ],
     );
     assert_eq!((findings.restored, findings.untracked_frees, findings.replaced), (1, 1, 0));
@@ -200,6 +202,7 @@ fn a_context_takes_its_allocations_with_it() {
             (gone, 5),
             (returned(1, false), 5),
             (free(1, FreeKind::Device, 2), 5),
+            (returned(2, true), 5),
         ],
     );
     assert_eq!(findings.untracked_frees, 1);
@@ -273,4 +276,42 @@ fn devices_past_the_limit_are_refused_and_memory_records_only_counted() {
     assert!(ledger.totals().is_empty());
     ledger.reset(8, 0);
     assert_eq!(ledger.findings(), Findings::default());
+}
+
+#[test]
+fn what_was_there_before_we_came_is_found_once() {
+    let told = |pool, reserved| Body::Pool {
+        device: DeviceIndex(0),
+        pool,
+        reserved: Bytes(reserved),
+        used: Bytes(0),
+    };
+    let graphs = |reserved| Body::GraphMemory {
+        device: DeviceIndex(0),
+        reserved: Bytes(reserved),
+        used: Bytes(0),
+    };
+    let ledger = Ledger::new(64);
+    let found = |step: Body| {
+        ledger.accept(&event(1, step));
+        ledger.totals()[0].found_bytes.0
+    };
+    assert_eq!(found(told(0x10, 100)), 100);
+    assert_eq!(found(told(0x10, 250)), 100, "it grew before our eyes");
+    assert_eq!(found(Body::PoolCreated { device: DeviceIndex(0), pool: 0x20 }), 100);
+    assert_eq!(found(told(0x20, 64)), 100, "it was made before our eyes");
+    assert_eq!(found(families::pooled(0x5000, 30, 0x30)), 100);
+    assert_eq!(found(told(0x30, 50)), 120, "beyond what was allocated from it");
+    assert_eq!(found(graphs(7)), 127);
+    assert_eq!(found(graphs(70)), 127);
+    // Nobody watched: pools may be gone, and what they hold may be anything.
+    ledger.forget_live(Nanos(2));
+    let totals = &ledger.totals()[0];
+    assert_eq!((totals.vram.live_bytes, totals.pool_reserved_bytes), (Bytes(0), Bytes(0)));
+    assert_eq!((totals.pools.len(), totals.graph_reserved_bytes), (0, None));
+    assert_eq!(found(told(0x20, 64)), 127 + 64);
+    assert_eq!(found(families::pooled(0x6000, 8, 0x20)), 127 + 64);
+    assert_eq!((ledger.vram_bytes(DeviceIndex(0)), ledger.findings().underflows), (Bytes(64), 0));
+    let node = allocated(0x7000, 5, 0, AllocKind::GraphNode, Tag::Untagged);
+    assert_eq!((found(node), found(graphs(9))), (191, 191), "it may be what we saw");
 }

@@ -50,6 +50,10 @@ enum Step {
     CloseExport {
         descriptor: i32,
     },
+    Import {
+        handle: u64,
+        descriptor: i32,
+    },
     Bind {
         multicast: u64,
         handle: u64,
@@ -106,6 +110,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (number.clone(), 0..4i32)
             .prop_map(|(handle, descriptor)| Step::Export { handle, descriptor }),
         2 => (0..4i32).prop_map(|descriptor| Step::CloseExport { descriptor }),
+        2 => (number.clone(), 0..4i32)
+            .prop_map(|(handle, descriptor)| Step::Import { handle, descriptor }),
         2 => (number.clone(), 0..12u64, 0..28u64, 0..3u64).prop_map(
             |(multicast, handle, address, offset)| Step::Bind {
                 multicast, handle, address, offset
@@ -181,6 +187,9 @@ struct Model {
     pools: Vec<Pool>,
     graphs: [u64; 3],
     unknown: Vec<u64>,
+    /// Frees under way of what was never seen.
+    unseen: Vec<u64>,
+    graph_freed: Vec<u64>,
     peaks: [u64; 3],
     allocated: [u64; 3],
     untracked: u64,
@@ -210,7 +219,11 @@ impl Model {
 
     fn pool_bytes(&self, device: u32) -> u64 {
         let pools = self.pools.iter().enumerate().filter(|(_, pool)| pool.device == device);
-        pools.map(|(i, pool)| pool.reserved.max(self.live(|k| k.pool == Some(i)).0)).sum()
+        let bytes = |(i, pool): (usize, &Pool)| {
+            let (live, count) = self.live(|k| k.pool == Some(i));
+            if pool.is_destroyed && count == 0 { 0 } else { pool.reserved.max(live) }
+        };
+        pools.map(bytes).sum()
     }
 
     fn vram(&self, device: u32) -> u64 {
@@ -234,7 +247,7 @@ impl Model {
 
     fn end_pool(&mut self, handle: u64) {
         for pool in self.pools.iter_mut().filter(|pool| pool.handle == handle) {
-            (pool.is_destroyed, pool.reserved) = (true, 0);
+            pool.is_destroyed = true;
         }
     }
 
@@ -275,14 +288,20 @@ impl Model {
         if let Some(known) = self.open(is_handle, number) {
             self.known[known].references -= 1;
             self.known[known].tokens.push(token);
+            if self.known[known].kind == AllocKind::GraphNode {
+                self.graph_freed.push(number);
+            }
         } else if let Some(at) = self.unknown.iter().position(|it| is_handle && *it == number) {
             self.unknown.remove(at);
-        } else {
-            self.untracked += 1;
+        } else if is_handle || !self.graph_freed.contains(&number) {
+            self.unseen.push(token);
         }
     }
 
     fn settle_free(&mut self, token: u64, succeeded: bool) {
+        if succeeded && self.unseen.contains(&token) {
+            self.untracked += 1;
+        }
         let Some(at) = self.known.iter().position(|k| k.tokens.contains(&token)) else { return };
         let known = &mut self.known[at];
         known.tokens.retain(|known| *known != token);
@@ -313,6 +332,20 @@ impl Model {
 
     fn close_export(&mut self, descriptor: i32) {
         self.known.iter_mut().for_each(|k| k.exports.retain(|known| *known != descriptor));
+    }
+
+    fn import(&mut self, handle: u64, descriptor: i32) {
+        let origin = self.known.iter().position(|known| known.exports.contains(&descriptor));
+        let import = self.open(true, handle).filter(|import| {
+            let known = &self.known[*import];
+            let is_new = known.references == 1 && known.held() == 0;
+            known.kind == AllocKind::ImportedHandle && is_new
+        });
+        if let Some((import, origin)) = import.zip(origin)
+            && import != origin
+        {
+            self.known[origin].bound.push((import, u64::MAX));
+        }
     }
 
     fn bind(&mut self, multicast: u64, handle: u64, address: u64, offset: u64) {
@@ -378,6 +411,7 @@ impl Model {
                 }
             }
             Body::ExportClosed { descriptor } => self.close_export(descriptor),
+            Body::Imported { handle, descriptor } => self.import(handle, descriptor),
             Body::Bound { multicast, handle, address, offset, .. } => {
                 self.bind(multicast, handle, address, offset);
             }
@@ -439,6 +473,10 @@ fn bodies(step: &Step, model: &Model, token: &mut u64, open: &mut Vec<u64>) -> V
         Step::Retain { handle, address } => vec![Body::Retained { handle, address }],
         Step::Export { handle, descriptor } => vec![Body::Exported { handle, descriptor }],
         Step::CloseExport { descriptor } => vec![Body::ExportClosed { descriptor }],
+        Step::Import { handle, descriptor } => {
+            let (kind, tag) = (AllocKind::ImportedHandle, Tag::Untagged);
+            vec![allocated(handle, 1, 0, kind, tag), Body::Imported { handle, descriptor }]
+        }
         Step::Bind { multicast, handle, address, offset } => {
             let (device, bytes) = (device_of(0), Bytes(1));
             vec![Body::Bound { multicast, handle, address, device, offset, bytes }]

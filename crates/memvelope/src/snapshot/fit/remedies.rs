@@ -171,16 +171,37 @@ fn synchronize(need: &Need<'_>) -> Option<Remedy> {
     Some(unsure(RemedyKind::Synchronize, awaiting.0, need.may_lie_together(awaiting.0), text))
 }
 
+/// A pool gives back what lies in no allocation's piece: all of it where there is none, else up to
+/// all that nobody uses.
 fn trim_pools(need: &Need<'_>) -> Option<Remedy> {
-    let idle = need.epoch.totals.pools.iter().map(idle_of).sum::<Bytes>();
-    let text = format!("cuMemPoolTrimTo(pool, 0) on every memory pool would give back {idle}");
-    Some(remedy(RemedyKind::TrimPools, idle.0, need.is_enough(idle.0), text))
+    let pools = &need.epoch.totals.pools;
+    let idle = pools.iter().map(idle_of).sum::<Bytes>();
+    let in_no_use = pools.iter().filter(|pool| pool.used_bytes == Some(Bytes::ZERO));
+    let sure = in_no_use.map(idle_of).sum::<Bytes>();
+    let at_most = if sure == idle { "" } else { "up to " };
+    let text =
+        format!("cuMemPoolTrimTo(pool, 0) on every memory pool would give back {at_most}{idle}");
+    Some(if need.is_enough(sure.0) {
+        remedy(RemedyKind::TrimPools, idle.0, true, text)
+    } else {
+        unsure(RemedyKind::TrimPools, idle.0, need.is_enough(idle.0), text)
+    })
 }
 
 fn others(need: &Need<'_>) -> Option<Remedy> {
     let bytes = need.epoch.others_bytes?;
     let text = format!("other processes on this device use {bytes}");
     Some(remedy(RemedyKind::OtherProcesses, bytes.0, need.is_enough(bytes.0), text))
+}
+
+/// What the driver handed out for the framework's segments, of one tag. Where nobody looked (or
+/// there are too many), all of them may carry it.
+fn in_segments(epoch: &Epoch, of: impl Fn(&[Bytes; Tag::COUNT]) -> u64) -> u64 {
+    let Some(framework) = &epoch.framework else { return 0 };
+    if epoch.matched.is_empty() || epoch.matched.len() < framework.segments.len() {
+        return framework.reserved_bytes.0;
+    }
+    epoch.matched.iter().fold(0, |sum, matched| sum.saturating_add(of(&matched.by_tag)))
 }
 
 /// What carries a tag: driver allocations go back to the driver, blocks to the cache.
@@ -190,11 +211,8 @@ fn free_tag(need: &Need<'_>, tag: Tag) -> Option<Remedy> {
     }
     let of = |by_tag: &[Bytes; Tag::COUNT]| by_tag.get(tag as usize).map_or(0, |bytes| bytes.0);
     let epoch = need.epoch;
-    let matched: u64 =
-        epoch.matched.iter().fold(0, |sum, matched| sum.saturating_add(of(&matched.by_tag)));
     let live = epoch.totals.by_tag.get(tag as usize).map_or(0, |totals| totals.live_bytes.0);
-    let (live, matched) = if epoch.framework.is_some() { (live, matched) } else { (live, 0) };
-    let driver = live.saturating_sub(matched);
+    let driver = live.saturating_sub(in_segments(epoch, of));
     let blocks = epoch.framework.as_ref().map_or(0, |framework| of(&framework.by_tag));
     let name = tag.name();
     let text = match (driver, blocks) {

@@ -16,12 +16,18 @@ const GROWTH_MIN: i64 = 2 << 20;
 /// In the order of [`FindingKind`].
 pub(super) fn all(input: &Reconcile<'_>, planes: &Planes, balance: &Balance) -> Vec<Finding> {
     let mut found = Vec::new();
-    found.extend(rest(input, balance));
-    found.extend(grows(input, balance));
+    match torn(input) {
+        // A call that was under way may have moved any number of bytes, in one plane and not yet in
+        // another.
+        Some(torn) => found.push(torn),
+        None => {
+            found.extend(rest(input, planes, balance));
+            found.extend(grows(input, balance));
+            found.extend(planes_disagree(input, planes));
+        }
+    }
     found.extend(untracked_frees(input, planes));
     found.extend(unseen(input, planes));
-    found.extend(torn(input));
-    found.extend(planes_disagree(input, planes));
     found.extend(records_disagree(input));
     found.extend(input.fragmentation.and_then(fragmented));
     found.sort_by_key(|finding| finding.kind);
@@ -49,11 +55,14 @@ pub(super) fn no_total() -> Finding {
 }
 
 /// Twice counted, or not at all.
-fn rest(input: &Reconcile<'_>, balance: &Balance) -> Option<Finding> {
+fn rest(input: &Reconcile<'_>, planes: &Planes, balance: &Balance) -> Option<Finding> {
     let line = balance.line(TermName::Unaccounted)?;
     let (bytes, error) = (i128::from(line.bytes), i128::from(line.error_bytes.0));
     let sizes = (size(bytes), line.error_bytes);
-    if bytes < -error {
+    // Others whom nobody can tell from this process may have given back what they had at first.
+    let is_alone = input.plane.others_moved_bytes == Some(Bytes::ZERO);
+    let opening = planes.opening.as_ref().filter(|it| it.is_device_wide && !is_alone);
+    if bytes < -error - opening.map_or(0, |opening| opening.bytes) {
         return Some(finding(
             FindingKind::CountedTwice,
             bytes,
@@ -64,7 +73,18 @@ fn rest(input: &Reconcile<'_>, balance: &Balance) -> Option<Finding> {
     }
     // Where allocations go unseen, most of what is used is bound to be unaccounted for.
     let limit = i128::from(balance.used_bytes.0) / i128::from(UNEXPLAINED_PART);
-    let is_much = !input.allocations_unseen && bytes - error > limit;
+    let is_much = !input.allocations_unseen && !is_untouched(input) && bytes - error > limit;
+    let is_at = |term| balance.line(term).map(|line| line.bytes);
+    let is_all_known = is_at(TermName::Context).is_some()
+        && is_at(TermName::OpeningBalance) == Some(0)
+        && is_at(TermName::OtherProcesses).is_some();
+    let action = if is_all_known {
+        "no line is absent: while it stays as it is, it is what the driver keeps for itself, and is \
+         to be planned with; if it grows, something allocates without being seen"
+    } else {
+        "look for what is absent in the note of `unaccounted`; attach before the first CUDA call, \
+         and load the modules that the program needs, so that they are measured"
+    };
     is_much.then(|| {
         finding(
             FindingKind::Unexplained,
@@ -74,10 +94,18 @@ fn rest(input: &Reconcile<'_>, balance: &Balance) -> Option<Finding> {
                  error bar ({})",
                 sizes.0, sizes.1
             ),
-            "look for what is absent in the note of `unaccounted`; attach before the first CUDA \
-             call, and load the modules that the program needs, so that they are measured",
+            action,
         )
     })
+}
+
+/// Whether this process never had anything there: what is used is none of its concern.
+fn is_untouched(input: &Reconcile<'_>) -> bool {
+    let totals = &input.epoch.totals;
+    input.plane.opening_own_bytes.or(input.plane.opening_bytes) == Some(Bytes::ZERO)
+        && totals.vram.peak_bytes == Bytes::ZERO
+        && totals.growth.iter().all(|cause| cause.count == 0)
+        && input.epoch.framework.is_none()
 }
 
 fn grows(input: &Reconcile<'_>, balance: &Balance) -> Option<Finding> {
@@ -119,8 +147,8 @@ fn untracked_frees(input: &Reconcile<'_>, planes: &Planes) -> Option<Finding> {
         "memory from before we attached was freed, of unknown size: the opening balance is too \
          large by that; attach before the first CUDA call"
     } else {
-        "nothing was in use before we attached: an allocation call goes unseen, or something is \
-         freed twice; `memvelope doctor` says which calls are watched"
+        "nothing was in use before we attached: an allocation call goes unseen; `memvelope doctor` \
+         says which calls are watched"
     };
     let text = format!("{} of allocations that were never seen", count(frees, "free"));
     (frees > 0).then(|| finding(FindingKind::UntrackedFrees, 0, text, action))
@@ -170,7 +198,8 @@ fn torn(input: &Reconcile<'_>) -> Option<Finding> {
             FindingKind::Torn,
             i128::from(moved.0),
             format!("memory moved in every try to read the planes together ({moved} in the last)"),
-            "read again when the program allocates less: the error bars hold what moved",
+            "read again when the program allocates less: the error bars hold what was seen to move, \
+             and what a call that is under way moves is not seen yet",
         )
     })
 }
@@ -182,8 +211,7 @@ fn planes_disagree(input: &Reconcile<'_>, planes: &Planes) -> Option<Finding> {
     let moved_out = planes.opening.as_ref().map(|opening| opening.moved_out);
     // Without an opening balance nobody knows what was there before.
     let unseen = moved_out.map_or(0, |moved_out| framework.unseen - moved_out);
-    let slack = i128::from(input.findings.refused_bytes.0)
-        + if input.epoch.is_torn { i128::from(input.epoch.moved_bytes.0) } else { 0 };
+    let slack = i128::from(input.findings.refused_bytes.0);
     if unseen > slack {
         return Some(finding(
             FindingKind::PlanesDisagree,

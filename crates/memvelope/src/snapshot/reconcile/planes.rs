@@ -3,7 +3,7 @@
 use super::{Reconcile, held};
 use crate::event::{AllocKind, LibraryId, Tag};
 use crate::framework::Framework;
-use crate::ledger::{DeviceTotals, PoolTotals};
+use crate::ledger::{DeviceTotals, Matched, PoolTotals};
 use crate::snapshot::Epoch;
 use crate::units::Bytes;
 use std::collections::BTreeMap;
@@ -44,8 +44,7 @@ pub(super) struct Segments {
     pub(super) excess: i128,
     /// Bytes of segments that the driver plane never saw.
     pub(super) unseen: i128,
-    /// Bytes of segments that the driver plane knows, but not as VRAM: managed or imported ones, or
-    /// from pools.
+    /// Bytes of segments that the driver plane knows, but not as VRAM: managed or imported ones.
     pub(super) not_vram: i128,
 }
 
@@ -56,6 +55,8 @@ pub(super) struct Pools {
     pub(super) by_tag: ByTag,
     pub(super) rounding: i128,
     pub(super) idle: i128,
+    /// Of it, what destroyed pools held when they were asked last.
+    pub(super) idle_of_destroyed: i128,
     /// Pools whose reserve nobody could ask for.
     pub(super) unasked: usize,
 }
@@ -86,6 +87,7 @@ impl Planes {
         let framework_is_unmatched = epoch.framework.as_ref().as_ref().is_some_and(is_unmatched);
         let framework = epoch.framework.as_ref().filter(|held| !is_unmatched(held));
         let framework = framework.map(|framework| segments(framework, epoch));
+        let pooled = framework.is_some().then_some(epoch.matched.as_slice());
         let driver = (!input.allocations_unseen)
             .then(|| Driver::read(&epoch.totals, framework.is_some().then_some(epoch)));
         let unseen = framework.as_ref().map_or(0, |framework| framework.unseen);
@@ -93,7 +95,7 @@ impl Planes {
             driver,
             framework,
             framework_is_unmatched,
-            pools: Pools::read(&epoch.totals),
+            pools: Pools::read(&epoch.totals, pooled.unwrap_or_default()),
             graphs: Graphs::read(&epoch.totals),
             opening: Opening::read(input, unseen),
         }
@@ -187,7 +189,8 @@ impl Segments {
         let mut covered = 0;
         for (segment, matched) in framework.segments.iter().zip(&epoch.matched) {
             let bytes = wide(segment.bytes);
-            let driver: i128 = matched.by_tag.iter().map(|bytes| wide(*bytes)).sum();
+            let all = matched.by_tag.iter().chain(&matched.pooled_by_tag);
+            let driver: i128 = all.map(|bytes| wide(*bytes)).sum();
             self.excess += (driver - bytes).max(0);
             covered += driver.min(bytes);
             if driver == 0 && matched.count > 0 {
@@ -199,7 +202,8 @@ impl Segments {
 }
 
 impl Pools {
-    fn read(totals: &DeviceTotals) -> Self {
+    /// What framework segments are made of is the framework's.
+    fn read(totals: &DeviceTotals, matched: &[Matched]) -> Self {
         let mut pools = Self::default();
         for pool in &totals.pools {
             pools.add(pool);
@@ -213,6 +217,11 @@ impl Pools {
             }
             let reserved_bytes = Some(totals.pool_reserved_bytes);
             pools.add(&PoolTotals { reserved_bytes, by_tag, ..PoolTotals::default() });
+        }
+        for covered in matched {
+            for (sum, bytes) in pools.by_tag.iter_mut().zip(covered.pooled_by_tag) {
+                *sum = (*sum - wide(bytes)).max(0);
+            }
         }
         pools
     }
@@ -229,6 +238,7 @@ impl Pools {
         }
         self.rounding += used - requested;
         self.idle += reserved - used;
+        self.idle_of_destroyed += if pool.is_destroyed { reserved - used } else { 0 };
     }
 }
 

@@ -61,6 +61,19 @@ pub(super) fn note(descriptor: i32) {
     }
 }
 
+/// Whether an open descriptor is one that the driver made for this process. One system call, and only
+/// where its number is known.
+pub(super) fn is_ours(descriptor: i32) -> bool {
+    let known = EXPORTS.iter().find(|export| {
+        export.state.load(Ordering::Acquire) == KNOWN
+            && export.descriptor.load(Ordering::Relaxed) == descriptor
+    });
+    known.is_some_and(|export| {
+        let file = (export.device.load(Ordering::Relaxed), export.inode.load(Ordering::Relaxed));
+        identity(descriptor) == Some(file)
+    })
+}
+
 fn take(export: &Export, from: u32) -> bool {
     let taken = export.state.compare_exchange(from, BUSY, Ordering::AcqRel, Ordering::Relaxed);
     taken.is_ok()
@@ -105,7 +118,9 @@ mod tests {
         note(second);
         note(-1);
         assert!(closed().is_empty());
+        assert!(is_ours(first) && is_ours(second) && !is_ours(-1) && !is_ours(i32::MAX));
         drop(one);
+        assert!(!is_ours(first));
         assert_eq!(closed(), [first]);
         assert!(closed().is_empty());
         // The same number, another file: as if `dup2` had been called.

@@ -4,11 +4,12 @@
 
 use super::call::{Block, Call};
 use super::state::STATE;
-use super::{captures, other_pools, shapes, sharing};
+use super::{captures, first_looks, other_pools, shapes, sharing};
 use crate::event::{
     AllocKind, Allocation, AllocationFailure, Body, DeviceIndex, FreeKind, current_tag,
 };
 use crate::source::attribution::library_here;
+use crate::source::driver::Asked;
 use crate::units::Bytes;
 use cupti_sys::layout::{allocation_prop, pool_props};
 use cupti_sys::{cbid, params};
@@ -39,6 +40,9 @@ pub(super) unsafe fn driver_call(call: &Call) {
     }
     if call.at_exit {
         call.time_it();
+    } else {
+        // SAFETY: this is the entry site.
+        unsafe { first_looks::entering(call) };
     }
     // SAFETY: each id's parameter block has the shape that `params` says, and lives for this call.
     unsafe {
@@ -49,6 +53,9 @@ pub(super) unsafe fn driver_call(call: &Call) {
         } else if call.at_exit {
             if let Some(request) = Request::read(call) {
                 allocating(call, &request);
+                if call.succeeded() && call.id == cbid::MEM_IMPORT_FROM_SHAREABLE_HANDLE {
+                    sharing::imported(call);
+                }
             } else if call.succeeded() {
                 succeeded(call);
             } else if matches!(call.id, cbid::STREAM_END_CAPTURE | cbid::STREAM_END_CAPTURE_PTSZ) {
@@ -151,11 +158,33 @@ unsafe fn made_pool(call: &Call) {
 unsafe fn destroying_pool(call: &Call) {
     // SAFETY: the handle lies there.
     let pool = unsafe { call.arguments.read(params::mem_pool_destroy::POOL) };
-    if !call.at_exit {
+    if call.at_exit {
+        call.emit(Body::PoolDestroyReturned { pool, succeeded: call.succeeded() });
+    } else {
         other_pools::forget(pool);
         // Whoever was asking about this very pool has been waited for: what it was told is older.
         call.emit_now(Body::PoolDestroyed { pool });
     }
+}
+
+/// Asks a pool what it holds for the last time: what is allocated from it will keep that.
+///
+/// # Safety
+/// `call` describes the current callback, in the driver-API domain.
+pub(super) unsafe fn last_question(call: &Call) {
+    if call.id != cbid::MEM_POOL_DESTROY || call.at_exit || call.arguments.0.is_null() {
+        return;
+    }
+    // SAFETY: the handle lies there.
+    let pool = unsafe { call.arguments.read(params::mem_pool_destroy::POOL) };
+    let Some(driver) = STATE.driver() else { return };
+    STATE.pools().while_alive(pool, &mut || {
+        if let Some(device) = STATE.pools().device_of(pool)
+            && let Ok(event) = driver.pool_of(device, pool)
+        {
+            call.emit_now(event.body);
+        }
+    });
 }
 
 /// A free: announced at the entry site, before the address can be handed out again, and settled at
@@ -173,7 +202,7 @@ unsafe fn freeing(call: &Call, kind: FreeKind, offset: usize) {
         return; // freeing null is legal and frees nothing
     }
     if !call.at_exit {
-        let token = if call.shared.is_null() { substitute } else { STATE.next_token() };
+        let token = if call.shared.is_null() { substitute } else { Call::token() };
         if !call.shared.is_null() {
             // SAFETY: CUPTI keeps these eight bytes for us until the exit site.
             unsafe { call.shared.write_unaligned(token) };

@@ -177,19 +177,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_text_that_ends_with_its_mapping_is_cut() {
-        let bytes = 2 * PAGE;
-        // SAFETY: an anonymous mapping of ours, of which the second page is given back.
-        let base = unsafe {
-            let (read_write, private) =
-                (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-            let base = libc::mmap(std::ptr::null_mut(), bytes, read_write, private, -1, 0);
-            assert_ne!(base, libc::MAP_FAILED);
-            base.cast::<u8>().write_bytes(b'y', bytes);
-            assert_eq!(libc::munmap(base.cast::<u8>().add(PAGE).cast(), PAGE), 0);
-            base as usize
-        };
-        assert_eq!(read(base + PAGE - 5, 64), Some(vec![b'y'; 5]));
-        // SAFETY: what is left of the mapping.
-        unsafe { libc::munmap(base as *mut c_void, PAGE) };
+        // The page behind it is kept from other threads: none of them maps anything there.
+        let page = Page::with(&[b'y'; PAGE]);
+        assert_eq!(read(page.address() as usize + PAGE - 5, 64), Some(vec![b'y'; 5]));
     }
 }

@@ -114,7 +114,7 @@ fn step(id: u32) -> Option<Step> {
 
 /// Whether this thread is inside of a call that is measured.
 pub(super) fn is_measuring() -> bool {
-    STARTED.with(|started| started.get().is_some())
+    STARTED.with(Cell::get).is_some_and(|start| start.is_of_now())
 }
 
 /// Whether that call sets something up.
@@ -125,11 +125,19 @@ pub(super) fn is_setup(id: u32) -> bool {
 /// What was read when a call was entered.
 #[derive(Clone, Copy, Debug)]
 struct Start {
+    /// In which recording: the end of a call that was under way when one ended is not seen.
+    recording: u64,
     device: DeviceIndex,
     by_nvml: bool,
     reading: Reading,
     /// Others, where a context is made.
     processes: Option<Processes>,
+}
+
+impl Start {
+    fn is_of_now(&self) -> bool {
+        self.recording == STATE.under_way.recording()
+    }
 }
 
 /// Free bytes and what was seen, of one moment.
@@ -272,6 +280,7 @@ pub(super) unsafe fn on_call(call: &Call) {
     }
     let Some(driver) = STATE.driver().filter(|driver| !driver.is_gone()) else { return };
     let entered = if call.at_exit { STARTED.with(Cell::take) } else { None };
+    let entered = entered.filter(Start::is_of_now);
     // SAFETY: the caller's promise.
     let device = || unsafe { device_of(step, call, driver) };
     match (step, call.at_exit, entered) {
@@ -317,7 +326,8 @@ fn start(step: Step, driver: &Driver, device: DeviceIndex) -> Option<Start> {
     let is_making = matches!(step, Step::Make { .. });
     let processes = if is_making { METER.processes(device) } else { None };
     let (reading, _) = read(driver, device, by_nvml)?;
-    Some(Start { device, by_nvml, reading, processes })
+    let recording = STATE.under_way.recording();
+    Some(Start { recording, device, by_nvml, reading, processes })
 }
 
 /// Reads free bytes and what was seen, together; whether something moved in every try.
@@ -451,5 +461,27 @@ impl Drop for Telling {
         if self.0 {
             STATE.growth.is_telling.store(false, Ordering::Release);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_of_a_former_recording_is_not_measured_for_ever() {
+        let seen = Seen { bytes: 0, turnover: 0 };
+        let start = |recording| Start {
+            recording,
+            device: DeviceIndex(0),
+            by_nvml: false,
+            reading: Reading { free: Bytes::ZERO, seen },
+            processes: None,
+        };
+        assert!(!is_measuring());
+        // No recording has the number 0.
+        STARTED.with(|started| started.set(Some(start(0))));
+        assert!(!is_measuring());
+        STARTED.with(Cell::take);
     }
 }

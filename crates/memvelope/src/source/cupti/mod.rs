@@ -7,7 +7,8 @@
 //! * `quirks`: what single versions do wrong
 //! * `callbacks`, `call`, `state`, `contexts`, `under_way`: what runs inside the host's CUDA calls, lock-free;
 //!   `family`, `sharing`, `captures`, `shapes`, `exports`, `other_pools`: what they make of them
-//! * `pools`: the program's own pools, and how they are asked while they live
+//! * `pools`: the program's own pools, and how they are asked while they live; `first_looks`: what they
+//!   held before we came
 //! * `growth`: what contexts and modules take, measured around the calls that make them; `lazy`: modules
 //!   that no call makes
 //! * `buffers`: memory that CUPTI fills; `drain`: the way out; `decode`, `records`: what stands in it
@@ -34,6 +35,7 @@ mod exports;
 mod family;
 mod finalize;
 mod find;
+mod first_looks;
 mod foreign_text;
 mod growth;
 mod known_names;

@@ -25,8 +25,8 @@ use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(all(test, loom)))]
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
-/// Pools that are known at a time; programs have one or two.
-const POOLS: usize = 64;
+/// Pools that are known at a time, as many as the ledger tells apart; programs have one or two.
+const POOLS: usize = 256;
 
 /// How long the end of a pool waits for a question.
 const WAIT_MAX: Duration = Duration::from_millis(50);
@@ -93,6 +93,11 @@ impl Pools {
         }
     }
 
+    /// Where a pool that is known is.
+    pub(super) fn device_of(&self, handle: u64) -> Option<DeviceIndex> {
+        self.of(handle).next().map(|slot| DeviceIndex(slot.device.load(Ordering::Acquire)))
+    }
+
     /// A pool is there, since something was just allocated from it. One that is about to end stays so.
     pub(super) fn named(&self, handle: u64, device: DeviceIndex) {
         if self.of(handle).next().is_none() {
@@ -105,6 +110,17 @@ impl Pools {
             // Without room it is not asked, and the ledger says so of it.
             let _ = self.slots.iter().any(|slot| slot.take(handle, device));
         }
+    }
+
+    /// Whether the pool is known.
+    pub(super) fn knows(&self, handle: u64) -> bool {
+        self.of(handle).next().is_some()
+    }
+
+    /// Whether any pool of the device is known.
+    pub(super) fn knows_one_on(&self, device: DeviceIndex) -> bool {
+        let is_there = |slot: &Slot| slot.device.load(Ordering::Acquire) == device.0;
+        self.slots.iter().any(|slot| slot.handle().is_some() && is_there(slot))
     }
 
     fn ending(&self, handle: u64) {

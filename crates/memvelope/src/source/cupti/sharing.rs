@@ -208,6 +208,26 @@ unsafe fn exported(call: &Call) {
     }
 }
 
+/// What this process exported itself came back to it.
+///
+/// # Safety
+/// `call` is the exit site of `cuMemImportFromShareableHandle`, which succeeded.
+pub(super) unsafe fn imported(call: &Call) {
+    use params::mem_import_from_shareable_handle::{HANDLE, HANDLE_TYPE, OS_HANDLE};
+    // SAFETY: the arguments lie there, and the driver wrote the handle.
+    let (handle, os_handle, handle_type) = unsafe {
+        let handle = call.arguments.read_through::<u64>(HANDLE);
+        let handle_type = call.arguments.read::<u32>(HANDLE_TYPE);
+        (handle, call.arguments.read::<u64>(OS_HANDLE), handle_type)
+    };
+    // A descriptor is the number itself, in the place of a pointer.
+    let descriptor = i32::try_from(os_handle).ok().filter(|_| handle_type == POSIX_DESCRIPTOR);
+    let ours = descriptor.filter(|descriptor| exports::is_ours(*descriptor));
+    if let (Some(handle), Some(descriptor)) = (handle.filter(|handle| *handle != 0), ours) {
+        call.emit(Body::Imported { handle, descriptor });
+    }
+}
+
 /// # Safety
 /// `call` is the exit site of a function that binds memory to a multicast object.
 unsafe fn bound(call: &Call) {

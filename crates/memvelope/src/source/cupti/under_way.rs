@@ -41,11 +41,12 @@ impl UnderWay {
     }
 
     /// A call is entered: from now on the driver's books may move before ours do. In which recording
-    /// that was, for [`Self::leave`].
-    pub(super) fn enter(&self) -> u64 {
+    /// that was, for [`Self::leave`], and a number that no other call has.
+    pub(super) fn enter(&self) -> (u64, u64) {
         // Relaxed would let the change itself be seen before this; what is changed is behind locks
         // (the ledger's, the driver's), and what is before a lock is seen by who takes it later.
-        recording(self.0.fetch_add(STEP + 1, Ordering::AcqRel))
+        let before = self.0.fetch_add(STEP + 1, Ordering::AcqRel);
+        (recording(before), before / STEP)
     }
 
     /// All is told of a call. One whose beginning was not seen in this recording (0: never) counts as
@@ -55,6 +56,11 @@ impl UnderWay {
             let is_counted = recording(word) == entered_in && calls(word) > 0;
             word.wrapping_add(STEP) - u64::from(is_counted)
         });
+    }
+
+    /// The recording that there is: never 0.
+    pub(super) fn recording(&self) -> u64 {
+        recording(self.0.load(Ordering::Acquire))
     }
 
     /// How many there are.
@@ -96,8 +102,8 @@ mod tests {
     fn it_is_odd_while_a_call_is_under_way() {
         let calls = UnderWay::new();
         let before = calls.moment();
-        let of = calls.enter();
-        calls.enter();
+        let (of, first) = calls.enter();
+        assert_ne!(calls.enter().1, first);
         assert_eq!((calls.count(), calls.moment() & 1), (2, 1));
         calls.leave(of);
         assert_eq!((calls.count(), calls.moment() & 1), (1, 1));
@@ -112,10 +118,10 @@ mod tests {
     #[test]
     fn calls_of_a_former_recording_do_not_count() {
         let calls = UnderWay::new();
-        let (former, before) = (calls.enter(), calls.moment());
+        let ((former, _), before) = (calls.enter(), calls.moment());
         calls.reset();
         assert!(calls.count() == 0 && calls.moment() != before);
-        let of = calls.enter();
+        let (of, _) = calls.enter();
         calls.leave(former);
         assert_eq!(calls.count(), 1, "not ended by an end of another recording");
         calls.leave(of);
@@ -123,14 +129,15 @@ mod tests {
         // Recordings are counted round, and none has the number 0.
         for _ in 0..2 * RECORDINGS {
             calls.reset();
-            assert_ne!(calls.enter(), 0);
+            assert_ne!(calls.enter().0, 0);
+            assert_ne!(calls.recording(), 0);
         }
     }
 
     #[test]
     fn the_count_of_changes_may_pass_its_end() {
         let calls = UnderWay(AtomicU64::new(u64::MAX / STEP * STEP + (7 << CALL_BITS)));
-        let of = calls.enter();
+        let (of, _) = calls.enter();
         assert_eq!((of, calls.count(), calls.told()), (7, 1, 0));
         calls.leave(of);
         assert_eq!((calls.count(), calls.told()), (0, 1));
@@ -154,7 +161,7 @@ mod loom_tests {
     impl Planes {
         /// As an allocation does it: entered, done by the driver, booked, returned.
         fn allocate(&self) {
-            let of = self.calls.enter();
+            let (of, _) = self.calls.enter();
             *self.driver.lock().unwrap() += 1;
             *self.ledger.lock().unwrap() += 1;
             self.calls.leave(of);
@@ -162,7 +169,7 @@ mod loom_tests {
 
         /// As a free does it: booked before the driver takes the bytes back.
         fn free(&self) {
-            let of = self.calls.enter();
+            let (of, _) = self.calls.enter();
             *self.ledger.lock().unwrap() -= 1;
             *self.driver.lock().unwrap() -= 1;
             self.calls.leave(of);

@@ -167,17 +167,42 @@ impl Driver {
     ) -> Result<Reading> {
         let (_, before) = self.memory_info()?;
         let mut reading = Reading::default();
-        let asked = self.ask_pools(ordinal, device, pools, &mut reading);
-        reading.problems.extend(asked.err());
-        match self.graph_memory(ordinal, device) {
-            Ok(event) => reading.events.extend(event),
-            Err(error) => reading.problems.push(error),
-        }
+        self.ask_holders(ordinal, device, pools, &mut reading);
         let (total, free) = self.memory_info()?;
         reading.events.push(polled(Body::DeviceMemory { device, total, free }));
         (reading.total, reading.free) = (total, free);
         reading.moved = Bytes(free.0.abs_diff(before.0));
         Ok(reading)
+    }
+
+    /// What pools and graphs hold, where the driver has no context of ours to be asked in (the program
+    /// makes its own): neither question names one. Total and free are left to somebody else. A driver
+    /// that wants a context all the same says so, and that is among the problems.
+    ///
+    /// # Errors
+    /// [`crate::Error::DriverCall`].
+    pub fn holders_of(&self, device: DeviceIndex, pools: &dyn Asked) -> Result<Reading> {
+        let ordinal = c_int::try_from(device.0).unwrap_or(c_int::MAX);
+        let mut handle: CuDevice = 0;
+        call!(self, device_get = "cuDeviceGet"(&raw mut handle, ordinal))?;
+        let mut reading = Reading::default();
+        self.ask_holders(handle, device, pools, &mut reading);
+        Ok(reading)
+    }
+
+    fn ask_holders(
+        &self,
+        ordinal: CuDevice,
+        device: DeviceIndex,
+        pools: &dyn Asked,
+        reading: &mut Reading,
+    ) {
+        let asked = self.ask_pools(ordinal, device, pools, reading);
+        reading.problems.extend(asked.err());
+        match self.graph_memory(ordinal, device) {
+            Ok(event) => reading.events.extend(event),
+            Err(error) => reading.problems.push(error),
+        }
     }
 
     /// The default pool and the program's own. (The current one is among them.)
@@ -276,6 +301,14 @@ impl Driver {
         pool.map_or(0, |pool| pool as u64)
     }
 
+    /// What a pool holds. For callbacks, likewise.
+    ///
+    /// # Errors
+    /// [`crate::Error::DriverCall`].
+    pub(crate) fn pool_of(&self, device: DeviceIndex, pool: u64) -> Result<Event> {
+        self.pool(device, pool as CuMemoryPool)
+    }
+
     /// Whether a stream is being captured into a graph. For callbacks, likewise.
     pub(crate) fn is_capturing(&self, stream: u64) -> bool {
         /// `CU_STREAM_CAPTURE_STATUS_ACTIVE`.
@@ -316,6 +349,13 @@ impl Driver {
         let reserved = self.pool_attribute(pool, pool_attribute::RESERVED_CURRENT)?;
         let used = self.pool_attribute(pool, pool_attribute::USED_CURRENT)?;
         Ok(polled(Body::Pool { device, pool: pool as u64, reserved, used }))
+    }
+
+    /// What a pool of the calling thread's holds, as [`Body::Pool`]. For callbacks of allocations from
+    /// it, likewise.
+    pub(crate) fn held_by(&self, device: DeviceIndex, pool: u64) -> Option<Body> {
+        self.table.mem_pool_get_attribute?;
+        self.pool(device, pool as CuMemoryPool).ok().map(|event| event.body)
     }
 
     /// What graphs hold on the device; `None` where the driver does not tell.

@@ -221,9 +221,14 @@ fn drivers_and_pools() {
                finds 45.0 MiB free on the device";
     check(&epoch, mib(61), Via::Pool(9), Err((62, why)), 60);
     epoch.others_bytes = Some(mib(10));
-    let expected = [(RemedyKind::TrimPools, 60, true), (RemedyKind::OtherProcesses, 10, false)];
+    // 4 of the pool's 64 are in use, and may keep the others.
+    let expected = [(RemedyKind::TrimPools, 60, false), (RemedyKind::OtherProcesses, 10, false)];
     check_remedies(&epoch, 61, Via::Pool(9), &expected);
     check_remedies(&epoch, 61, Via::Driver, &expected);
+    epoch.totals.pools = vec![pool(9, 64, 0)];
+    let expected = [(RemedyKind::TrimPools, 64, true), (RemedyKind::OtherProcesses, 10, false)];
+    check_remedies(&epoch, 61, Via::Driver, &expected);
+    epoch.totals.pools = vec![pool(9, 64, 4)];
     epoch.totals.pools.push(pool(11, 2, 0));
     check(&epoch, mib(43), Via::Pool(11), Ok((Free, 44)), 44);
     let unknown =

@@ -44,6 +44,7 @@ fn the_rest_and_its_thresholds() {
     let with = |used: u64, held: u64, change: fn(&mut Input)| {
         let mut input = device(used);
         input.epoch.totals.by_tag[Tag::Weights as usize].live_bytes = mib(held);
+        input.epoch.totals.vram.peak_bytes = mib(held);
         change(&mut input);
         input
     };
@@ -53,6 +54,18 @@ fn the_rest_and_its_thresholds() {
     check("a hundredth", &with(500, 495, none), &rest(5), 0, &[]);
     check("more", &with(500, 494, none), &rest(6), 0, &[F::Unexplained]);
     check("twice", &with(500, 501, none), &rest(-1), 0, &[F::CountedTwice]);
+    check("a device of others", &device(500), &rest(500), 0, &[]);
+    let advice = |change| {
+        let balance = with(500, 400, change).reconcile();
+        balance.findings.first().map(|found| found.action.clone()).unwrap()
+    };
+    assert!(advice(none).contains("what is absent"), "the context is: {}", advice(none));
+    let measured: fn(&mut Input) = |i| i.epoch.totals.growth[0].count = 1;
+    assert!(advice(measured).contains("what the driver keeps"), "{}", advice(measured));
+    let exported: fn(&mut Input) = |input| input.epoch.totals.passed_on_bytes = mib(7);
+    check("passed on", &with(500, 494, exported), &rest(6), 6, &[]);
+    check("passed on, less", &with(500, 480, exported), &rest(20), 7, &[F::Unexplained]);
+    check("passed on, twice", &with(500, 501, exported), &rest(-1), 0, &[F::CountedTwice]);
     let rounding = |input: &mut Input| input.epoch.totals.rounding.error_bytes = mib(4);
     check("within bars", &with(500, 491, rounding), &rest(9), 4, &[]);
     check("beyond bars", &with(500, 490, rounding), &rest(10), 4, &[F::Unexplained]);
@@ -69,6 +82,8 @@ fn the_rest_and_its_thresholds() {
         (input.epoch.is_torn, input.epoch.moved_bytes) = (true, mib(16));
     };
     check("torn", &with(500, 516, torn), &rest(-16), 16, &[F::Torn]);
+    check("torn, further than was seen", &with(500, 533, torn), &rest(-33), 16, &[F::Torn]);
+    check("torn, the other way", &with(500, 450, torn), &rest(50), 16, &[F::Torn]);
     let refused = |input: &mut Input| {
         (input.findings.refused, input.findings.refused_bytes) = (2, mib(20));
     };
@@ -172,6 +187,25 @@ fn framework_and_driver() {
     check("late, and more", &late, &lines(Some(30), 0), 0, &[]);
     // Nobody saw the segment, and nothing was there before.
     check("disagree", &torch(false), &lines(Some(0), 0), 0, &[F::PlanesDisagree]);
+    // A segment from a pool is in the pool's reserve: the framework counts it, what else the pool
+    // holds stays the pool's.
+    let mut pooled = torch(true);
+    pooled.epoch.totals.by_tag[0].live_bytes = Bytes::ZERO;
+    pooled.epoch.matched[0] = Matched { count: 1, ..Matched::default() };
+    pooled.epoch.matched[0].pooled_by_tag[0] = mib(100);
+    let mut pool = PoolTotals { reserved_bytes: Some(mib(132)), ..PoolTotals::default() };
+    (pool.by_tag[0], pool.live_count) = (mib(107), 2);
+    pooled.epoch.totals.pools = vec![pool];
+    pooled.epoch.free_bytes = mib(1000 - 132);
+    let mut expected = lines(Some(0), 0);
+    (expected[1].1, expected[4].1) = (Some(27), Some(55));
+    check("from a pool", &pooled, &expected, 0, &[]);
+    // One in managed memory may be anywhere.
+    let mut managed = torch(true);
+    managed.epoch.totals.by_tag[0].live_bytes = Bytes::ZERO;
+    managed.epoch.matched[0] = Matched { count: 1, ..Matched::default() };
+    managed.epoch.free_bytes = mib(1000);
+    check("managed segment", &managed, &lines(Some(0), -100), 100, &[]);
     // Counted by torch, and by the driver plane beside it.
     let mut twice = torch(true);
     twice.epoch.matched[0] = Matched::default();
@@ -226,6 +260,23 @@ fn absence_is_not_zero() {
     (wide.plane.opening_bytes, wide.plane.others_bytes) = (Some(mib(300)), Some(mib(120)));
     let lines = [(T::OpeningBalance, Some(180)), (T::OtherProcesses, Some(120))];
     check("device-wide opening", &wide, &lines, 0, &[]);
+
+    // Others who were there at first, and whom nobody told apart, may have gone since.
+    for (used, others_moved, findings) in
+        [(250, None, &[][..]), (0, None, &[]), (250, Some(Bytes::ZERO), &[F::CountedTwice])]
+    {
+        let mut gone = device(used);
+        gone.plane.opening_own_bytes = None;
+        (gone.plane.opening_bytes, gone.plane.others_bytes) = (Some(mib(300)), None);
+        gone.plane.others_moved_bytes = others_moved;
+        let lines = [(T::OpeningBalance, Some(300)), (T::Unaccounted, Some(used as i64 - 300))];
+        check("others gone", &gone, &lines, 0, findings);
+    }
+    let mut more = device(300);
+    more.plane.opening_own_bytes = None;
+    (more.plane.opening_bytes, more.plane.others_bytes) = (Some(mib(100)), None);
+    more.epoch.totals.by_tag[Tag::Weights as usize].live_bytes = mib(301);
+    check("more than others had", &more, &[(T::Unaccounted, Some(-101))], 0, &[F::CountedTwice]);
 
     let mut many = torch(true);
     many.epoch.framework.as_mut().unwrap().segments.clear();

@@ -114,6 +114,7 @@ fn input() -> impl Strategy<Value = Input> {
                         .into_iter()
                         .map(|(by_tag, count, library)| Matched {
                             by_tag,
+                            pooled_by_tag: if count % 2 == 0 { by_tag } else { Default::default() },
                             count,
                             library: LibraryId(library),
                         })
