@@ -104,11 +104,8 @@ fn a_session_knows_every_byte_and_every_kernel() {
             (1, Bytes(64))
         );
         assert!(!seen.timeline.syncs.is_empty() && seen.timeline.busy[0].busy_ns.0 > 0);
-        let expected = Findings {
-            recorded_allocations: 2,
-            recorded_frees: 1,
-            ..Findings::default()
-        };
+        let expected =
+            Findings { recorded_allocations: 2, recorded_frees: 1, ..Findings::default() };
         assert_eq!(seen.findings, expected);
         assert_eq!(seen.dropped, []);
         check_trace(&session);

@@ -30,7 +30,6 @@ use crate::event::{AllocKind, DeviceIndex, Event, GrowthCause, LibraryId, Tag};
 use crate::units::Bytes;
 use books::Books;
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use history::HistoryPoint;
@@ -41,7 +40,6 @@ pub use totals::{DEVICES_MAX, Totals};
 #[derive(Debug)]
 pub struct Ledger {
     books: Mutex<Books>,
-    changes: AtomicU64,
 }
 
 /// Totals of one device.
@@ -187,28 +185,13 @@ impl Ledger {
     #[must_use]
     pub fn with_history(allocations_max: usize, history_points_max: usize) -> Self {
         let books = Mutex::new(Books::new(allocations_max, history_points_max));
-        Self { books, changes: AtomicU64::new(0) }
+        Self { books }
     }
 
     /// Takes an event; those that are not about memory are ignored. Neither allocates nor blocks,
     /// its own lock apart.
     pub fn accept(&self, event: &Event) {
-        let mut books = self.lock();
-        books.accept(event);
-        self.note_change(&books);
-    }
-
-    /// Events booked so far, and times that everything was forgotten: where two readings are equal,
-    /// these books are what they were. Takes no lock. (What the driver's own books do meanwhile is
-    /// told by [`crate::source::cupti::Recorder::moment`].)
-    #[must_use]
-    pub fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Acquire)
-    }
-
-    /// Counts a change, by who holds the lock: so it need not be one step.
-    fn note_change(&self, _books: &Books) {
-        self.changes.store(self.changes.load(Ordering::Relaxed) + 1, Ordering::Release);
+        self.lock().accept(event);
     }
 
     /// Says by what pages a device takes physical memory, and up to which size allocations share
@@ -271,19 +254,14 @@ impl Ledger {
     /// Forgets what is live, as if it had never been seen allocated: after a time in which nobody
     /// watched. Counts, peaks and history stay; later frees of it are untracked.
     pub fn forget_live(&self, time: crate::units::Nanos) {
-        let mut books = self.lock();
-        books.forget_live(time);
-        self.note_change(&books);
+        self.lock().forget_live(time);
     }
 
     /// Forgets everything and starts anew with other limits: for the next session.
     pub fn reset(&self, allocations_max: usize, history_points_max: usize) {
         // Made and dropped outside the lock: callbacks must not wait for the allocator.
         let fresh = Books::new(allocations_max, history_points_max);
-        let mut books = self.lock();
-        let former = std::mem::replace(&mut *books, fresh);
-        self.note_change(&books);
-        drop(books);
+        let former = std::mem::replace(&mut *self.lock(), fresh);
         drop(former);
     }
 

@@ -1,12 +1,12 @@
 //! One epoch: ledger, framework, driver and pools of a device, read so that nothing moved meanwhile.
 //!
-//! **How.** Where the ledger stands is noted; then the framework is asked (by the caller's function,
-//! if there is one), the driver's free bytes, every pool, graph memory, and the free bytes again.
-//! If the ledger stands where it stood and the free bytes are what they were, all of it belongs to
-//! one moment, unless a call was under way that takes or gives back memory: what it does shows in
-//! the free bytes before the ledger hears of it. If not, all is asked again, [`TRIES`] times; then the
-//! epoch is torn, and says by how much. What pools and graphs say goes into the ledger; where that was news, the question is
-//! repeated, too: the ledger's sums are then those of the moment before.
+//! **How.** The ledger's sums are noted; then the framework is asked (by the caller's function, if
+//! there is one), the driver's free bytes, every pool, graph memory, and the free bytes again. If sums
+//! and free bytes are what they were, all of it belongs to one moment, unless a call was under way
+//! that takes or gives back memory: what it does shows in the free bytes before the ledger hears of
+//! it. If not, all is asked again, [`TRIES`] times; then the epoch is torn, and says by how much. What
+//! pools and graphs say goes into the ledger; where that was news, the question is repeated, too: the
+//! ledger's sums are then those of the moment before.
 //!
 //! No lock is held while anything foreign is called. The caller's function may take locks of its
 //! own, Python's say.
@@ -114,14 +114,14 @@ fn attempt(
         let body = Body::ExportClosed { descriptor };
         ledger.accept(&Event { time: inner.now(), seen_by: SeenBy::Poll, body });
     });
-    let before = moment(inner);
+    let before = quiet_moment(inner);
     let totals = totals_of(inner, index);
     let first_free = reader.as_ref().and_then(|_| free_of(inner, links, device, whence));
     let framework = framework(inner, index, reader);
     let segments = framework.as_ref().map(|framework| framework.segments.as_slice());
     let matched = segments.map(|segments| ledger.matched(index, segments)).unwrap_or_default();
     let reading = ask(inner, links, device, whence)?;
-    let is_still = before.is_quiet && moment(inner) == before;
+    let is_still = before.is_some() && quiet_moment(inner) == before;
     reading.events.iter().for_each(|event| ledger.accept(event));
     let settled = totals_of(inner, index);
     let free_moved = first_free.map_or(Bytes::ZERO, |first| apart(first, reading.free));
@@ -161,21 +161,14 @@ fn framework(
     Some(framework)
 }
 
-/// Where the ledger stands, and the program's calls.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Moment {
-    ledger: u64,
-    calls: u64,
-    /// No call is under way that takes or gives back memory.
-    is_quiet: bool,
-}
-
-fn moment(inner: &Inner) -> Moment {
-    // Without callbacks nobody tells of calls, nor of the end of those that were under way when CUPTI
-    // was given up.
-    let is_told = |recorder: &&Recorder| recorder.state() == State::Recording;
-    let calls = inner.recorder().filter(is_told).map_or(0, Recorder::moment);
-    Moment { ledger: inner.ledger.changes(), calls, is_quiet: calls & 1 == 0 }
+/// A number that is another one once a call of the program's has moved memory; `None` while one is
+/// under way. (What our own threads book meanwhile shows in the totals, where it is news.)
+fn quiet_moment(inner: &Inner) -> Option<u64> {
+    // Without callbacks nobody tells of calls; and once CUPTI is given up, the end of what was under
+    // way is not told.
+    let is_told = |recorder: &&Recorder| matches!(recorder.state(), State::Recording);
+    let moment = inner.recorder().filter(is_told).map_or(0, Recorder::moment);
+    (moment & 1 == 0).then_some(moment)
 }
 
 fn apart(one: Bytes, other: Bytes) -> Bytes {

@@ -479,13 +479,3 @@ fn what_a_graph_allocated_may_be_freed_after_each_launch() {
     }
     assert_eq!(check(8, &steps), Findings::default());
 }
-
-#[test]
-fn what_changes_is_told_without_a_lock() {
-    let ledger = Ledger::new(8);
-    let before = ledger.changes();
-    ledger.accept(&event(1, device_bytes(1, 10)));
-    assert_eq!(ledger.changes(), before + 1);
-    ledger.forget_live(Nanos(2));
-    assert_eq!(ledger.changes(), before + 2);
-}
