@@ -69,8 +69,10 @@ pub(super) fn read(
     }
     let mut epoch = last?;
     if epoch.is_torn {
-        let turned = turned_by_now(inner, device.index).saturating_sub(began[0]);
-        epoch.moved_bytes = epoch.moved_bytes.max(Bytes(turned - turned % PAGE.0));
+        let (now, held) = turned_by_now(inner, device.index);
+        let turned = now.saturating_sub(began[0]);
+        let moved = (turned - turned % PAGE.0).saturating_add(held);
+        epoch.moved_bytes = epoch.moved_bytes.max(Bytes(moved));
     }
     inner.planes().note_epoch(device.index, epoch.clone());
     Some(epoch)
@@ -90,8 +92,9 @@ fn turned(totals: &DeviceTotals) -> u64 {
 }
 
 /// The same, once as many calls have returned as are under way: what they do may be in the free bytes
-/// already.
-fn turned_by_now(inner: &Inner, device: DeviceIndex) -> u64 {
+/// already. And what those may hold that have not returned even then (their threads may have lost the
+/// processor in the middle): nobody knows, so twice the mean of all calls so far, each.
+fn turned_by_now(inner: &Inner, device: DeviceIndex) -> (u64, u64) {
     let ledger = inner.ledger;
     let before = ledger.vram_and_turnover(device).1;
     let under_way = inner.recorder().map_or(0, Recorder::calls_under_way);
@@ -99,7 +102,9 @@ fn turned_by_now(inner: &Inner, device: DeviceIndex) -> u64 {
     while ledger.vram_and_turnover(device).1 < before + under_way && Instant::now() < deadline {
         std::thread::yield_now();
     }
-    turned(&totals_of(inner, device))
+    let turned = turned(&totals_of(inner, device));
+    let mean = turned.checked_div(ledger.vram_and_turnover(device).1).unwrap_or(0);
+    (turned, mean.saturating_mul(2).saturating_mul(under_way))
 }
 
 fn attempt(
