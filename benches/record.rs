@@ -371,12 +371,6 @@ fn sketch_pair() -> pair::Pair {
 }
 
 fn main() {
-    if std::env::var_os("ONLY").is_some() {
-        for pair in callback_pairs() {
-            pair.print();
-        }
-        return;
-    }
     // First, while the process is small: what is freed to the allocator hides growth.
     writing_is_fast_and_bounded();
     recording_is_bounded();

@@ -163,10 +163,17 @@ pub enum Body {
         pool: u64,
     },
     /// A stream-ordered pool is about to be destroyed: its handle is asked no more. What was
-    /// allocated from it stays until it is freed.
+    /// allocated from it stays until it is freed, and with the last of it goes what it reserved.
     PoolDestroyed {
         /// The driver's pool handle.
         pool: u64,
+    },
+    /// The call that was to destroy a pool returned.
+    PoolDestroyReturned {
+        /// The driver's pool handle.
+        pool: u64,
+        /// Whether it is destroyed; else it is what it was before.
+        succeeded: bool,
     },
     /// A context took or gave back memory for itself, and we know when: it was measured around the
     /// call that did it.

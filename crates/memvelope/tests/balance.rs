@@ -331,6 +331,8 @@ fn snapshots_while_threads_churn_are_right_or_torn() {
                 let balance = balance(&snapshot);
                 if balance.is_torn {
                     torn += 1;
+                    let (rest, error) = line(balance, TermName::Unaccounted).unwrap();
+                    assert!(rest.abs_diff(hidden()) <= error, "{}", table(balance));
                 } else {
                     whole += 1;
                     let is_right = balance.unaccounted_bytes() == Some(hidden());

@@ -107,7 +107,15 @@ fn a_lost_device_keeps_its_last_epoch() {
         while allocate(MIB) == 0 {
             assert!(Instant::now() < deadline);
         }
-        let good = session.snapshot();
+        // Our own thread may have been reading when the device went.
+        let mut good = session.snapshot();
+        loop {
+            std::thread::sleep(Duration::from_millis(100));
+            let last = std::mem::replace(&mut good, session.snapshot());
+            if balance(&last) == balance(&good) {
+                break;
+            }
+        }
         let calls = sim::books()["driver_calls"].as_u64().unwrap();
         let lost = session.snapshot_now();
         let after = sim::books()["driver_calls"].as_u64().unwrap();
@@ -164,7 +172,8 @@ fn memory_that_moves_in_every_try_tears_the_epoch() {
             None
         };
         let epoch = session.read_epoch(DeviceIndex(0), Some(&mut read)).unwrap();
-        assert_eq!((epoch.is_torn, epoch.moved_bytes, calls), (true, Bytes(4 << 20), 8));
+        // Two pages in each of the last two tries.
+        assert_eq!((epoch.is_torn, epoch.moved_bytes, calls), (true, Bytes(8 << 20), 8));
         let snapshot = session.snapshot();
         let balance = balance(&snapshot);
         assert!(balance.is_torn);

@@ -147,21 +147,29 @@ fn each_cause_is_what_the_books_say() {
         launch(second, c"idle");
         check("a second module", &session, 4);
         assert_eq!(cu::cuDevicePrimaryCtxReset_v2(0), 0);
+        assert_eq!(cu::cuCtxSetCurrent(0), 0);
         let gone = context_line(&session);
         let left = gone.as_ref().map_or(0, |line| line.bytes);
         assert_eq!(left, 0, "with the context, all that it took: {gone:#?} {}", sim::books());
     });
 }
 
-/// The first kernel of a context both loads its module and raises local memory, and is not told of
-/// before the session has looked.
+/// The first kernel of a context both loads its module and raises local memory. Nothing was allocated
+/// in the context, so that CUPTI's number of it is not known.
 #[test]
 fn one_launch_may_have_two_causes() {
     in_child("one_launch_may_have_two_causes", &scenario(), || {
-        let session = session();
+        assert_eq!(cu::cuInit(0), 0);
+        let session = Session::start(&Config::default()).unwrap();
+        enter_context();
+        let _ = session.snapshot_now();
         let module = load();
         launch(module, c"deep");
         check("both", &session, 2);
+        assert_eq!(cu::cuDevicePrimaryCtxReset_v2(0), 0);
+        assert_eq!(cu::cuCtxSetCurrent(0), 0);
+        let left = context_line(&session).map_or(0, |line| line.bytes);
+        assert_eq!(left, 0, "with the context, all that it took");
     });
 }
 

@@ -214,15 +214,14 @@ fn compare(last: &Snapshot, books: &serde_json::Value) {
     assert_eq!(books["memsets"]["count"], last.timeline.memsets.totals.count);
     let waits = last.timeline.syncs.iter().map(|row| row.totals.count).sum::<u64>();
     assert_eq!(sum(&books["syncs"], "count"), waits);
-    // The calls that were meant to fail, and nothing else out of order.
+    // Calls that were meant to fail did, and nothing is out of order.
     let expected = Findings {
-        untracked_frees: last.findings.untracked_frees,
         recorded_allocations: last.findings.recorded_allocations,
         recorded_frees: last.findings.recorded_frees,
         ..Findings::default()
     };
     assert_eq!(last.findings, expected);
-    assert!(expected.untracked_frees > 0 && expected.recorded_frees > 0);
+    assert!(expected.recorded_frees > 0);
     assert_eq!(last.dropped, Vec::<(DropReason, u64)>::new());
     assert_eq!(books["activity"]["dropped"], 0);
 }

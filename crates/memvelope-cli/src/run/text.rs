@@ -152,7 +152,7 @@ fn write_process(out: &mut String, process: &Value) -> Result {
         let seen = &process["vitals"];
         return writeln!(
             out,
-            "  no report: {} kernels and {} allocations were seen",
+            "  no report by then: {} kernels and {} allocations were told of",
             number(&seen["kernels"]),
             number(&seen["allocations"])
         );

@@ -12,7 +12,7 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let folder = FOLDER.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/programs");
-        for name in ["script", "forks", "threads", "killed", "names", "everything"] {
+        for name in ["script", "forks", "threads", "killed", "names", "everything", "corners"] {
             let mut cc = Command::new("cc");
             cc.args(["-Wall", "-Werror", "-o"]).arg(folder.path().join(name));
             cc.arg(sources.join(format!("{name}.c"))).args(["-ldl", "-lpthread"]);

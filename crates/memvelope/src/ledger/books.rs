@@ -3,15 +3,19 @@
 use super::Findings;
 use super::history::History;
 use super::pools::{POOLS_MAX, Pools};
-use super::table::{Entry, Slot, Space, Table};
+use super::table::{Entry, NOWHERE, Slot, Space, Table};
 use super::totals::{DEVICES_MAX, Devices};
 use super::vmm::Holds;
 use crate::event::{AllocKind, Allocation, Body, DeviceIndex, Event, FreeKind, MemoryRecord, Tag};
 use crate::units::{Bytes, Nanos};
+use std::collections::VecDeque;
 
 /// Free calls that are under way at one time. One a thread is the rule; past this many, the return
 /// of the oldest was lost.
 const PENDING_MAX: usize = u8::MAX as usize;
+
+/// Addresses of graphs' allocations that were freed from outside: as many as are remembered.
+const GRAPH_FREED_MAX: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Books {
@@ -19,8 +23,11 @@ pub(super) struct Books {
     pub(super) devices: Devices,
     pub(super) findings: Findings,
     history: History,
-    /// Frees that were entered and have not returned: token and slot, oldest first.
+    /// Frees that were entered and have not returned: token and slot ([`NOWHERE`]: of what was
+    /// never seen), oldest first.
     pending: Vec<(u64, Slot)>,
+    /// What graphs allocated and the program freed: there again, and freed again, with each launch.
+    graph_freed: VecDeque<u64>,
     pools: Pools,
     /// What beside references and mappings keeps VMM allocations.
     pub(super) holds: Holds,
@@ -34,6 +41,7 @@ impl Books {
             findings: Findings::default(),
             history: History::new(history_points),
             pending: Vec::with_capacity(PENDING_MAX),
+            graph_freed: VecDeque::with_capacity(GRAPH_FREED_MAX),
             pools: Pools::new(),
             holds: Holds::new(),
         }
@@ -66,6 +74,7 @@ impl Books {
             + self.devices.host_bytes()
             + self.pools.host_bytes()
             + self.holds.host_bytes()
+            + (self.graph_freed.capacity() * size_of::<u64>()) as u64
     }
 
     pub(super) fn accept(&mut self, event: &Event) {
@@ -105,6 +114,11 @@ impl Books {
             Body::PoolDestroyed { pool } => {
                 self.pools.note_end(pool, time);
                 self.destroy_pool(time, pool);
+            }
+            Body::PoolDestroyReturned { pool, succeeded } => {
+                if let Some(row) = self.pools.destroy_returned(pool, succeeded) {
+                    self.recount_pool(time, row);
+                }
             }
             Body::ContextGrew(growth) => {
                 if !self.devices.add_growth(&growth) {
@@ -216,27 +230,48 @@ impl Books {
             | FreeKind::ImportedAddress => Space::Address,
         };
         let Some(slot) = self.table.take_reference(space, address) else {
-            if space != Space::Handle || !self.holds.release_unknown(address) {
-                self.findings.untracked_frees += 1;
+            let is_known = match space {
+                Space::Handle => self.holds.release_unknown(address),
+                _ => self.graph_freed.contains(&address),
+            };
+            if !is_known {
+                // Whether there was something to free, its return tells.
+                self.await_return(time, token, NOWHERE);
             }
             return;
         };
+        let mut kind = None;
         if let Some(entry) = self.table.get_mut(slot) {
             entry.pending = entry.pending.saturating_add(1);
+            kind = Some(entry.kind);
         }
+        if kind == Some(AllocKind::GraphNode) {
+            if self.graph_freed.len() >= GRAPH_FREED_MAX {
+                self.graph_freed.pop_front();
+            }
+            self.graph_freed.push_back(address);
+        }
+        self.await_return(time, token, slot);
+        self.settle(time, slot);
+    }
+
+    fn await_return(&mut self, time: Nanos, token: u64, slot: Slot) {
         if self.pending.len() >= PENDING_MAX {
             let (_, oldest) = self.pending.remove(0);
             self.findings.presumed_frees += 1;
             self.end_pending(time, oldest);
         }
         self.pending.push((token, slot));
-        self.settle(time, slot);
     }
 
     fn return_free(&mut self, time: Nanos, token: u64, succeeded: bool) {
         // From the back: the free that was entered last mostly returns first.
         let Some(at) = self.pending.iter().rposition(|(known, _)| *known == token) else { return };
         let (_, slot) = self.pending.remove(at);
+        if slot == NOWHERE {
+            self.findings.untracked_frees += u64::from(succeeded);
+            return;
+        }
         if !succeeded {
             self.put_back(slot);
         }
@@ -413,6 +448,9 @@ impl Books {
             self.devices.add_live(entry);
         } else if was_live && !is_live {
             sound = self.devices.remove_live(entry);
+            if entry.was_exported() {
+                self.devices.add_passed_on(entry);
+            }
         }
         if as_export != was_export {
             sound &= self.devices.change_exported(entry, as_export);

@@ -80,6 +80,9 @@ pub struct DeviceTotals {
     /// Of the live VMM bytes, those whose handles and mappings are gone and that an exported
     /// descriptor alone keeps.
     pub exported_bytes: Bytes,
+    /// VMM bytes that were exported and that this process holds no more, all that ever were:
+    /// whether another process got a descriptor, and has them still, nobody tells.
+    pub passed_on_bytes: Bytes,
 }
 
 /// How much more than was asked for the driver takes, by its pages.
@@ -123,6 +126,9 @@ pub struct PoolTotals {
     pub by_tag: [Bytes; Tag::COUNT],
     /// Live allocations.
     pub live_count: u64,
+    /// Whether the program destroyed it and what is allocated from it keeps it: what it reserved is
+    /// then as it was told last, nothing more is handed out, and all goes with the last free.
+    pub is_destroyed: bool,
 }
 
 /// What contexts took for one cause.
@@ -139,7 +145,7 @@ pub struct GrowthTotals {
 /// What the ledger noticed about itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Findings {
-    /// Frees of addresses it never saw allocated.
+    /// Frees of addresses it never saw allocated. Those that failed freed nothing and are none.
     pub untracked_frees: u64,
     /// Allocations at an address that was still live (a free was missed).
     pub replaced: u64,

@@ -16,6 +16,8 @@ pub(super) struct Pool {
     is_made: bool,
     /// The handle may be given out again: only what is still allocated keeps the row.
     is_destroyed: bool,
+    /// The call that destroys it has not returned.
+    is_ending: bool,
     pub(super) handle: u64,
     /// What the driver said last, and when.
     reserved: Option<u64>,
@@ -34,8 +36,12 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Physical bytes: as told, but never less than what is allocated from it. So peaks do not
-    /// depend on when the driver was asked.
+    /// depend on when the driver was asked. What a destroyed one held goes with its last allocation
+    /// (the description of `cuMemPoolDestroy`).
     pub(super) fn physical_bytes(&self) -> u64 {
+        if self.is_destroyed && self.live_count == 0 {
+            return 0;
+        }
         self.reserved.unwrap_or(0).max(self.live_bytes)
     }
 
@@ -63,12 +69,13 @@ impl Pool {
             used_bytes: self.used.map(Bytes),
             by_tag: self.by_tag.map(Bytes),
             live_count: self.live_count,
+            is_destroyed: self.is_destroyed,
         }
     }
 }
 
 /// Pools that ended lately and are remembered: more than usually end while the driver is asked once.
-const ENDED_MAX: usize = 64;
+pub(super) const ENDED_MAX: usize = 1024;
 
 /// All pools, allocated once.
 #[derive(Debug)]
@@ -157,11 +164,23 @@ impl Pools {
         self.find(|pool| handle != 0 && pool.handle == handle)
     }
 
-    /// Its reserve is asked for no more; what is allocated from it stays.
+    /// Its reserve is asked for no more; what is allocated from it stays, and keeps the reserve.
     pub(super) fn destroy(&mut self, row: usize) {
         if let Some(pool) = self.get_mut(row) {
-            (pool.is_destroyed, pool.reserved, pool.used) = (true, None, None);
+            (pool.is_destroyed, pool.is_ending, pool.used) = (true, true, None);
         }
+    }
+
+    /// Whether it came to that. The row, if the pool is there after all.
+    pub(super) fn destroy_returned(&mut self, handle: u64, succeeded: bool) -> Option<usize> {
+        let is_it = |pool: &Pool| pool.is_taken && pool.is_ending && pool.handle == handle;
+        let row = self.rows.iter().position(is_it)?;
+        // Where it was told of meanwhile, it has another row by now.
+        let is_back = !succeeded && self.row_of(handle).is_none();
+        let pool = self.rows.get_mut(row)?;
+        pool.is_ending = false;
+        pool.is_destroyed &= !is_back;
+        is_back.then_some(row)
     }
 
     /// Remembers that a pool ended: what the driver told of it before is booked after it.

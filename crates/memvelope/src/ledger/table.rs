@@ -61,6 +61,7 @@ const OPEN: u8 = 1;
 const COUNTED: u8 = 2;
 const EXPORT_ONLY: u8 = 4;
 const VACANT: u8 = 8;
+const EXPORTED: u8 = 16;
 
 impl Entry {
     pub(super) fn new(space: Space, address: u64, bytes: u64) -> Self {
@@ -101,6 +102,15 @@ impl Entry {
         self.flags = self.flags & !(COUNTED | EXPORT_ONLY)
             | if counted { COUNTED } else { 0 }
             | if as_export { EXPORT_ONLY } else { 0 };
+    }
+
+    /// Whether a descriptor of it was ever made.
+    pub(super) fn was_exported(&self) -> bool {
+        self.flags & EXPORTED != 0
+    }
+
+    pub(super) fn note_export(&mut self) {
+        self.flags |= EXPORTED;
     }
 
     fn set(&mut self, flag: u8, on: bool) {

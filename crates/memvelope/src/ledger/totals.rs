@@ -286,6 +286,14 @@ impl Devices {
         true
     }
 
+    /// Counts what was exported and is gone here.
+    pub(super) fn add_passed_on(&mut self, entry: &Entry) {
+        if let Some(device) = self.get_mut(entry.device.into()) {
+            let bytes = Bytes(if entry.kind.counts_as_vram() { entry.bytes } else { 0 });
+            device.passed_on_bytes = device.passed_on_bytes.saturating_add(bytes);
+        }
+    }
+
     /// Changes what exported descriptors alone keep. False if more went than was there.
     pub(super) fn change_exported(&mut self, entry: &Entry, is_added: bool) -> bool {
         let Some(device) = self.get_mut(entry.device.into()) else { return false };

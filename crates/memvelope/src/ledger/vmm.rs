@@ -220,6 +220,7 @@ impl Books {
             return self.refuse(Bytes::ZERO);
         };
         entry.exports += 1;
+        entry.note_export();
         self.holds.exports.push((descriptor, slot));
     }
 

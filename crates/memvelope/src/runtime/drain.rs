@@ -174,6 +174,7 @@ fn changes_the_ledger(body: &Body) -> bool {
         | Body::Unbound { .. }
         | Body::PoolCreated { .. }
         | Body::PoolDestroyed { .. }
+        | Body::PoolDestroyReturned { .. }
         | Body::ContextGrew(_)
         | Body::GraphMemory { .. }
         | Body::ContextDestroyed { .. }

@@ -14,10 +14,10 @@
 use super::attach::Links;
 use super::lazy;
 use super::planes::{Told, seen_of};
-use super::poll;
+use super::poll::{self, PAGE};
 use super::state::Inner;
 use crate::error::Result;
-use crate::event::{Body, DeviceIndex, Event, Seen, SeenBy};
+use crate::event::{AllocKind, Body, DeviceIndex, Event, Seen, SeenBy};
 use crate::framework::Framework;
 use crate::ledger::{DeviceTotals, Ledger};
 use crate::snapshot::Epoch;
@@ -25,9 +25,13 @@ use crate::source::cupti;
 use crate::source::cupti::{Recorder, State};
 use crate::source::driver::{Asked, DeviceInfo, Driver, Reading};
 use crate::units::Bytes;
+use std::time::{Duration, Instant};
 
 /// How often planes are read before an epoch is called torn.
 pub(super) const TRIES: u32 = 8;
+
+/// How long a torn one waits for calls that are under way: more than an allocation takes.
+const UNDER_WAY_MAX: Duration = Duration::from_millis(1);
 
 /// Reads the framework plane of a device.
 pub(super) type Reader<'a> = dyn FnMut() -> Option<Framework> + 'a;
@@ -51,7 +55,10 @@ pub(super) fn read(
     mut reader: Option<&mut Reader<'_>>,
 ) -> Option<Epoch> {
     let mut last = None;
+    // Where the last two tries began: a free is told before the driver does it.
+    let mut began = [0; 2];
     for _ in 0..TRIES {
+        began = [began[1], turned(&totals_of(inner, device.index))];
         let attempt = attempt(inner, links, device, whence, reader.as_deref_mut())?;
         let is_torn = attempt.is_torn;
         let is_told_more = !is_torn && lazy::settle(inner, links, &attempt);
@@ -60,9 +67,39 @@ pub(super) fn read(
             break;
         }
     }
-    let epoch = last?;
+    let mut epoch = last?;
+    if epoch.is_torn {
+        let turned = turned_by_now(inner, device.index).saturating_sub(began[0]);
+        epoch.moved_bytes = epoch.moved_bytes.max(Bytes(turned - turned % PAGE.0));
+    }
     inner.planes().note_epoch(device.index, epoch.clone());
     Some(epoch)
+}
+
+/// Bytes that were taken and given back so far, those of each call rounded up to nearly a page more:
+/// rounded down, a difference is no less than the pages that came and went.
+fn turned(totals: &DeviceTotals) -> u64 {
+    let kinds = AllocKind::ALL.into_iter().zip(&totals.by_kind);
+    let kinds = kinds.filter(|(kind, _)| kind.counts_as_vram()).map(|(_, of_kind)| {
+        let count = of_kind.allocated_count.saturating_mul(2).saturating_sub(of_kind.live_count);
+        let bytes = of_kind.allocated_bytes.0.saturating_mul(2);
+        let bytes = bytes.saturating_sub(of_kind.live_bytes.0);
+        bytes.saturating_add(count.saturating_mul(PAGE.0 - 1))
+    });
+    kinds.fold(0, u64::saturating_add)
+}
+
+/// The same, once as many calls have returned as are under way: what they do may be in the free bytes
+/// already.
+fn turned_by_now(inner: &Inner, device: DeviceIndex) -> u64 {
+    let ledger = inner.ledger;
+    let before = ledger.vram_and_turnover(device).1;
+    let under_way = inner.recorder().map_or(0, Recorder::calls_under_way);
+    let deadline = Instant::now() + UNDER_WAY_MAX;
+    while ledger.vram_and_turnover(device).1 < before + under_way && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    turned(&totals_of(inner, device))
 }
 
 fn attempt(

@@ -247,6 +247,7 @@ impl Planes {
             | Body::Unbound { .. }
             | Body::PoolCreated { .. }
             | Body::PoolDestroyed { .. }
+            | Body::PoolDestroyReturned { .. }
             | Body::ContextGrew(_)
             | Body::GraphMemory { .. }
             | Body::ContextDestroyed { .. }

@@ -69,6 +69,7 @@ impl Sampler {
             | Body::Unbound { .. }
             | Body::PoolCreated { .. }
             | Body::PoolDestroyed { .. }
+            | Body::PoolDestroyReturned { .. }
             | Body::ContextGrew(_)
             | Body::GraphMemory { .. }
             | Body::ContextDestroyed { .. }

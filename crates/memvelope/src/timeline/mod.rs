@@ -179,6 +179,7 @@ impl Timeline {
             | Body::Unbound { .. }
             | Body::PoolCreated { .. }
             | Body::PoolDestroyed { .. }
+            | Body::PoolDestroyReturned { .. }
             | Body::ContextGrew(_)
             | Body::GraphMemory { .. }
             | Body::ContextDestroyed { .. }

@@ -195,6 +195,7 @@ impl<'a> TraceWriter<'a> {
             | Body::Unbound { .. }
             | Body::PoolCreated { .. }
             | Body::PoolDestroyed { .. }
+            | Body::PoolDestroyReturned { .. }
             | Body::ContextGrew(_)
             | Body::GraphMemory { .. }
             | Body::ContextDestroyed { .. }

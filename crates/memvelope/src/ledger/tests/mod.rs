@@ -2,6 +2,7 @@
 
 mod families;
 mod naive;
+mod pools;
 mod threads;
 
 use super::*;
@@ -79,8 +80,10 @@ fn a_free_counts_when_it_is_entered_and_is_put_back_when_it_fails() {
             (free(0x1000, FreeKind::PoolUsed, 3), 0),
             (returned(3, true), 0),
             (free(0x1000, FreeKind::Device, 4), 0),
-            (returned(4, false), 0),
+            (returned(4, false), 0), // freed twice: there was nothing to free
             (free(0, FreeKind::Device, 5), 0),
+            (free(0x2000, FreeKind::Device, 6), 0),
+            (returned(6, true), 0),
         ],
     );
     assert_eq!((findings.restored, findings.untracked_frees, findings.replaced), (1, 1, 0));
@@ -200,6 +203,7 @@ fn a_context_takes_its_allocations_with_it() {
             (gone, 5),
             (returned(1, false), 5),
             (free(1, FreeKind::Device, 2), 5),
+            (returned(2, true), 5),
         ],
     );
     assert_eq!(findings.untracked_frees, 1);

@@ -187,6 +187,9 @@ struct Model {
     pools: Vec<Pool>,
     graphs: [u64; 3],
     unknown: Vec<u64>,
+    /// Frees under way of what was never seen.
+    unseen: Vec<u64>,
+    graph_freed: Vec<u64>,
     peaks: [u64; 3],
     allocated: [u64; 3],
     untracked: u64,
@@ -216,7 +219,11 @@ impl Model {
 
     fn pool_bytes(&self, device: u32) -> u64 {
         let pools = self.pools.iter().enumerate().filter(|(_, pool)| pool.device == device);
-        pools.map(|(i, pool)| pool.reserved.max(self.live(|k| k.pool == Some(i)).0)).sum()
+        let bytes = |(i, pool): (usize, &Pool)| {
+            let (live, count) = self.live(|k| k.pool == Some(i));
+            if pool.is_destroyed && count == 0 { 0 } else { pool.reserved.max(live) }
+        };
+        pools.map(bytes).sum()
     }
 
     fn vram(&self, device: u32) -> u64 {
@@ -240,7 +247,7 @@ impl Model {
 
     fn end_pool(&mut self, handle: u64) {
         for pool in self.pools.iter_mut().filter(|pool| pool.handle == handle) {
-            (pool.is_destroyed, pool.reserved) = (true, 0);
+            pool.is_destroyed = true;
         }
     }
 
@@ -281,14 +288,20 @@ impl Model {
         if let Some(known) = self.open(is_handle, number) {
             self.known[known].references -= 1;
             self.known[known].tokens.push(token);
+            if self.known[known].kind == AllocKind::GraphNode {
+                self.graph_freed.push(number);
+            }
         } else if let Some(at) = self.unknown.iter().position(|it| is_handle && *it == number) {
             self.unknown.remove(at);
-        } else {
-            self.untracked += 1;
+        } else if is_handle || !self.graph_freed.contains(&number) {
+            self.unseen.push(token);
         }
     }
 
     fn settle_free(&mut self, token: u64, succeeded: bool) {
+        if succeeded && self.unseen.contains(&token) {
+            self.untracked += 1;
+        }
         let Some(at) = self.known.iter().position(|k| k.tokens.contains(&token)) else { return };
         let known = &mut self.known[at];
         known.tokens.retain(|known| *known != token);

@@ -77,9 +77,10 @@ fn driver(epoch: &Epoch, free: Bytes, bytes: Bytes, page: u64) -> Fit {
 
 fn find_pool(epoch: &Epoch, pool: u64) -> Option<&PoolTotals> {
     let pools = &epoch.totals.pools;
-    let named = pools.iter().find(|known| known.pool == pool);
+    let mut pools = pools.iter().filter(|pool| !pool.is_destroyed);
+    let named = pools.clone().find(|known| known.pool == pool);
     // The current one is among those that are known by their handle.
-    let only = pools.first().filter(|_| pool == 0 && pools.len() == 1);
+    let only = pools.next().filter(|_| pool == 0 && pools.next().is_none());
     named.or(only)
 }
 
@@ -105,8 +106,12 @@ fn from_pool(epoch: &Epoch, pool: &PoolTotals, free: Bytes, bytes: Bytes, page: 
     }
 }
 
-/// What a pool holds and nobody uses; nothing while its reserve is not known.
+/// What a pool holds and nobody uses; nothing while its reserve is not known, or if nobody can
+/// have it any more.
 pub(super) fn idle_of(pool: &PoolTotals) -> Bytes {
+    if pool.is_destroyed {
+        return Bytes::ZERO;
+    }
     let requested = pool.by_tag.iter().copied().sum::<Bytes>();
     let used = pool.used_bytes.map_or(requested, |used| used.max(requested));
     pool.reserved_bytes.map_or(Bytes::ZERO, |reserved| reserved.saturating_sub(used))

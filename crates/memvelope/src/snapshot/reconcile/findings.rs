@@ -73,7 +73,18 @@ fn rest(input: &Reconcile<'_>, planes: &Planes, balance: &Balance) -> Option<Fin
     }
     // Where allocations go unseen, most of what is used is bound to be unaccounted for.
     let limit = i128::from(balance.used_bytes.0) / i128::from(UNEXPLAINED_PART);
-    let is_much = !input.allocations_unseen && bytes - error > limit;
+    let is_much = !input.allocations_unseen && !is_untouched(input) && bytes - error > limit;
+    let is_at = |term| balance.line(term).map(|line| line.bytes);
+    let is_all_known = is_at(TermName::Context).is_some()
+        && is_at(TermName::OpeningBalance) == Some(0)
+        && is_at(TermName::OtherProcesses).is_some();
+    let action = if is_all_known {
+        "no line is absent: while it stays as it is, it is what the driver keeps for itself, and is \
+         to be planned with; if it grows, something allocates without being seen"
+    } else {
+        "look for what is absent in the note of `unaccounted`; attach before the first CUDA call, \
+         and load the modules that the program needs, so that they are measured"
+    };
     is_much.then(|| {
         finding(
             FindingKind::Unexplained,
@@ -83,10 +94,18 @@ fn rest(input: &Reconcile<'_>, planes: &Planes, balance: &Balance) -> Option<Fin
                  error bar ({})",
                 sizes.0, sizes.1
             ),
-            "look for what is absent in the note of `unaccounted`; attach before the first CUDA \
-             call, and load the modules that the program needs, so that they are measured",
+            action,
         )
     })
+}
+
+/// Whether this process never had anything there: what is used is none of its concern.
+fn is_untouched(input: &Reconcile<'_>) -> bool {
+    let totals = &input.epoch.totals;
+    input.plane.opening_own_bytes.or(input.plane.opening_bytes) == Some(Bytes::ZERO)
+        && totals.vram.peak_bytes == Bytes::ZERO
+        && totals.growth.iter().all(|cause| cause.count == 0)
+        && input.epoch.framework.is_none()
 }
 
 fn grows(input: &Reconcile<'_>, balance: &Balance) -> Option<Finding> {
@@ -128,8 +147,8 @@ fn untracked_frees(input: &Reconcile<'_>, planes: &Planes) -> Option<Finding> {
         "memory from before we attached was freed, of unknown size: the opening balance is too \
          large by that; attach before the first CUDA call"
     } else {
-        "nothing was in use before we attached: an allocation call goes unseen, or something is \
-         freed twice; `memvelope doctor` says which calls are watched"
+        "nothing was in use before we attached: an allocation call goes unseen; `memvelope doctor` \
+         says which calls are watched"
     };
     let text = format!("{} of allocations that were never seen", count(frees, "free"));
     (frees > 0).then(|| finding(FindingKind::UntrackedFrees, 0, text, action))

@@ -122,6 +122,15 @@ fn cached(planes: &Planes) -> Option<Draft> {
         draft.part("torch, stranded beside blocks in use", framework.stranded);
     }
     draft.part(POOLS, planes.pools.idle);
+    let destroyed = planes.pools.idle_of_destroyed;
+    if destroyed > 0 {
+        draft.error = destroyed;
+        let bytes = Bytes(u64::try_from(destroyed).unwrap_or(0));
+        draft.note += &format!(
+            "; {bytes} in destroyed pools, as they held when they were: they go with the last \
+             allocation of each"
+        );
+    }
     if let Some(graphs) = &planes.graphs {
         draft.part("graph memory", graphs.idle);
     }
@@ -266,6 +275,9 @@ pub(super) fn unaccounted(
         beside(managed, "of managed memory may be here or in host RAM");
         let exported = wide(epoch.totals.exported_bytes);
         beside(exported, "of exported memory may have gone since");
+        // Of all that ever was exported, no more can be there than nothing else explains.
+        let passed_on = wide(epoch.totals.passed_on_bytes).min(rest.max(0));
+        beside(passed_on, "at most may be held by processes that this one exported memory to");
         beside(wide(input.findings.refused_bytes), "were not entered in the ledger");
     }
     let not_vram = planes.framework.as_ref().map_or(0, |framework| framework.not_vram);

@@ -55,6 +55,8 @@ pub(super) struct Pools {
     pub(super) by_tag: ByTag,
     pub(super) rounding: i128,
     pub(super) idle: i128,
+    /// Of it, what destroyed pools held when they were asked last.
+    pub(super) idle_of_destroyed: i128,
     /// Pools whose reserve nobody could ask for.
     pub(super) unasked: usize,
 }
@@ -236,6 +238,7 @@ impl Pools {
         }
         self.rounding += used - requested;
         self.idle += reserved - used;
+        self.idle_of_destroyed += if pool.is_destroyed { reserved - used } else { 0 };
     }
 }
 

@@ -207,10 +207,13 @@ fn write_pools(out: &mut String, totals: &DeviceTotals) -> Result {
     let mut table = Table::new(2, &["memory pools", "reserved", "in use", "live"]);
     let shown = |bytes: Option<Bytes>| bytes.map_or("absent".into(), |bytes| bytes.to_string());
     for pool in pools.iter().take(ROWS_SHOWN) {
+        let end = if pool.is_destroyed { " (destroyed)" } else { "" };
+        // Nobody can be asked what a destroyed one rounds that up to.
+        let asked_for = pool.is_destroyed.then(|| pool.by_tag.iter().copied().sum());
         table.row([
-            format!("{:#x}", pool.pool),
+            format!("{:#x}{end}", pool.pool),
             shown(pool.reserved_bytes),
-            shown(pool.used_bytes),
+            shown(pool.used_bytes.or(asked_for)),
             pool.live_count.to_string(),
         ]);
     }

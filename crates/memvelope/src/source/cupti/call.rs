@@ -4,10 +4,9 @@
 #![expect(unsafe_code, reason = "arguments of C calls, read through CUPTI's pointers")]
 
 use super::UNKNOWN_DEVICE;
-use super::callbacks::emit;
 use super::contexts::Known;
 use super::state::STATE;
-use crate::event::{Body, CallKind, DeviceIndex, DriverCall};
+use crate::event::{Body, CallKind, DeviceIndex, DriverCall, Event, SeenBy, Sink};
 use crate::source::clock;
 use crate::units::Nanos;
 use cupti_sys::layout::callback_data;
@@ -70,31 +69,38 @@ pub(super) struct Call {
     pub(super) correlation: u32,
     /// When this site was reached.
     pub(super) time: Nanos,
+    sink: &'static dyn Sink,
 }
 
 thread_local! {
     // const-initialised, without a destructor: usable in a callback at any time of a thread's life.
-    static ENTERED: Cell<Entered> =
-        const { Cell::new(Entered { time: Nanos::ZERO, ordinal: 0, recording: 0, depth: 0 }) };
+    static ENTERED: Entered = const {
+        Entered {
+            time: Cell::new(Nanos::ZERO),
+            ordinal: Cell::new(0),
+            recording: Cell::new(0),
+            depth: Cell::new(0),
+        }
+    };
 }
 
-/// The call that this thread is in.
-#[derive(Clone, Copy)]
+/// The call that this thread is in. A cell each: one for all would be read as a whole right after a
+/// part of it was written, and the processor waits for that.
 struct Entered {
     /// When it was entered; zero outside of calls.
-    time: Nanos,
+    time: Cell<Nanos>,
     /// A number that no other call has.
-    ordinal: u64,
+    ordinal: Cell<u64>,
     /// In which recording that was.
-    recording: u64,
+    recording: Cell<u64>,
     /// Calls that this thread is in: should the driver call itself.
-    depth: u32,
+    depth: Cell<u32>,
 }
 
 impl Call {
     /// # Safety
     /// `data` is a `CUpti_CallbackData` of the current callback.
-    pub(super) unsafe fn read(id: u32, data: Block) -> Self {
+    pub(super) unsafe fn read(id: u32, data: Block, sink: &'static dyn Sink) -> Self {
         // SAFETY: the offsets are those of CUpti_CallbackData in every version; the return value
         // is a CUresult that exists at the exit site.
         unsafe {
@@ -115,6 +121,7 @@ impl Call {
                 shared: data.read(callback_data::CORRELATION_DATA),
                 correlation: data.read(callback_data::CORRELATION_ID),
                 time: clock::now(),
+                sink,
             }
         }
     }
@@ -124,28 +131,29 @@ impl Call {
     }
 
     pub(super) fn emit(&self, body: Body) {
-        emit(self.time, body);
+        self.sink.accept(&Event { time: self.time, seen_by: SeenBy::Callback, body });
     }
 
     /// The same, stamped now: where this thread waited since the site was reached.
     pub(super) fn emit_now(&self, body: Body) {
-        emit(clock::now(), body);
+        self.sink.accept(&Event { time: clock::now(), seen_by: SeenBy::Callback, body });
     }
 
     /// Notes that the call was entered: from now on the driver's books may move before ours do.
     pub(super) fn enter(&self) {
         let (recording, ordinal) = STATE.under_way.enter();
         ENTERED.with(|entered| {
-            let outer = entered.get();
-            let depth = if outer.recording == recording { outer.depth } else { 0 };
-            let depth = depth.saturating_add(1);
-            entered.set(Entered { time: self.time, ordinal, recording, depth });
+            let is_inner = entered.recording.replace(recording) == recording;
+            let outer = if is_inner { entered.depth.get() } else { 0 };
+            entered.depth.set(outer.saturating_add(1));
+            entered.ordinal.set(ordinal);
+            entered.time.set(self.time);
         });
     }
 
     /// Tells how long the host was in the call, now that it is over.
     pub(super) fn time_it(&self) {
-        let start = ENTERED.with(Cell::get).time;
+        let start = ENTERED.with(|entered| entered.time.get());
         // Zero: we were attached between the two sites.
         if let (Some(call), true) = (call_kind(self.id), start != Nanos::ZERO) {
             let succeeded = self.succeeded();
@@ -155,11 +163,14 @@ impl Call {
 
     /// Notes that all is told of the call.
     pub(super) fn leave() {
-        let inner = ENTERED.with(Cell::get);
-        // Depth 0: we were attached between the two sites.
-        STATE.under_way.leave(if inner.depth > 0 { inner.recording } else { 0 });
-        let depth = inner.depth.saturating_sub(1);
-        ENTERED.with(|entered| entered.set(Entered { time: Nanos::ZERO, depth, ..inner }));
+        let recording = ENTERED.with(|entered| {
+            entered.time.set(Nanos::ZERO);
+            let depth = entered.depth.get();
+            entered.depth.set(depth.saturating_sub(1));
+            // Depth 0: we were attached between the two sites.
+            if depth > 0 { entered.recording.get() } else { 0 }
+        });
+        STATE.under_way.leave(recording);
     }
 
     /// A number for what this call tells at both of its sites, at its entry: not 0, and no other
@@ -167,7 +178,7 @@ impl Call {
     pub(super) fn token() -> u64 {
         /// Apart from [`super::state::State::next_token`]'s.
         const OF_CALLS: u64 = 1 << 62;
-        OF_CALLS | ENTERED.with(Cell::get).ordinal
+        OF_CALLS | ENTERED.with(|entered| entered.ordinal.get())
     }
 
     /// Device of the call's context.

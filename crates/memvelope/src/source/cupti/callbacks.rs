@@ -150,9 +150,7 @@ pub(super) unsafe extern "C" fn on_callback(
         if data.is_null() || finalize::on_callback(callback_domain, id, site) {
             return;
         }
-        if STATE.sink().is_none() {
-            return;
-        }
+        let Some(sink) = STATE.sink() else { return };
         let Some(_inside) = Inside::enter() else { return };
         match callback_domain {
             domain::DRIVER_API => {
@@ -161,7 +159,7 @@ pub(super) unsafe extern "C" fn on_callback(
                     return;
                 }
                 // SAFETY: in this domain CUPTI passes a CUpti_CallbackData, valid for this call.
-                let call = unsafe { Call::read(id, Block(data.cast())) };
+                let call = unsafe { Call::read(id, Block(data.cast()), sink) };
                 if !call.at_exit {
                     call.enter();
                 }
@@ -169,10 +167,14 @@ pub(super) unsafe extern "C" fn on_callback(
                     // SAFETY: `call` was just made of CUPTI's data for this very call.
                     unsafe { growth::on_call(&call) };
                 }
-                // Before anything is told of the call: a pool that is about to end is asked no more.
+                // Before anything is told of the call: a pool that is about to end is asked once more,
+                // then no more.
                 if pools::WATCHED.contains(&id) {
                     // SAFETY: as above.
-                    unsafe { pools::on_call(&call) };
+                    unsafe {
+                        family::last_question(&call);
+                        pools::on_call(&call);
+                    }
                 }
                 // SAFETY: as above.
                 unsafe { family::driver_call(&call) };
@@ -217,7 +219,7 @@ unsafe fn module_loaded(data: Block) {
     }
 }
 
-pub(super) fn emit(time: Nanos, body: Body) {
+fn emit(time: Nanos, body: Body) {
     STATE.emit(&Event { time, seen_by: SeenBy::Callback, body });
 }
 

@@ -9,6 +9,7 @@ use crate::event::{
     AllocKind, Allocation, AllocationFailure, Body, DeviceIndex, FreeKind, current_tag,
 };
 use crate::source::attribution::library_here;
+use crate::source::driver::Asked;
 use crate::units::Bytes;
 use cupti_sys::layout::{allocation_prop, pool_props};
 use cupti_sys::{cbid, params};
@@ -157,11 +158,33 @@ unsafe fn made_pool(call: &Call) {
 unsafe fn destroying_pool(call: &Call) {
     // SAFETY: the handle lies there.
     let pool = unsafe { call.arguments.read(params::mem_pool_destroy::POOL) };
-    if !call.at_exit {
+    if call.at_exit {
+        call.emit(Body::PoolDestroyReturned { pool, succeeded: call.succeeded() });
+    } else {
         other_pools::forget(pool);
         // Whoever was asking about this very pool has been waited for: what it was told is older.
         call.emit_now(Body::PoolDestroyed { pool });
     }
+}
+
+/// Asks a pool what it holds for the last time: what is allocated from it will keep that.
+///
+/// # Safety
+/// `call` describes the current callback, in the driver-API domain.
+pub(super) unsafe fn last_question(call: &Call) {
+    if call.id != cbid::MEM_POOL_DESTROY || call.at_exit || call.arguments.0.is_null() {
+        return;
+    }
+    // SAFETY: the handle lies there.
+    let pool = unsafe { call.arguments.read(params::mem_pool_destroy::POOL) };
+    let Some(driver) = STATE.driver() else { return };
+    STATE.pools().while_alive(pool, &mut || {
+        if let Some(device) = STATE.pools().device_of(pool)
+            && let Ok(event) = driver.pool_of(device, pool)
+        {
+            call.emit_now(event.body);
+        }
+    });
 }
 
 /// A free: announced at the entry site, before the address can be handed out again, and settled at

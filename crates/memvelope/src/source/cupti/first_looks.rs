@@ -12,7 +12,15 @@ use cupti_sys::{cbid, params};
 /// # Safety
 /// `call` is at its entry site, in the driver-API domain.
 pub(super) unsafe fn entering(call: &Call) {
-    let Some(driver) = STATE.driver().filter(|driver| !driver.is_gone()) else { return };
+    let is_pooled = matches!(
+        call.id,
+        cbid::MEM_ALLOC_ASYNC
+            | cbid::MEM_ALLOC_ASYNC_PTSZ
+            | cbid::MEM_ALLOC_FROM_POOL_ASYNC
+            | cbid::MEM_ALLOC_FROM_POOL_ASYNC_PTSZ
+    );
+    let driver = if is_pooled { STATE.driver() } else { None };
+    let Some(driver) = driver.filter(|driver| !driver.is_gone()) else { return };
     let (device, pool) = match call.id {
         cbid::MEM_ALLOC_ASYNC | cbid::MEM_ALLOC_ASYNC_PTSZ => {
             let device = call.device();

@@ -25,8 +25,8 @@ use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(all(test, loom)))]
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
-/// Pools that are known at a time; programs have one or two.
-const POOLS: usize = 64;
+/// Pools that are known at a time, as many as the ledger tells apart; programs have one or two.
+const POOLS: usize = 256;
 
 /// How long the end of a pool waits for a question.
 const WAIT_MAX: Duration = Duration::from_millis(50);
@@ -91,6 +91,11 @@ impl Pools {
             Some(slot) => slot.revive(device),
             None => self.learn(handle, device),
         }
+    }
+
+    /// Where a pool that is known is.
+    pub(super) fn device_of(&self, handle: u64) -> Option<DeviceIndex> {
+        self.of(handle).next().map(|slot| DeviceIndex(slot.device.load(Ordering::Acquire)))
     }
 
     /// A pool is there, since something was just allocated from it. One that is about to end stays so.

@@ -478,6 +478,11 @@ impl Recorder {
         STATE.under_way.moment()
     }
 
+    /// Allocation and set-up calls that are under way.
+    pub(crate) fn calls_under_way(&self) -> u64 {
+        STATE.under_way.count()
+    }
+
     /// Tells what other processes moved by on a device between two looks; `None` if nobody can tell.
     /// Measured growth has it as its error bar.
     pub fn note_others(&self, device: DeviceIndex, moved: Option<Bytes>) {

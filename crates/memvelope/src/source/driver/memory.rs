@@ -301,6 +301,14 @@ impl Driver {
         pool.map_or(0, |pool| pool as u64)
     }
 
+    /// What a pool holds. For callbacks, likewise.
+    ///
+    /// # Errors
+    /// [`crate::Error::DriverCall`].
+    pub(crate) fn pool_of(&self, device: DeviceIndex, pool: u64) -> Result<Event> {
+        self.pool(device, pool as CuMemoryPool)
+    }
+
     /// Whether a stream is being captured into a graph. For callbacks, likewise.
     pub(crate) fn is_capturing(&self, stream: u64) -> bool {
         /// `CU_STREAM_CAPTURE_STATUS_ACTIVE`.

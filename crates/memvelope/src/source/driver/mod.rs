@@ -266,8 +266,6 @@ impl Driver {
         match call!(self, ctx_get_device = "cuCtxGetDevice"(&raw mut device)) {
             Ok(()) => Ok(u32::try_from(device).ok().map(DeviceIndex)),
             Err(error) if is_code(&error, CuResult::INVALID_CONTEXT) => Ok(None),
-            // It was this thread's, and has ended: there is none to ask in.
-            Err(error) if is_code(&error, CuResult::CONTEXT_IS_DESTROYED) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -19,7 +19,6 @@ impl CuResult {
     /// The driver is being torn down: after it no driver call may be made any more.
     pub(crate) const DEINITIALIZED: Self = Self(4);
     pub(crate) const INVALID_CONTEXT: Self = Self(201);
-    pub(crate) const CONTEXT_IS_DESTROYED: Self = Self(709);
     pub(crate) const NOT_SUPPORTED: Self = Self(801);
 }
 

@@ -44,6 +44,7 @@ fn the_rest_and_its_thresholds() {
     let with = |used: u64, held: u64, change: fn(&mut Input)| {
         let mut input = device(used);
         input.epoch.totals.by_tag[Tag::Weights as usize].live_bytes = mib(held);
+        input.epoch.totals.vram.peak_bytes = mib(held);
         change(&mut input);
         input
     };
@@ -53,6 +54,18 @@ fn the_rest_and_its_thresholds() {
     check("a hundredth", &with(500, 495, none), &rest(5), 0, &[]);
     check("more", &with(500, 494, none), &rest(6), 0, &[F::Unexplained]);
     check("twice", &with(500, 501, none), &rest(-1), 0, &[F::CountedTwice]);
+    check("a device of others", &device(500), &rest(500), 0, &[]);
+    let advice = |change| {
+        let balance = with(500, 400, change).reconcile();
+        balance.findings.first().map(|found| found.action.clone()).unwrap()
+    };
+    assert!(advice(none).contains("what is absent"), "the context is: {}", advice(none));
+    let measured: fn(&mut Input) = |i| i.epoch.totals.growth[0].count = 1;
+    assert!(advice(measured).contains("what the driver keeps"), "{}", advice(measured));
+    let exported: fn(&mut Input) = |input| input.epoch.totals.passed_on_bytes = mib(7);
+    check("passed on", &with(500, 494, exported), &rest(6), 6, &[]);
+    check("passed on, less", &with(500, 480, exported), &rest(20), 7, &[F::Unexplained]);
+    check("passed on, twice", &with(500, 501, exported), &rest(-1), 0, &[F::CountedTwice]);
     let rounding = |input: &mut Input| input.epoch.totals.rounding.error_bytes = mib(4);
     check("within bars", &with(500, 491, rounding), &rest(9), 4, &[]);
     check("beyond bars", &with(500, 490, rounding), &rest(10), 4, &[F::Unexplained]);
