@@ -448,3 +448,45 @@ fn a_pool_that_ended_in_a_pause_is_forgotten() {
         session.stop(SOON).unwrap();
     });
 }
+
+/// The same where the program's pool is the current one, and takes what it had in reserve.
+#[test]
+fn a_current_pool_that_was_there_before_is_asked_first() {
+    let name = "a_current_pool_that_was_there_before_is_asked_first";
+    in_child(name, &scenario(0, ""), || {
+        assert_eq!(cu::cuInit(0), 0);
+        enter_context();
+        assert_eq!(cu::cuDeviceSetMemPool(0, make_pool()), 0);
+        let (mut first, mut second) = (0, 0);
+        assert_eq!(cu::cuMemAllocAsync(&mut first, 100 * MIB, 0), 0);
+        let session = Session::start(&Config::default()).unwrap();
+        check("attached late", &session, 0);
+        assert_eq!(cu::cuMemAllocAsync(&mut second, 40 * MIB, 0), 0);
+        check("it is met", &session, 0);
+        session.stop(SOON).unwrap();
+    });
+}
+
+/// What is allocated from a pool in host memory, or while a stream is captured, takes no VRAM.
+#[test]
+fn host_pools_and_captures_take_nothing() {
+    in_child("host_pools_and_captures_take_nothing", &scenario(0, ""), || {
+        assert_eq!(cu::cuInit(0), 0);
+        let session = Session::start(&Config::default()).unwrap();
+        enter_context();
+        let in_host_memory = [[1_u32, 0, 2, 0], [0; 4], [0; 4], [0; 4], [0; 4], [0; 4]];
+        let mut pool = 0;
+        assert_eq!(cu::cuMemPoolCreate(&mut pool, in_host_memory.as_ptr()), 0);
+        from_pool(pool, 50 * MIB);
+        check("from a pool in host memory", &session, 0);
+        let (mut stream, mut graph, mut node) = (0, 0, 0);
+        assert_eq!(cu::cuStreamCreate(&mut stream, 1), 0);
+        assert_eq!(cu::cuStreamBeginCapture_v2(stream, 0), 0);
+        assert_eq!(cu::cuMemAllocAsync(&mut node, 30 * MIB, stream), 0);
+        assert_eq!(cu::cuMemFreeAsync(node, stream), 0);
+        assert_eq!(cu::cuMemAllocAsync(&mut node, 20 * MIB, stream), 0);
+        assert_eq!(cu::cuStreamEndCapture(stream, &mut graph), 0);
+        check("captured", &session, 0);
+        session.stop(SOON).unwrap();
+    });
+}

@@ -353,4 +353,15 @@ mod tests {
         check(None, &[(500, 0, 0), (570, 70, 0)], &[(None, 500), (None, 500)]);
         check(None, &[(500, 30, 0), (570, 999, 5)], &[(None, 470), (None, 0)]);
     }
+
+    #[test]
+    fn what_moved_meanwhile_is_not_taken_off_the_opening_balance() {
+        let (mut planes, device) = (Planes::default(), DeviceIndex(0));
+        let (total_bytes, free_bytes) = (Bytes(1000), Bytes(500));
+        let moved_bytes = Bytes(40);
+        let mut epoch = Epoch { total_bytes, free_bytes, moved_bytes, ..Epoch::default() };
+        epoch.totals.vram.live_bytes = Bytes(100);
+        planes.note_epoch(device, epoch);
+        assert_eq!(planes.plane(device).opening_bytes, Some(Bytes(440)));
+    }
 }
