@@ -171,6 +171,34 @@ fn pools_are_asked_without_a_primary_context() {
     });
 }
 
+/// The program's pools end with a reset of the device, and nobody asks them any more.
+#[test]
+fn a_reset_ends_the_programs_pools() {
+    let cases = [(scenario(100 << 20, ""), &[("HIDDEN", "104857600")][..])];
+    in_children("a_reset_ends_the_programs_pools", &cases, || {
+        let session = Session::start(&Config::default()).unwrap();
+        enter_context();
+        let (mut pooled, mut own, mut pool) = (0, 0, 0);
+        let properties = [[1u32, 0, 1, 0], [0; 4], [0; 4], [0; 4], [0; 4], [0; 4]];
+        let mut keep = u64::MAX;
+        assert_eq!(cu::cuMemPoolCreate(&mut pool, properties.as_ptr()), 0);
+        assert_eq!(cu::cuMemPoolSetAttribute(pool, 4, &mut keep), 0);
+        assert_eq!(cu::cuMemAllocFromPoolAsync(&mut own, 30 * MIB, pool, 0), 0);
+        assert_eq!(cu::cuMemAllocAsync(&mut pooled, 40 * MIB, 0), 0);
+        check("two pools", &session, hidden());
+        assert_eq!(cu::cuDevicePrimaryCtxReset_v2(0), 0);
+        check("after the reset", &session, hidden());
+        let snapshot = session.snapshot();
+        let pools: Vec<_> = device(&snapshot).totals.pools.iter().map(|it| it.pool).collect();
+        assert!(!pools.contains(&pool), "{pools:?}");
+        enter_context();
+        assert_eq!(cu::cuMemPoolCreate(&mut pool, properties.as_ptr()), 0);
+        assert_eq!(cu::cuMemAllocFromPoolAsync(&mut own, 20 * MIB, pool, 0), 0);
+        check("anew", &session, hidden());
+        session.stop(SOON).unwrap();
+    });
+}
+
 /// A program takes back in what it exported itself, and lets the first handle go.
 #[test]
 fn an_import_of_the_programs_own_keeps_the_bytes() {

@@ -176,7 +176,13 @@ pub(crate) fn primary_reset(call: &Call, device: i32) -> Done {
         let record = &mut world.devices[index];
         let (count, handle) = (record.primary_count, record.primary);
         record.primary_count = 0;
-        if count == 0 { Ok(()) } else { world.destroy_context(handle) }
+        if count == 0 {
+            return Ok(());
+        }
+        world.destroy_context(handle)?;
+        // Not documented of pools; of everything that is, it is.
+        world.destroy_pools_on(index);
+        Ok(())
     })
 }
 

@@ -290,6 +290,18 @@ impl World {
         Ok(())
     }
 
+    /// Destroys what the program made on a device.
+    pub(crate) fn destroy_pools_on(&mut self, device: usize) {
+        let is_own = |pool: &Pool| {
+            pool.device == device && !pool.is_default && !pool.doomed && pool.place == PoolPlace::Device
+        };
+        let own: Vec<u64> =
+            self.pools.iter().filter(|(_, pool)| is_own(pool)).map(|(handle, _)| *handle).collect();
+        for handle in own {
+            let _ = self.destroy_pool(handle);
+        }
+    }
+
     fn drop_pool(&mut self, handle: u64) {
         let Some(pool) = self.pools.remove(&handle) else { return };
         self.shrink_pool(pool.device, pool.place, pool.reserved);

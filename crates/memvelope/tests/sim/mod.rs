@@ -133,6 +133,7 @@ functions! {
     fn cuDevicePrimaryCtxRelease_v2(device: i32);
     fn cuDevicePrimaryCtxGetState(device: i32, flags: *mut u32, active: *mut i32);
     fn cuDevicePrimaryCtxReset_v2(device: i32);
+    fn cuMemPoolSetAttribute(pool: u64, attribute: u32, value: *mut u64);
     fn cuCtxCreate_v2(to: *mut u64, flags: u32, device: i32);
     fn cuCtxDestroy_v2(context: u64);
     fn cuCtxSetCurrent(context: u64);

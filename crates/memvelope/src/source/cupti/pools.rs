@@ -10,12 +10,17 @@
 //! ending.
 //!
 //! A pool is known from its making, or from the first allocation that is seen to be taken from it.
+//!
+//! A reset of the device (`cuDevicePrimaryCtxReset`) ends everything that the program has there, and to
+//! use any of it afterwards is undefined (CUDA Runtime API, `cudaDeviceReset`). Pools are not named in
+//! that list; they are taken for gone, since a handle that is none must not be asked. Should the driver
+//! keep one, its next allocation makes it known again.
 
 #![expect(unsafe_code, reason = "arguments of C calls, read through CUPTI's pointers")]
 
 use super::call::Call;
 use super::state::STATE;
-use crate::event::DeviceIndex;
+use crate::event::{Body, DeviceIndex};
 use crate::source::driver::Asked;
 use cupti_sys::{cbid, params};
 use std::time::{Duration, Instant};
@@ -47,7 +52,12 @@ const PROPS_LOCATION_TYPE: usize = 8;
 const PROPS_LOCATION_ID: usize = 12;
 
 /// What is watched for the handshake.
-pub(super) const WATCHED: &[u32] = &[cbid::MEM_POOL_CREATE, cbid::MEM_POOL_DESTROY];
+pub(super) const WATCHED: &[u32] = &[
+    cbid::MEM_POOL_CREATE,
+    cbid::MEM_POOL_DESTROY,
+    cbid::DEVICE_PRIMARY_CTX_RESET,
+    cbid::DEVICE_PRIMARY_CTX_RESET_V2,
+];
 
 /// The pools.
 #[derive(Debug)]
@@ -133,6 +143,25 @@ impl Pools {
 
     fn ended(&self, handle: u64, is_gone: bool) {
         self.of(handle).for_each(|slot| if is_gone { slot.give_back() } else { slot.unmark() });
+    }
+
+    /// The device is about to be reset.
+    fn ending_on(&self, device: DeviceIndex) {
+        let deadline = deadline();
+        self.on(device).for_each(|slot| {
+            slot.mark_ending();
+            slot.wait(deadline);
+        });
+    }
+
+    /// It was, or not after all.
+    fn ended_on(&self, device: DeviceIndex, is_gone: bool) {
+        self.on(device).for_each(|slot| if is_gone { slot.give_back() } else { slot.unmark() });
+    }
+
+    fn on(&self, device: DeviceIndex) -> impl Iterator<Item = &Slot> {
+        let is_there = move |slot: &&Slot| slot.device.load(Ordering::Acquire) == device.0;
+        self.slots.iter().filter(|slot| slot.handle().is_some()).filter(is_there)
     }
 
     fn of(&self, handle: u64) -> impl Iterator<Item = &Slot> {
@@ -290,6 +319,10 @@ pub(super) unsafe fn on_call(call: &Call) {
                     STATE.pools().ending(pool);
                 }
             }
+            cbid::DEVICE_PRIMARY_CTX_RESET | cbid::DEVICE_PRIMARY_CTX_RESET_V2 => {
+                use params::device_primary_ctx_reset::DEVICE;
+                resetting(call, DeviceIndex(call.arguments.read(DEVICE)));
+            }
             cbid::MEM_POOL_CREATE if call.at_exit && call.succeeded() => {
                 let pool = call.arguments.read_through(params::mem_pool_create::POOL);
                 let device = device_of(call);
@@ -300,6 +333,24 @@ pub(super) unsafe fn on_call(call: &Call) {
             _ => {}
         }
     }
+}
+
+/// A device is reset: its pools are asked no more, and the program's own are gone.
+fn resetting(call: &Call, device: DeviceIndex) {
+    if !call.at_exit {
+        return STATE.pools().ending_on(device);
+    }
+    if call.succeeded() {
+        // The device keeps the one that it has from the start.
+        let default = STATE.driver().map_or(0, |driver| driver.default_pool_handle(device));
+        for pool in STATE.pools().on(device).filter_map(Slot::handle) {
+            if pool != default {
+                call.emit_now(Body::PoolDestroyed { pool });
+                call.emit_now(Body::PoolDestroyReturned { pool, succeeded: true });
+            }
+        }
+    }
+    STATE.pools().ended_on(device, call.succeeded());
 }
 
 /// Where a pool is made; `None` in host memory.

@@ -309,6 +309,13 @@ impl Driver {
         self.pool(device, pool as CuMemoryPool)
     }
 
+    /// The handle of the pool that a device has from the start; likewise.
+    pub(crate) fn default_pool_handle(&self, device: DeviceIndex) -> u64 {
+        let ordinal = CuDevice::try_from(device.0).ok();
+        let pool = ordinal.and_then(|ordinal| self.default_pool(ordinal).ok().flatten());
+        pool.map_or(0, |pool| pool as u64)
+    }
+
     /// Whether a stream is being captured into a graph. For callbacks, likewise.
     pub(crate) fn is_capturing(&self, stream: u64) -> bool {
         /// `CU_STREAM_CAPTURE_STATUS_ACTIVE`.
