@@ -1,7 +1,7 @@
-//! A walk of a million random driver calls by four threads, of every family but arrays, registered
-//! memory and what needs a second process, while a session records. Every ten thousand calls the threads stand still, and the ledger is held
-//! to the simulator's books: live bytes and counts by family, pools, graphs, what exports alone
-//! keep, and physical bytes with their rounding. No difference is allowed.
+//! A walk of a million random driver calls by four threads, of every family but what needs a second
+//! process, while a session records. Every ten thousand calls the threads stand still, and the ledger
+//! is held to the simulator's books: live bytes and counts by family, pools, graphs, what exports
+//! alone keep, and physical bytes with their rounding. No difference is allowed.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
@@ -52,12 +52,13 @@ enum Held {
     Plain(u64),
     Pooled(u64),
     Pinned(u64),
+    Registered(u64),
+    Array(u64),
     /// A VMM allocation: what keeps it, one thing at a time and in any order.
-    /// Its own handle goes last, or is 0. What was imported again is a view only: it goes before.
+    /// Its own handle goes last, or is 0.
     Virtual {
         keepers: Vec<Keeper>,
         last: u64,
-        is_imported: bool,
     },
 }
 
@@ -77,6 +78,8 @@ struct Walker {
     context: u64,
     stream: u64,
     held: Vec<Held>,
+    /// Where host memory of the program's own lies next: nobody touches it.
+    host: u64,
 }
 
 /// What the threads have in common.
@@ -103,7 +106,7 @@ impl Walker {
             _ => 1 + self.random.below(8 << 20) as usize,
         };
         let mut address = 0;
-        match self.random.below(8) {
+        match self.random.below(10) {
             0 => self.call(0, cu::cuMemAllocManaged(&mut address, bytes, 1)),
             1 => {
                 self.call(0, cu::cuMemHostAlloc(&mut address, bytes, 0));
@@ -120,9 +123,24 @@ impl Walker {
                 self.call(0, code);
             }
             5 => return self.create(common),
+            6 => {
+                self.host += 8 << 20;
+                self.call(0, cu::cuMemHostRegister_v2(self.host, bytes, 0));
+                return Held::Registered(self.host);
+            }
+            7 => return Held::Array(self.array()),
             _ => self.call(0, cu::cuMemAlloc_v2(&mut address, bytes)),
         }
         Held::Plain(address)
+    }
+
+    /// Of bytes, in so many rows that no other array shares its pages.
+    fn array(&mut self) -> u64 {
+        const BYTES_OF_ONE_CHANNEL: u64 = 1 | 1 << 32;
+        let descriptor = [1 << 16, 17 + self.random.below(100), BYTES_OF_ONE_CHANNEL];
+        let mut array = 0;
+        self.call(0, cu::cuArrayCreate_v2(&mut array, &descriptor));
+        array
     }
 
     fn create(&mut self, common: &Common) -> Held {
@@ -131,7 +149,7 @@ impl Walker {
         let properties = [[1u32, 1, 1, 0], [0; 4]];
         let mut handle = 0;
         self.call(0, cu::cuMemCreate(&mut handle, bytes, properties.as_ptr(), 0));
-        let (mut keepers, mut is_imported) = (Vec::new(), false);
+        let mut keepers = Vec::new();
         for _ in 0..self.random.below(3) {
             let address = self.map(handle, bytes);
             keepers.push(Keeper::Mapping(address, bytes));
@@ -148,7 +166,6 @@ impl Walker {
             self.call(0, code);
             if self.random.below(2) == 0 {
                 let mut import = 0;
-                is_imported = true;
                 let from = descriptor.unsigned_abs().into();
                 self.call(0, cu::cuMemImportFromShareableHandle(&mut import, from, 1));
                 let address = self.map(import, bytes);
@@ -164,7 +181,7 @@ impl Walker {
             self.call(0, code);
             keepers.push(Keeper::Binding(object, slot));
         }
-        Held::Virtual { keepers, last: handle, is_imported }
+        Held::Virtual { keepers, last: handle }
     }
 
     fn map(&mut self, handle: u64, bytes: usize) -> u64 {
@@ -186,7 +203,9 @@ impl Walker {
                 self.call(0, cu::cuMemFreeAsync(address, stream));
             }
             Held::Pinned(address) => self.call(0, cu::cuMemFreeHost(address)),
-            Held::Virtual { mut keepers, last, is_imported } => {
+            Held::Registered(address) => self.call(0, cu::cuMemHostUnregister(address)),
+            Held::Array(array) => self.call(0, cu::cuArrayDestroy(array)),
+            Held::Virtual { mut keepers, last } => {
                 if keepers.is_empty() {
                     self.call(0, if last == 0 { 0 } else { cu::cuMemRelease(last) });
                     return None;
@@ -205,20 +224,19 @@ impl Walker {
                         common.slots.lock().unwrap().push((object, slot));
                     }
                 }
-                return Some(Held::Virtual { keepers, last, is_imported });
+                return Some(Held::Virtual { keepers, last });
             }
         }
         None
     }
 
-    /// The handle goes before what else keeps the memory: an export, a mapping or a binding does.
+    /// The handle goes before what else keeps the memory: an export, an import, a mapping or a binding
+    /// does.
     fn release_handle_first(&mut self, held: Held) -> Held {
         match held {
-            Held::Virtual { keepers, last, is_imported: false }
-                if last != 0 && !keepers.is_empty() =>
-            {
+            Held::Virtual { keepers, last } if last != 0 && !keepers.is_empty() => {
                 self.call(0, cu::cuMemRelease(last));
-                Held::Virtual { keepers, last: 0, is_imported: false }
+                Held::Virtual { keepers, last: 0 }
             }
             held => held,
         }
@@ -253,6 +271,7 @@ impl Walker {
             self.call(0, cu::cuMemAlloc_v2(&mut address, bytes));
             self.call(0, cu::cuMemHostAlloc(&mut address, bytes, 0));
             self.call(0, cu::cuMemAllocManaged(&mut address, bytes, 1));
+            self.array();
         }
         self.call(0, cu::cuCtxDestroy_v2(context));
         self.call(0, cu::cuCtxSetCurrent(self.context));
@@ -321,7 +340,8 @@ impl Walker {
 fn walker(context: u64, thread: u64, common: &Common) -> Walker {
     let random = Random((thread + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let (held, calls) = (Vec::new(), 0);
-    let mut walker = Walker { random, calls, context, stream: 0, held };
+    let host = (thread + 1) << 44;
+    let mut walker = Walker { random, calls, context, stream: 0, held, host };
     walker.call(0, cu::cuCtxSetCurrent(context));
     let (mut stream, mut multicast) = (0, 0);
     walker.call(0, cu::cuStreamCreate(&mut stream, 1));
@@ -400,18 +420,24 @@ fn a_million_calls_are_booked_exactly() {
 
 /// The simulator's name of a family, and the ledger's row.
 const FAMILIES: [(&str, usize); 7] = [
-    ("device", 0),
     ("pitch", 1),
     ("managed", 2),
     ("pinned_host", 3),
     ("pool_used", 4),
     ("vmm", 5),
+    ("registered", 6),
     ("imported_handle", 8),
 ];
 
 fn compare(snapshot: &Snapshot, books: &Value, check: u64) {
     let totals = &snapshot.devices[0].totals;
     let own = &books["devices"][0];
+    // An array is device memory whose handle is no address.
+    let of = |family: &str, field: &str| own["families"][family][field].as_u64().unwrap_or(0);
+    let plain = |field| of("device", field) + of("array", field);
+    let kind = &totals.by_kind[0];
+    let live = (plain("live_bytes"), plain("allocations"), plain("allocations") - plain("frees"));
+    assert_eq!(live, (kind.live_bytes.0, kind.allocated_count, kind.live_count), "check {check}");
     for (family, row) in FAMILIES {
         let (own, kind) = (&own["families"][family], &totals.by_kind[row]);
         assert_eq!(own["live_bytes"], kind.live_bytes.0, "check {check}: {family}");

@@ -293,7 +293,10 @@ impl World {
     /// Destroys what the program made on a device.
     pub(crate) fn destroy_pools_on(&mut self, device: usize) {
         let is_own = |pool: &Pool| {
-            pool.device == device && !pool.is_default && !pool.doomed && pool.place == PoolPlace::Device
+            pool.device == device
+                && !pool.is_default
+                && !pool.doomed
+                && pool.place == PoolPlace::Device
         };
         let own: Vec<u64> =
             self.pools.iter().filter(|(_, pool)| is_own(pool)).map(|(handle, _)| *handle).collect();

@@ -146,6 +146,10 @@ functions! {
     fn cuMemAllocHost_v2(to: *mut u64, bytes: usize);
     fn cuMemFree_v2(address: u64);
     fn cuMemFreeHost(address: u64);
+    fn cuMemHostRegister_v2(address: u64, bytes: usize, flags: u32);
+    fn cuMemHostUnregister(address: u64);
+    fn cuArrayCreate_v2(to: *mut u64, descriptor: *const [u64; 3]);
+    fn cuArrayDestroy(array: u64);
     fn cuMemAllocAsync(to: *mut u64, bytes: usize, stream: u64);
     fn cuMemFreeAsync(address: u64, stream: u64);
     fn cuMemAddressReserve(to: *mut u64, bytes: usize, align: usize, at: u64, flags: u64);
