@@ -353,31 +353,29 @@ fn processes_on(world: &World, index: usize) -> impl Iterator<Item = (u32, u64)>
     own.into_iter().chain(tenants)
 }
 
-/// The processes of a GPU; of a slice, those of the whole GPU tell.
+/// Those of a device, a slice or not, with their instances.
+fn listed(world: &World, index: usize) -> impl Iterator<Item = Process> {
+    let parent = &world.devices[index].spec.mig_of;
+    let place = world.devices[..index].iter().filter(|other| other.spec.mig_of == *parent).count();
+    let number = u32::try_from(place + 1).unwrap_or(NO_INSTANCE);
+    let (gpu_instance, compute_instance) =
+        if parent.is_some() { (number, 0) } else { (NO_INSTANCE, NO_INSTANCE) };
+    processes_on(world, index).map(move |(pid, used)| Process {
+        pid,
+        used,
+        gpu_instance,
+        compute_instance,
+    })
+}
+
+/// The processes of a GPU or of a slice; of the GPU that slices are of, all of them.
 fn processes(world: &World, target: Target, count: *mut u32, to: *mut Process) -> u32 {
     let Ok(room) = get(count.cast_const()) else { return code::INVALID_ARGUMENT };
     let all: Vec<Process> = match target {
-        Target::Device(index) if is_slice(world, index) => return code::NOT_SUPPORTED,
-        Target::Device(index) => processes_on(world, index)
-            .map(|(pid, used)| Process {
-                pid,
-                used,
-                gpu_instance: NO_INSTANCE,
-                compute_instance: NO_INSTANCE,
-            })
-            .collect(),
-        Target::Parent(_) => slices_of(world, target)
-            .into_iter()
-            .zip(1..)
-            .flat_map(|(index, gpu_instance)| {
-                processes_on(world, index).map(move |(pid, used)| Process {
-                    pid,
-                    used,
-                    gpu_instance,
-                    compute_instance: 0,
-                })
-            })
-            .collect(),
+        Target::Device(index) => listed(world, index).collect(),
+        Target::Parent(_) => {
+            slices_of(world, target).into_iter().flat_map(|index| listed(world, index)).collect()
+        }
     };
     let needed = u32::try_from(all.len()).unwrap_or(u32::MAX);
     let written = write(count, needed);

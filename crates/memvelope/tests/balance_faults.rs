@@ -35,12 +35,13 @@ fn allocate(bytes: usize) -> u32 {
     cu::cuMemAlloc_v2(&mut address, bytes)
 }
 
-/// A slice is asked by its own handle: its parent has twice the memory, and others on it.
+/// A slice is asked by its own handle, for its memory and for who else is on it.
 #[test]
 fn a_slice_is_not_taken_for_its_parent() {
     let scenario = "[[devices]]\ntotal_bytes = 21474836480\nhidden_bytes = 104857600\n\
                     uuid = \"MIG-00000000-0000-4000-8000-000000000007\"\n\
-                    mig_of = \"GPU-00000000-0000-4000-8000-000000000001\"\n";
+                    mig_of = \"GPU-00000000-0000-4000-8000-000000000001\"\n\
+                    [[devices.co_tenants]]\npid = 7\nbytes = 1073741824\n";
     in_child("a_slice_is_not_taken_for_its_parent", scenario, || {
         let session = Session::start(&Config::default()).unwrap();
         enter_context();
@@ -51,11 +52,10 @@ fn a_slice_is_not_taken_for_its_parent() {
         assert_eq!(device.total_bytes, Some(Bytes(20 << 30)));
         let used = device.total_bytes.unwrap().0 - device.free_bytes.unwrap().0;
         assert_eq!(device.nvml_used_bytes, Some(Bytes(used)), "of the slice, not of its parent");
-        // Where a slice's processes are not listed, what the driver hid from the start is in the
-        // opening balance of the whole slice.
         let balance = balance(&snapshot);
-        let opening = balance.line(TermName::OpeningBalance).map_or(0, |line| line.bytes);
-        assert_eq!(opening + balance.unaccounted_bytes().unwrap(), 104_857_600, "{balance:#?}");
+        let line = |term| balance.line(term).map(|line| line.bytes);
+        assert_eq!(line(TermName::OtherProcesses), Some(1 << 30), "{balance:#?}");
+        assert_eq!(balance.unaccounted_bytes(), Some(104_857_600), "{balance:#?}");
         session.stop(SOON).unwrap();
     });
 }
