@@ -361,10 +361,15 @@ fn write_books() {
     };
     let Some(text) = machine_if_made().map(|mut world| world.books_json()) else { return };
     let path = std::path::PathBuf::from(path);
+    // A rename would put a file in the place of a device or a pipe.
+    let is_other = std::fs::metadata(&path).is_ok_and(|there| !there.is_file());
     let mut temporary = path.clone().into_os_string();
     temporary.push(format!(".{}.tmp", std::process::id()));
-    let written =
-        std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path));
+    let written = if is_other {
+        std::fs::write(&path, text)
+    } else {
+        std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path))
+    };
     if let Err(error) = written {
         eprintln!("memvelope-sim: cannot write books {}: {error}", path.display());
     }

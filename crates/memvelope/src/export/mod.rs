@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,16 +10,21 @@ pub mod chrome;
 pub mod summary;
 
 /// Writes `path` through `write`: into a temporary file beside it, synced, then renamed. A crash
-/// leaves at worst the temporary file, which [`remove_abandoned`] takes away. Of calls at one time for one path,
-/// the last one's file stays, whole.
+/// leaves at worst the temporary file, which [`remove_abandoned`] takes away. Of calls at one time for
+/// one path, the last one's file stays, whole. A device (`/dev/null`) is written to, and stays one.
 ///
 /// # Errors
-/// [`Error::WriteFile`]; nothing stands under `path` that was not there before.
+/// [`Error::WriteFile`], also for a pipe or a socket, whose reader nobody here waits for; nothing stands
+/// under `path` that was not there before.
 pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<u64> {
     let failed = |source| Error::WriteFile { path: path.to_owned(), source };
+    // A rename would put a file in the place of a device, for everybody on the machine.
+    if let Some(there) = std::fs::metadata(path).ok().filter(|there| !there.is_file()) {
+        return write_through(path, there.file_type(), write).map_err(failed);
+    }
     // A number a call: two threads that write one path must not write into one file.
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let (process, call) = (std::process::id(), CALLS.fetch_add(1, Ordering::Relaxed));
@@ -38,6 +44,39 @@ pub fn write_atomically(
         let _ = std::fs::remove_file(&temporary);
         failed(source)
     })
+}
+
+/// Writes to what is there already; how many bytes.
+fn write_through(
+    path: &Path,
+    what: std::fs::FileType,
+    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> std::io::Result<u64> {
+    if !what.is_char_device() {
+        return Err(std::io::Error::other("it is neither a file nor a character device"));
+    }
+    let file = std::fs::OpenOptions::new().write(true).open(path)?;
+    let mut counting = Counting { to: BufWriter::with_capacity(1 << 16, file), bytes: 0 };
+    write(&mut counting)?;
+    counting.flush()?;
+    Ok(counting.bytes)
+}
+
+struct Counting<W> {
+    to: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counting<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
+    }
 }
 
 /// What the names of a path's temporary files begin with; process id, number of the call and
@@ -66,6 +105,27 @@ pub fn remove_abandoned(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_file_stays_what_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        let text = [7; 100_000];
+        // By a link: were it replaced, it would be the link.
+        let device = place.path().join("device");
+        std::os::unix::fs::symlink("/dev/null", &device).unwrap();
+        assert_eq!(write_atomically(&device, |to| to.write_all(&text)).unwrap(), 100_000);
+        assert!(std::fs::symlink_metadata(&device).unwrap().is_symlink());
+        assert!(write_atomically(place.path(), |to| to.write_all(&text)).is_err());
+        let pipe = place.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        if made.is_ok_and(|status| status.success()) {
+            // Nobody reads it, and nobody waits for that.
+            assert!(write_atomically(&pipe, |to| to.write_all(&text)).is_err());
+            assert!(!std::fs::metadata(&pipe).unwrap().is_file());
+        }
+        let left = std::fs::read_dir(place.path()).unwrap().count();
+        assert!(left <= 2, "nothing beside them");
+    }
 
     #[test]
     fn only_temporary_files_of_processes_that_are_gone_are_removed() {
