@@ -61,20 +61,21 @@ pub(super) fn read(
         began = [began[1], turned(&totals_of(inner, device.index))];
         let attempt = attempt(inner, links, device, whence, reader.as_deref_mut())?;
         let is_torn = attempt.is_torn;
+        let read = Instant::now();
         let is_told_more = !is_torn && lazy::settle(inner, links, &attempt);
-        last = Some(attempt);
+        last = Some((attempt, read));
         if !is_torn && !is_told_more {
             break;
         }
     }
-    let mut epoch = last?;
+    let (mut epoch, read) = last?;
     if epoch.is_torn {
         let (now, held) = turned_by_now(inner, device.index);
         let turned = now.saturating_sub(began[0]);
         let moved = (turned - turned % PAGE.0).saturating_add(held);
         epoch.moved_bytes = epoch.moved_bytes.max(Bytes(moved));
     }
-    inner.planes().note_epoch(device.index, epoch.clone());
+    inner.planes().note_epoch(device.index, epoch.clone(), read);
     Some(epoch)
 }
 

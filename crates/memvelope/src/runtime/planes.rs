@@ -45,6 +45,8 @@ pub(super) struct Side {
     found: [Bytes; 2],
     /// Nobody watched for a while: contexts that are there may be from before.
     has_gap: bool,
+    /// When the plane's epoch was read. (Its own time is of a clock that may be set.)
+    read: Option<Instant>,
     /// Since when the device has not answered, on the recorder's clock, and why.
     pub(super) silent: Option<(Nanos, String)>,
 }
@@ -125,12 +127,17 @@ impl Planes {
 
     /// Takes an epoch. The first one of a device tells its opening balance: what is used beyond
     /// what was seen to be taken by then. Where something moved meanwhile, less of that is taken
-    /// off: too high a balance costs capacity, too low a one promises what is not there.
-    pub(super) fn note_epoch(&mut self, device: DeviceIndex, epoch: Epoch) {
+    /// off: too high a balance costs capacity, too low a one promises what is not there. One that was
+    /// read before the last one comes too late: two threads may read at one time.
+    pub(super) fn note_epoch(&mut self, device: DeviceIndex, epoch: Epoch, read: Instant) {
         let is_from_start = self.is_from_start;
         let found = epoch.totals.found_bytes;
         let at = self.place(device);
         let (side, plane) = (&mut self.sides[at], &mut self.devices[at]);
+        if side.read.is_some_and(|last| last > read) {
+            return;
+        }
+        side.read = Some(read);
         side.silent = None;
         plane.total_bytes = Some(epoch.total_bytes);
         plane.free_bytes = Some(epoch.free_bytes);
@@ -332,7 +339,7 @@ mod tests {
             // What is found is told, and so seen.
             epoch.totals.vram.live_bytes = Bytes(*found);
             epoch.totals.by_kind[AllocKind::PoolUsed as usize].allocated_count = *seen;
-            planes.note_epoch(device, epoch);
+            planes.note_epoch(device, epoch, Instant::now());
             let plane = planes.plane(device);
             let found = (plane.opening_own_bytes.map(|own| own.0), plane.opening_bytes.unwrap().0);
             assert_eq!(found, *expect, "{epochs:?}");
@@ -355,13 +362,30 @@ mod tests {
     }
 
     #[test]
+    fn a_reading_that_comes_late_does_not_replace_a_later_one() {
+        let (mut planes, device) = (Planes::default(), DeviceIndex(0));
+        let read = |free: u64| {
+            let (total_bytes, free_bytes) = (Bytes(1000), Bytes(free));
+            Epoch { total_bytes, free_bytes, ..Epoch::default() }
+        };
+        let first = Instant::now();
+        let second = first + std::time::Duration::from_millis(1);
+        for (at, free, expect) in [(second, 500, 500), (first, 900, 500), (second, 400, 400)] {
+            planes.note_epoch(device, read(free), at);
+            let plane = planes.plane(device);
+            assert_eq!(plane.free_bytes, Some(Bytes(expect)));
+            assert_eq!(plane.epoch.as_ref().map(|epoch| epoch.free_bytes), Some(Bytes(expect)));
+        }
+    }
+
+    #[test]
     fn what_moved_meanwhile_is_not_taken_off_the_opening_balance() {
         let (mut planes, device) = (Planes::default(), DeviceIndex(0));
         let (total_bytes, free_bytes) = (Bytes(1000), Bytes(500));
         let moved_bytes = Bytes(40);
         let mut epoch = Epoch { total_bytes, free_bytes, moved_bytes, ..Epoch::default() };
         epoch.totals.vram.live_bytes = Bytes(100);
-        planes.note_epoch(device, epoch);
+        planes.note_epoch(device, epoch, Instant::now());
         assert_eq!(planes.plane(device).opening_bytes, Some(Bytes(440)));
     }
 }
