@@ -133,30 +133,21 @@ impl Pools {
         self.slots.iter().any(|slot| slot.handle().is_some() && is_there(slot))
     }
 
-    fn ending(&self, handle: u64) {
+    /// Nobody new is let in to these, and who is inside is waited for.
+    fn end<'a>(slots: impl Iterator<Item = &'a Slot>) {
         let deadline = deadline();
-        self.of(handle).for_each(|slot| {
+        slots.for_each(|slot| {
             slot.mark_ending();
             slot.wait(deadline);
         });
+    }
+
+    fn ending(&self, handle: u64) {
+        Self::end(self.of(handle));
     }
 
     fn ended(&self, handle: u64, is_gone: bool) {
-        self.of(handle).for_each(|slot| if is_gone { slot.give_back() } else { slot.unmark() });
-    }
-
-    /// The device is about to be reset.
-    fn ending_on(&self, device: DeviceIndex) {
-        let deadline = deadline();
-        self.on(device).for_each(|slot| {
-            slot.mark_ending();
-            slot.wait(deadline);
-        });
-    }
-
-    /// It was, or not after all.
-    fn ended_on(&self, device: DeviceIndex, is_gone: bool) {
-        self.on(device).for_each(|slot| if is_gone { slot.give_back() } else { slot.unmark() });
+        self.of(handle).for_each(|slot| slot.ended(is_gone));
     }
 
     fn on(&self, device: DeviceIndex) -> impl Iterator<Item = &Slot> {
@@ -233,6 +224,15 @@ impl Slot {
             }
             pause(round);
             round = round.saturating_add(1);
+        }
+    }
+
+    /// The call that was to end it has returned.
+    fn ended(&self, is_gone: bool) {
+        if is_gone {
+            self.give_back();
+        } else {
+            self.unmark();
         }
     }
 
@@ -338,7 +338,7 @@ pub(super) unsafe fn on_call(call: &Call) {
 /// A device is reset: its pools are asked no more, and the program's own are gone.
 fn resetting(call: &Call, device: DeviceIndex) {
     if !call.at_exit {
-        return STATE.pools().ending_on(device);
+        return Pools::end(STATE.pools().on(device));
     }
     if call.succeeded() {
         // The device keeps the one that it has from the start.
@@ -350,7 +350,7 @@ fn resetting(call: &Call, device: DeviceIndex) {
             }
         }
     }
-    STATE.pools().ended_on(device, call.succeeded());
+    STATE.pools().on(device).for_each(|slot| slot.ended(call.succeeded()));
 }
 
 /// Where a pool is made; `None` in host memory.
