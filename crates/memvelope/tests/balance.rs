@@ -110,12 +110,11 @@ fn what_the_driver_hides_is_unaccounted_for() {
         check("VMM, mapped only", &session, hidden);
         assert_eq!(cu::cuMemUnmap(address, bytes), 0);
         check("VMM, gone", &session, hidden);
-        let (mut pinned, mut pooled, mut own, mut pool) = (0, 0, 0, 0);
+        let (mut pinned, mut pooled, mut own) = (0, 0, 0);
         assert_eq!(cu::cuMemHostAlloc(&mut pinned, 512 * MIB, 0), 0);
         assert_eq!(cu::cuMemAllocAsync(&mut pooled, 40 * MIB, 0), 0);
         check("pinned, and the default pool", &session, hidden);
-        let properties = [[1u32, 0, 1, 0], [0; 4], [0; 4], [0; 4], [0; 4], [0; 4]];
-        assert_eq!(cu::cuMemPoolCreate(&mut pool, properties.as_ptr()), 0);
+        let pool = make_pool();
         assert_eq!(cu::cuMemAllocFromPoolAsync(&mut own, 10 * MIB, pool, 0), 0);
         check("a pool of its own", &session, hidden);
         assert_eq!(cu::cuMemFreeAsync(own, 0), 0);
@@ -153,14 +152,15 @@ fn pools_are_asked_without_a_primary_context() {
             });
         };
         assert_eq!(cu::cuInit(0), 0);
-        let (mut context, mut pooled, mut own, mut pool) = (0, 0, 0, 0);
+        let (mut context, mut pooled, mut own) = (0, 0, 0);
         assert_eq!(cu::cuCtxCreate_v2(&mut context, 0, 0), 0);
         from_another_thread("a context");
         assert_eq!(cu::cuMemAllocAsync(&mut pooled, 40 * MIB, 0), 0);
-        let properties = [[1u32, 0, 1, 0], [0; 4], [0; 4], [0; 4], [0; 4], [0; 4]];
-        assert_eq!(cu::cuMemPoolCreate(&mut pool, properties.as_ptr()), 0);
+        let pool = make_pool();
         assert_eq!(cu::cuMemAllocFromPoolAsync(&mut own, 10 * MIB, pool, 0), 0);
         from_another_thread("two pools");
+        assert_eq!(cu::cuDevicePrimaryCtxReset_v2(0), 0);
+        from_another_thread("there was no primary context to reset");
         assert_eq!(cu::cuMemFreeAsync(own, 0), 0);
         assert_eq!(cu::cuStreamSynchronize(0), 0);
         from_another_thread("one of them empty");
@@ -178,10 +178,9 @@ fn a_reset_ends_the_programs_pools() {
     in_children("a_reset_ends_the_programs_pools", &cases, || {
         let session = Session::start(&Config::default()).unwrap();
         enter_context();
-        let (mut pooled, mut own, mut pool) = (0, 0, 0);
-        let properties = [[1u32, 0, 1, 0], [0; 4], [0; 4], [0; 4], [0; 4], [0; 4]];
+        let (mut pooled, mut own) = (0, 0);
         let mut keep = u64::MAX;
-        assert_eq!(cu::cuMemPoolCreate(&mut pool, properties.as_ptr()), 0);
+        let pool = make_pool();
         assert_eq!(cu::cuMemPoolSetAttribute(pool, 4, &mut keep), 0);
         assert_eq!(cu::cuMemAllocFromPoolAsync(&mut own, 30 * MIB, pool, 0), 0);
         assert_eq!(cu::cuMemAllocAsync(&mut pooled, 40 * MIB, 0), 0);
@@ -192,7 +191,7 @@ fn a_reset_ends_the_programs_pools() {
         let pools: Vec<_> = device(&snapshot).totals.pools.iter().map(|it| it.pool).collect();
         assert!(!pools.contains(&pool), "{pools:?}");
         enter_context();
-        assert_eq!(cu::cuMemPoolCreate(&mut pool, properties.as_ptr()), 0);
+        let pool = make_pool();
         assert_eq!(cu::cuMemAllocFromPoolAsync(&mut own, 20 * MIB, pool, 0), 0);
         check("anew", &session, hidden());
         session.stop(SOON).unwrap();

@@ -21,7 +21,7 @@
 use super::call::Call;
 use super::state::STATE;
 use crate::event::{Body, DeviceIndex};
-use crate::source::driver::Asked;
+use crate::source::driver::{Asked, Driver};
 use cupti_sys::{cbid, params};
 use std::time::{Duration, Instant};
 
@@ -211,6 +211,10 @@ impl Slot {
         self.word.fetch_or(ENDING, Ordering::AcqRel);
     }
 
+    fn is_ending(&self) -> bool {
+        self.word.load(Ordering::Acquire) & ENDING != 0
+    }
+
     fn unmark(&self) {
         self.word.fetch_and(!ENDING, Ordering::AcqRel);
     }
@@ -338,12 +342,18 @@ pub(super) unsafe fn on_call(call: &Call) {
 /// A device is reset: its pools are asked no more, and the program's own are gone.
 fn resetting(call: &Call, device: DeviceIndex) {
     if !call.at_exit {
-        return Pools::end(STATE.pools().on(device));
+        // Without a primary context there is nothing to reset, whatever other contexts there are.
+        let is_active = |driver: &Driver| driver.is_active(device).unwrap_or(true);
+        if STATE.driver().is_none_or(is_active) {
+            Pools::end(STATE.pools().on(device));
+        }
+        return;
     }
     if call.succeeded() {
         // The device keeps the one that it has from the start.
         let default = STATE.driver().map_or(0, |driver| driver.default_pool_handle(device));
-        for pool in STATE.pools().on(device).filter_map(Slot::handle) {
+        let ending = STATE.pools().on(device).filter(|slot| slot.is_ending());
+        for pool in ending.filter_map(Slot::handle) {
             if pool != default {
                 call.emit_now(Body::PoolDestroyed { pool });
                 call.emit_now(Body::PoolDestroyReturned { pool, succeeded: true });
